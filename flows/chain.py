@@ -1,0 +1,152 @@
+"""The lifecycle as a chain: every artifact of one preset, built on first use, each from the ones before it.
+
+A flow asks for the artifacts it is about; whatever they need is found in the store or built. The order of the
+stages is written nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+from typing import Any
+
+from data.store import Artifact
+from flows.preset import Preset
+from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
+from tasks.stage import Decision, Stage
+
+# Flow name -> the stages that are its own; `--only` chooses a flow, `--rebuild` rebuilds these stages.
+OWN_STAGES: dict[str, tuple[str, ...]] = {
+    "data": ("acquire", "tokenizer", "tokenize"),
+    "pretrain": ("pretrain",),
+    "sft": ("chat", "sft"),
+    "evaluate": ("evaluate",),
+    "interpret": ("interpret",),
+    "report": ("report",),
+}
+
+
+class Chain:
+    """The artifacts of a preset. `rebuild` names stages to build again; `verify` hashes what the store holds."""
+
+    def __init__(self, preset: Preset, rebuild: Iterable[str] = (), verify: bool = False):
+        self.preset = preset
+        self.rebuild = frozenset(rebuild)
+        self.verify = verify
+
+    def _make(self, stage: Stage, recipe: Any, label: str, **inputs: Any) -> Artifact:
+        decision = Decision(rebuild=stage.name in self.rebuild, verify=self.verify)
+        return stage(recipe, label=label, runtime=self.preset.runtime, decision=decision, **inputs)
+
+    @cached_property
+    def documents(self) -> dict[str, Artifact]:
+        """Source name -> documents."""
+        return {
+            name: self._make(acquire.acquire, acquire.AcquireRecipe.of(source), acquire.label(source))
+            for name, source in self.preset.data.sources.items()
+        }
+
+    @cached_property
+    def tokenizer(self) -> Artifact:
+        """The tokenizer every later stage uses."""
+        recipe = tokenizer.TokenizerStageRecipe.of(self.preset.tokenizer, self.preset.data.mixture.start)
+        inputs = self.documents if recipe.proportions else {}
+        return self._make(tokenizer.tokenizer, recipe, tokenizer.label(self.preset.tokenizer), documents=inputs)
+
+    @cached_property
+    def shards(self) -> dict[str, Artifact]:
+        """Source name -> token shards."""
+        return {
+            name: self._make(
+                tokenize.tokenize,
+                tokenize.TokenizeRecipe(),
+                documents.label,
+                documents=documents,
+                tokenizer=self.tokenizer,
+            )
+            for name, documents in self.documents.items()
+        }
+
+    @cached_property
+    def base(self) -> Artifact:
+        """The pretrained model."""
+        preset = self.preset
+        recipe = pretrain.PretrainRecipe(model=preset.model, train=preset.pretrain, mixture=preset.data.mixture)
+        return self._make(pretrain.pretrain, recipe, preset.model.family, tokenizer=self.tokenizer, shards=self.shards)
+
+    @cached_property
+    def chat(self) -> Artifact | None:
+        """The conversations as masked token shards; None without SFT."""
+        if self.preset.sft is None:
+            return None
+        source = self.preset.sft.source
+        documents = self._make(acquire.acquire, acquire.AcquireRecipe.of(source), f"{acquire.label(source)}-chat")
+        return self._make(chat.chat, chat.ChatRecipe(), documents.label, documents=documents, tokenizer=self.tokenizer)
+
+    @cached_property
+    def tuned(self) -> Artifact | None:
+        """The fine-tuned model; None without SFT."""
+        if self.preset.sft is None or self.chat is None:
+            return None
+        recipe = sft.SftStageRecipe(train=self.preset.sft.train)
+        return self._make(
+            sft.sft, recipe, self.preset.model.family, base=self.base, chat=self.chat, tokenizer=self.tokenizer
+        )
+
+    @cached_property
+    def models(self) -> dict[str, Artifact]:
+        """`base` and, with SFT, `sft`."""
+        return {"base": self.base} | ({"sft": self.tuned} if self.tuned else {})
+
+    @cached_property
+    def evaluations(self) -> dict[str, Artifact]:
+        """`<task label>-<model>` -> scores; one artifact each, so an interrupted evaluation goes on at the next."""
+        found: dict[str, Artifact] = {}
+        if self.preset.evaluate is None:
+            return found
+        for model in self.preset.evaluate.models:
+            for label, task in self.preset.evaluate.tasks.items() if model in self.models else ():
+                recipe = evaluate.EvaluateRecipe.of(task, label, model, self.preset.evaluate.seed)
+                documents = self.documents if evaluate.reads_documents(task) else {}
+                found[f"{label}-{model}"] = self._make(
+                    evaluate.evaluate, recipe, f"{label}-{model}", model=self.models[model], documents=documents
+                )
+        return found
+
+    @cached_property
+    def maps(self) -> dict[str, Artifact]:
+        """Model -> interpretability maps."""
+        if self.preset.interpret is None:
+            return {}
+        return {
+            name: self._make(
+                interpret.interpret,
+                interpret.InterpretStageRecipe(interpret=self.preset.interpret, model=name),
+                f"{self.preset.model.family}-{name}",
+                model=model,
+                shards=self.shards,
+            )
+            for name, model in self.models.items()
+        }
+
+    @cached_property
+    def report(self) -> Artifact:
+        """The report card over everything above."""
+        return self._make(
+            report.report,
+            report.ReportStageRecipe(
+                report=self.preset.report,
+                preset=self.preset.name,
+                preset_yaml=self.preset.model_copy(update={"runtime": None}).to_yaml(),
+                mixture=self.preset.data.mixture,
+                steps=self.preset.pretrain.steps,
+            ),
+            self.preset.name,
+            documents=self.documents,
+            tokenizer=self.tokenizer,
+            shards=self.shards,
+            models=self.models,
+            chat={"sft": self.chat} if self.chat else {},
+            evaluations=self.evaluations,
+            maps=self.maps,
+        )

@@ -1,0 +1,10 @@
+"""`data-flow`: acquire the text, make the tokenizer, write the token shards."""
+
+from flows.chain import Chain
+from flows.flow import lifecycle_flow
+
+
+@lifecycle_flow("data")
+def data_flow(chain: Chain) -> None:
+    """Acquire the text, make the tokenizer, write the token shards."""
+    _ = chain.shards

@@ -1,0 +1,10 @@
+"""`pretrain-flow`: train the base model on the mixture of the sources."""
+
+from flows.chain import Chain
+from flows.flow import lifecycle_flow
+
+
+@lifecycle_flow("pretrain")
+def pretrain_flow(chain: Chain) -> None:
+    """Train the base model on the mixture of the sources."""
+    _ = chain.base

@@ -1,0 +1,43 @@
+"""Grouped-query attention over packed, padded or cached rows.
+
+softmax(q k^T / sqrt(d)) v where key j is visible to the query at row position i iff
+doc_start[i] <= j <= i. One tensor expresses causality, packing and left padding; a position always
+sees itself, so no row of the softmax is empty. Query head h reads key/value head h // (H / G).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def visible_keys(
+    doc_start_BT: Tensor | None, offset: int, length: int, device: torch.device
+) -> Tensor | None:
+    """The mask `bool [B or 1, 1, T, S]` of T = length queries at row positions offset .. S-1, S = offset + T.
+
+    None stands for what needs no mask: a whole row that is one document, or a single newest query of one.
+    """
+    if doc_start_BT is None and (offset == 0 or length == 1):
+        return None
+    key_S = torch.arange(offset + length, device=device)
+    query_T1 = key_S[offset:, None]
+    visible_TS = key_S <= query_T1
+    if doc_start_BT is None:
+        return visible_TS[None, None]
+    return (visible_TS & (key_S >= doc_start_BT[:, :, None]))[:, None]
+
+
+def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | None) -> Tensor:
+    """Attend from the last T of S positions; returns `[B, T, H, d]`. `visible` comes from `visible_keys`."""
+    queries, keys = q_BTHd.shape[1], k_BSGd.shape[1]
+    mixed_BHTd = F.scaled_dot_product_attention(
+        q_BTHd.transpose(1, 2),
+        k_BSGd.transpose(1, 2),
+        v_BSGd.transpose(1, 2),
+        attn_mask=visible,
+        is_causal=visible is None and queries == keys,
+        enable_gqa=q_BTHd.shape[2] != k_BSGd.shape[2],
+    )
+    return mixed_BHTd.transpose(1, 2)

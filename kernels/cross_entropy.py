@@ -1,0 +1,75 @@
+"""Cross-entropy of a linear head without the logits: sum_n [logsumexp(W h_n) - (W h_n)[target_n]].
+
+The N positions are taken in chunks. While a chunk's logits exist, their gradient is taken too,
+p - onehot(target), and folded into dh and dW at once; backward only scales both by the incoming scalar.
+So the largest tensor ever alive is one chunk [n, V], and the head costs three matrix products and not
+the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORE = -100
+_CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
+
+
+def chunk_positions(vocab_size: int, device: torch.device) -> int:
+    """Positions whose logits are held at once."""
+    return max(1, _CHUNK_ELEMENTS[device.type] // vocab_size)
+
+
+def _matmul_dtype(h_ND: Tensor) -> torch.dtype:
+    kind = h_ND.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h_ND.dtype
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+        sum_dtype = torch.promote_types(h_ND.dtype, torch.float32)
+        h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
+        wants_h, wants_weight = ctx.needs_input_grad[:2]
+        dh_ND = torch.empty_like(h_ND) if wants_h else None
+        dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if wants_weight else None
+        total = torch.zeros((), dtype=sum_dtype, device=h.device)
+        step = chunk_positions(weight.shape[0], h.device)
+        for h_nD, target_n, start in zip(
+            h.split(step), target_N.split(step), range(0, len(h), step), strict=True
+        ):
+            counted_n1 = (target_n != IGNORE)[:, None]
+            safe_n1 = target_n.clamp(min=0)[:, None]
+            logits_nV = F.linear(h_nD, weight).to(sum_dtype)
+            normaliser_n1 = logits_nV.logsumexp(1, keepdim=True)
+            total += ((normaliser_n1 - logits_nV.gather(1, safe_n1)) * counted_n1).sum()
+            if dh_ND is None and dweight_VD is None:
+                continue
+            dlogits_nV = logits_nV.sub_(normaliser_n1).exp_()
+            dlogits_nV.scatter_add_(1, safe_n1, torch.full_like(normaliser_n1, -1.0))
+            dlogits_nV = dlogits_nV.mul_(counted_n1).to(h.dtype)
+            if dh_ND is not None:
+                torch.matmul(dlogits_nV, weight, out=dh_ND[start : start + step])
+            if dweight_VD is not None:
+                dweight_VD += dlogits_nV.T @ h_nD
+        ctx.save_for_backward(dh_ND, dweight_VD)
+        ctx.weight_dtype = weight_VD.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None]:
+        dh_ND, dweight_VD = ctx.saved_tensors
+        scale = grads[0]
+        return (
+            None if dh_ND is None else (dh_ND * scale).to(dh_ND.dtype),
+            None if dweight_VD is None else (dweight_VD * scale).to(ctx.weight_dtype),
+            None,
+        )
+
+
+def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+    """Sum of the cross-entropies of `h W^T` against int64 targets, nats, fp32 scalar; target -100 counts nothing."""
+    return _LinearCrossEntropy.apply(h_ND, weight_VD, target_N)  # pyright: ignore[reportReturnType]

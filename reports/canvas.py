@@ -1,0 +1,143 @@
+"""One look for every figure: colour-blind-safe, drawn once, legible on a light and on a dark page.
+
+A figure is drawn with matplotlib in the light theme. In its SVG each theme colour is then replaced by a CSS variable
+and each font by the page's, so the same drawing follows `prefers-color-scheme`, inline in the report and on its own.
+The PNG keeps the light theme on an opaque ground. Series differ by colour (Okabe and Ito's set) *and* by line style or
+marker. Bytes depend on the arguments alone: no date, no version, ids salted with the figure's name.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from reports.text import clean
+
+WIDTH_IN = 10.2
+PNG_DPI = 110
+
+THEME = {  # variable: (light, dark)
+    "paper": ("#fdfdfc", "#15181c"),
+    "ink": ("#1f2933", "#e4e7ea"),
+    "muted": ("#5a6570", "#a3adb7"),
+    "rule": ("#dde1e5", "#353c44"),
+    "s0": ("#0072b2", "#4fa9e0"),
+    "s1": ("#d55e00", "#f58a4b"),
+    "s2": ("#009e73", "#33c79c"),
+    "s3": ("#b8578c", "#e39ac3"),
+    "s4": ("#c98a00", "#f0b93a"),
+    "s5": ("#3d95cc", "#9ad4f7"),
+}
+INK, MUTED, RULE, PAPER = (THEME[name][0] for name in ("ink", "muted", "rule", "paper"))
+SERIES = tuple(light for name, (light, _) in THEME.items() if re.fullmatch(r"s\d", name))
+DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+FONT_STACK = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
+_STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.facecolor": "none",
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": MUTED,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 9,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 7,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": MUTED,
+    "ytick.labelcolor": MUTED,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "legend.borderaxespad": 0,
+    "figure.facecolor": PAPER,
+    "lines.linewidth": 1.5,
+    "lines.markersize": 4,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A drawn figure. `alt` says in words what it shows; `svg` stands alone, `inline_svg` takes the page's variables."""
+
+    name: str
+    caption: str
+    alt: str
+    svg: str
+    png: bytes
+
+    @property
+    def inline_svg(self) -> str:
+        """The SVG as an element of the page: no prolog, style or namespace of its own, ids made unique by the name."""
+        svg = re.sub(r"<style.*?</style>\s*", "", self.svg, flags=re.S)
+        svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
+        return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", svg).strip()
+
+
+def css_variables(dark: bool) -> str:
+    """The theme as CSS custom properties: `--ink: #1f2933; ...`."""
+    return " ".join(f"--{name}: {pair[dark]};" for name, pair in THEME.items())
+
+
+def draw(name: str, caption: str, alt: str, height_in: float, paint: Callable[[Figure], None]) -> Picture:
+    """Let `paint` fill a figure `WIDTH_IN` wide and `height_in` high, and render it twice."""
+    with rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
+        FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08, hspace=0.06, wspace=0.04)  # type: ignore[union-attr]
+        paint(figure)
+        png, svg = io.BytesIO(), io.BytesIO()
+        figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(svg, format="svg", facecolor="none", metadata=nothing)
+    alt = " ".join(clean(alt).split())
+    return Picture(name, clean(caption), alt, _themed(svg.getvalue().decode(), alt), png.getvalue())
+
+
+def _themed(svg: str, alt: str) -> str:
+    for variable, (light, _) in THEME.items():
+        svg = svg.replace(light, f"var(--{variable})")
+    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
+    svg = re.sub(r"<!--.*?-->\s*|<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
+    style = (
+        f"<style>svg {{ --font: {FONT_STACK}; {css_variables(dark=False)} background: var(--paper); }} "
+        f"@media (prefers-color-scheme: dark) {{ svg {{ {css_variables(dark=True)} }} }}</style>"
+    )
+    return re.sub(
+        r"<svg ([^>]*)>",
+        lambda found: f'<svg role="img" aria-label="{escape(alt)}" {found[1]}>{style}',
+        svg,
+        count=1,
+    )
+
+
+def line_style(index: int) -> dict:
+    """Colour and dash pattern of series `index`; unlike for the first 24."""
+    return {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[(index + index // len(SERIES)) % len(DASHES)]}
+
+
+def legend_right(axes: Axes, **options) -> None:
+    """A legend outside the axes, at the right of their top edge, where it can cover nothing."""
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **options)

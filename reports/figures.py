@@ -1,0 +1,267 @@
+"""The figures of a run: loss, learning rate, data mix, throughput, schedules, benchmarks, time by stage.
+
+Each function takes rows as they lie in the artifacts and returns a `Picture`, or None when they hold nothing to draw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+
+from data.config import MixtureRecipe
+from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend_right, line_style
+from reports.inputs import StageRow
+from reports.metrics import (
+    Row,
+    asked_shares,
+    held_out,
+    named_series,
+    realised_rows,
+    series,
+    smoothed,
+    thinned,
+)
+from reports.text import compact, duration, money, number, one_line
+
+MODEL_NAMES = {"base": "base", "sft": "SFT"}
+
+
+def _label(text: str, limit: int = 28) -> str:
+    return one_line(text, limit)
+
+
+def _steps_axis(axes: Axes) -> None:
+    axes.set_xlabel("optimizer steps completed")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def _thousands(axes: Axes) -> None:
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value >= 10 else f"{value:g}"))
+
+
+def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray, what: str) -> None:
+    """The logged values faint, their moving average on top."""
+    span = max(len(values) // 40, 5)
+    axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.3, linewidth=0.8, label=f"{what}, as logged")
+    axes.plot(
+        *thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average over {span} logged steps"
+    )
+    axes.margins(x=0.01)
+
+
+def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
+    """Training loss (as logged, and smoothed) above the held-out bits per byte of every domain."""
+    steps, loss = series(rows, "loss")
+    domains = held_out(rows)
+    if not np.isfinite(loss).any() and not domains:
+        return None
+    panels = int(np.isfinite(loss).any()) + bool(domains)
+
+    def paint(figure: Figure) -> None:
+        axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
+        if np.isfinite(loss).any():
+            _raw_and_smooth(axes[0], steps, loss, "training loss")
+            axes[0].set_title("Training loss, nats per token")
+            legend_right(axes[0])
+        if domains:
+            for i, (source, (at, values)) in enumerate(domains.items()):
+                axes[-1].plot(at, values, marker=MARKERS[i % len(MARKERS)], label=_label(source), **line_style(i))
+            axes[-1].set_title("Held-out text, bits per byte")
+            legend_right(axes[-1])
+        _steps_axis(axes[-1])
+
+    said = []
+    if np.isfinite(loss).any():
+        smooth = smoothed(loss, max(len(loss) // 40, 5))
+        said.append(f"training loss falls from {number(smooth[0])} to {number(smooth[-1])} nats per token")
+        if smooth[-1] >= smooth[0]:
+            said[-1] = f"training loss goes from {number(smooth[0])} to {number(smooth[-1])} nats per token"
+    said += [f"held-out {s}: {number(v[0])} to {number(v[-1])} bits per byte" for s, (_, v) in domains.items()]
+    return draw(name, f"{title}: loss", f"Line chart over steps; {'; '.join(said)}.", 1.1 + 1.9 * panels, paint)
+
+
+def rate_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
+    """Learning rate above the gradient norm before clipping."""
+    steps, rate = series(rows, "lr")
+    _, norm = series(rows, "grad_norm")
+    if not np.isfinite(rate).any():
+        return None
+
+    def paint(figure: Figure) -> None:
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        top.plot(*thinned(steps, rate), color=SERIES[0])
+        top.set_title("Learning rate")
+        top.set_ylim(bottom=0)
+        top.ticklabel_format(axis="y", style="plain")
+        top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        bottom.set_title("Gradient norm before clipping")
+        _raw_and_smooth(bottom, steps, norm, "gradient norm")
+        if np.nanmin(norm) > 0:
+            bottom.set_yscale("log")
+            bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            bottom.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+        legend_right(bottom)
+        _steps_axis(bottom)
+
+    alt = f"Line charts over steps; learning rate up to {number(np.nanmax(rate))}, at the end {number(rate[-1])}; "
+    alt += f"gradient norm between {number(np.nanmin(norm))} and {number(np.nanmax(norm))}."
+    return draw(name, f"{title}: learning rate and gradient norm", alt, 4.1, paint)
+
+
+def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
+    """Tokens per second and, where the device's peak is known, the share of it that was used."""
+    steps, rate = series(rows, "tokens_per_s")
+    _, used = series(rows, "utilisation")
+    if not np.isfinite(rate).any():
+        return None
+    known_peak = bool(np.nanmax(used, initial=0.0) > 0)
+
+    def paint(figure: Figure) -> None:
+        axes = list(figure.subplots(1 + known_peak, 1, sharex=True, squeeze=False)[:, 0])
+        _raw_and_smooth(axes[0], steps, rate, "throughput")
+        axes[0].set_title("Tokens per second")
+        axes[0].set_ylim(bottom=0)
+        _thousands(axes[0])
+        legend_right(axes[0])
+        if known_peak:
+            axes[1].plot(*thinned(steps, used), **line_style(2))
+            axes[1].set_title("Model FLOPs used, share of the device's peak")
+            axes[1].set_ylim(0, 1)
+            axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
+        _steps_axis(axes[-1])
+
+    alt = f"Line chart over steps; median throughput {compact(float(np.nanmedian(rate)))} tokens per second."
+    return draw(name, f"{title}: throughput", alt, 2.5 + 1.5 * known_peak, paint)
+
+
+def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> Picture | None:
+    """One small panel for each value in `field` (`schedule`, `aux`), over steps."""
+    found = named_series(rows, field)
+    if not found:
+        return None
+    columns = min(len(found), 3)
+    lines = -(-len(found) // columns)
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(lines, columns, squeeze=False).ravel()
+        for axes, (value, (at, values)) in zip(panels, found.items(), strict=False):
+            axes.plot(*thinned(at, values), color=SERIES[0])
+            axes.set_title(_label(value, 36))
+            axes.margins(x=0.01)
+            axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 8, integer=True))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
+            axes.set_xlabel("optimizer steps completed")
+        for axes in panels[len(found) :]:
+            axes.set_axis_off()
+
+    said = "; ".join(f"{key} from {number(v[0])} to {number(v[-1])}" for key, (_, v) in found.items())
+    return draw(name, caption, f"Line charts over steps: {said}.", 0.6 + 1.75 * lines, paint)
+
+
+def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: int) -> Picture | None:
+    """Realised share of every source, in bins of steps, against the share asked for."""
+    found = realised_rows(rows)
+    if not found:
+        return None
+    asked = asked_shares(mixture, steps) if mixture is not None and steps else {}
+    at = next(iter(found.values()))[0]
+    bins = [part for part in np.array_split(np.arange(len(at)), min(60, len(at)))]
+    middle = np.array([at[part].mean() for part in bins])
+    totals = np.array([sum(int(rows[part].sum()) for _, rows in found.values()) for part in bins])
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for i, (source, (_, counts)) in enumerate(found.items()):
+            got = np.array([counts[part].sum() for part in bins]) / np.maximum(totals, 1)
+            colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
+            axes.plot(middle, got, marker, color=colour, markersize=3.6, label=f"{_label(source)}, realised")
+            if source in asked:
+                line = np.arange(len(asked[source]))
+                axes.plot(line, asked[source], color=colour, linestyle=DASHES[1], label=f"{_label(source)}, asked")
+        axes.set_title("Share of rows")
+        axes.set_ylim(0, 1.03)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.margins(x=0.01)
+        _steps_axis(axes)
+        legend_right(axes)
+
+    everything = sum(int(counts.sum()) for _, counts in found.values())
+    said = "; ".join(f"{s} {100 * counts.sum() / everything:.1f} % overall" for s, (_, counts) in found.items())
+    return draw("mixture", "Data mix: realised against asked", f"Realised share of rows by step: {said}.", 3.1, paint)
+
+
+def benchmark_figure(evaluations: Sequence[Mapping]) -> Picture | None:
+    """Scores between 0 and 1 by model, with 95 % intervals and the chance level. Others are in the table alone."""
+    lines: dict[tuple[str, str], dict[str, Mapping]] = {}
+    for result in evaluations:
+        for metric, measured in result["metrics"].items():
+            if 0 <= measured["value"] <= 1 and measured.get("higher_is_better", True):
+                lines.setdefault((result["label"], metric), {})[result["model"]] = measured
+    if not lines:
+        return None
+    models = [model for model in MODEL_NAMES if any(model in scores for scores in lines.values())]
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        seen: set[str] = set()
+        for i, scores in enumerate(lines.values()):
+            chances = {m["chance"] for m in scores.values() if m.get("chance") is not None}
+            for chance in chances:
+                once = {} if "chance" in seen else {"label": "chance"}
+                seen.add("chance")
+                axes.plot([chance, chance], [i - 0.38, i + 0.38], color=MUTED, linestyle=DASHES[2], linewidth=1.6, **once)
+            for j, model in enumerate(models):
+                if model not in scores:
+                    continue
+                score, place = scores[model], i + 0.28 * (j - (len(models) - 1) / 2)
+                once = {} if model in seen else {"label": MODEL_NAMES[model]}
+                seen.add(model)
+                if score.get("ci_low") is not None and score.get("ci_high") is not None:
+                    axes.plot([score["ci_low"], score["ci_high"]], [place, place], color=SERIES[j], linewidth=1.6)
+                axes.plot(score["value"], place, MARKERS[j], color=SERIES[j], markersize=6, linestyle="none", **once)
+        axes.set_yticks(range(len(lines)), [f"{_label(task)}\n{_label(metric)}" for task, metric in lines])
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.set_xlim(-0.01, 1.01)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("score; bars are 95 % intervals")
+        legend_right(axes)
+
+    said = [
+        f"{task} {metric}: " + ", ".join(f"{MODEL_NAMES[m]} {100 * s[m]['value']:.1f} %" for m in models if m in s)
+        for (task, metric), s in lines.items()
+    ]
+    height_in = 0.9 + 0.55 * len(lines)
+    return draw("benchmarks", "Benchmarks", f"Dot plot of scores; {'; '.join(said)}.", height_in, paint)
+
+
+def cost_figure(stages: Sequence[StageRow]) -> Picture | None:
+    """Wall time of every artifact, longest first; its cost beside it where time has a price."""
+    longest = sorted(stages, key=lambda s: -s.wall_s)[:16]
+    if not longest or longest[0].wall_s <= 0:
+        return None
+    priced = any(s.cost_usd > 0 for s in stages)
+    scale, unit = next((x, u) for x, u in ((3600, "hours"), (60, "minutes"), (1, "seconds")) if longest[0].wall_s >= x or x == 1)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        places = range(len(longest))
+        axes.barh(places, [s.wall_s / scale for s in longest], color=SERIES[0], height=0.62)
+        for i, s in enumerate(longest):
+            text = duration(s.wall_s) + (f"  ({money(s.cost_usd)})" if priced else "")
+            axes.annotate(text, (s.wall_s / scale, i), (5, 0), textcoords="offset points", va="center", color=INK)
+        axes.set_yticks(places, [_label(f"{s.stage} · {s.label}", 40) for s in longest])
+        axes.set_ylim(len(longest) - 0.45, -0.55)
+        axes.set_xlim(0, longest[0].wall_s / scale * 1.22)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"wall time, {unit}")
+
+    said = "; ".join(f"{s.stage} {s.label} {duration(s.wall_s)}" for s in longest[:4])
+    left_out = f" The {len(longest)} longest of {len(stages)} artifacts." if len(stages) > len(longest) else ""
+    caption = f"Time by stage.{left_out}" if left_out else "Time by stage"
+    return draw("cost", caption, f"Bar chart of wall time; longest: {said}.", 0.7 + 0.27 * len(longest), paint)

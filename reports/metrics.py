@@ -1,0 +1,103 @@
+"""What `metrics.jsonl` rows say, as series ready to draw.
+
+A step that was run again (after a restart or a roll-back) counts once, with its last row: that is the one the final
+weights come from. Values that are not finite are kept as gaps; they never enter a mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from data.config import MixtureRecipe
+
+Row = Mapping[str, Any]
+
+
+def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
+    """The rows of one kind in step order; of several with the same step the last. Events are all kept, as logged."""
+    if kind == "event":
+        return [row for row in rows if row["kind"] == kind]
+    latest = {row["step"]: row for row in rows if row["kind"] == kind}
+    return [latest[step] for step in sorted(latest)]
+
+
+def series(rows: Sequence[Row], field: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and float64 values of one field of the step rows; None and missing become NaN."""
+    steps = rows_of(rows, "step")
+    values = [row.get(field) for row in steps]
+    return _steps(steps), np.array([math.nan if v is None else v for v in values], dtype=float)
+
+
+def named_series(rows: Sequence[Row], field: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same for a field that holds a mapping, such as `schedule`: one series a name, in order of appearance."""
+    steps = rows_of(rows, "step")
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for row in steps:
+        for name, value in (row.get(field) or {}).items():
+            at, values = found.setdefault(name, ([], []))
+            at.append(row["step"])
+            values.append(math.nan if value is None else value)
+    return {name: (np.array(at), np.array(values, dtype=float)) for name, (at, values) in found.items()}
+
+
+def held_out(rows: Sequence[Row], field: str = "bits_per_byte") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per domain the steps of the held-out evaluations and what they measured."""
+    found: dict[str, tuple[list[int], list[float]]] = {}
+    for row in rows_of(rows, "eval"):
+        for source, measured in row["held_out"].items():
+            at, values = found.setdefault(source, ([], []))
+            at.append(row["step"])
+            values.append(measured[field])
+    return {source: (np.array(at), np.array(values, dtype=float)) for source, (at, values) in found.items()}
+
+
+def smoothed(values: np.ndarray, span: int) -> np.ndarray:
+    """Exponential moving average over about `span` values, corrected for its start; gaps carry the mean on."""
+    keep = 1 - 1 / max(span, 1)
+    total = weight = 0.0
+    out = np.full(len(values), np.nan)
+    for i, value in enumerate(values):
+        if math.isfinite(value):
+            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
+        out[i] = total / weight if weight else math.nan
+    return out
+
+
+def thinned(steps: np.ndarray, values: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.ndarray]:
+    """At most `2 * bins` points that keep the lowest and the highest value of every bin, so that no spike is lost."""
+    if len(steps) <= 2 * bins:
+        return steps, values
+    keep: list[int] = []
+    for part in np.array_split(np.arange(len(steps)), bins):
+        finite = part[np.isfinite(values[part])]
+        if len(finite):
+            keep += sorted({int(finite[values[finite].argmin()]), int(finite[values[finite].argmax()])})
+    return steps[keep], values[keep]
+
+
+def asked_shares(mixture: MixtureRecipe, steps: int) -> dict[str, np.ndarray]:
+    """Per source the share of rows asked for at steps 0..steps: `start`, then linear to `end`; float64 [steps + 1]."""
+    end = mixture.end or mixture.start
+    first, last = sum(mixture.start.values()), sum(end.values())
+    ramp_steps = mixture.anneal_fraction * steps
+    at = np.arange(steps + 1)
+    moved = np.clip((at - (steps - ramp_steps)) / ramp_steps, 0, 1) if ramp_steps else (at >= steps) * 1.0
+    return {
+        source: (1 - moved) * mixture.start[source] / first + moved * end[source] / last for source in mixture.start
+    }
+
+
+def realised_rows(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Per source the logged steps and the rows it gave to each (int64)."""
+    steps = [row for row in rows_of(rows, "step") if row.get("mix")]
+    sources = sorted({source for row in steps for source in row["mix"]})
+    counts = {source: np.array([row["mix"].get(source, 0) for row in steps], dtype=np.int64) for source in sources}
+    return {source: (_steps(steps), counts[source]) for source in sources}
+
+
+def _steps(rows: Sequence[Row]) -> np.ndarray:
+    return np.array([row["step"] for row in rows], dtype=np.int64)

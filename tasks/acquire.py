@@ -1,0 +1,36 @@
+"""Stage `acquire`: one source becomes documents on disk, split into training and held-out text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from data.config import ChatSourceRecipe, Recipe, SourceRecipe
+from data.documents import source_identity, write_documents
+from tasks.stage import StageRun, stage
+
+
+class AcquireRecipe(Recipe):
+    """What fixes a source's text. Where a local file lies is not part of it; its content is."""
+
+    source: ChatSourceRecipe | SourceRecipe = Field(exclude=True)
+    asked: dict[str, Any]
+    identity: dict[str, Any]
+
+    @classmethod
+    def of(cls, source: SourceRecipe) -> AcquireRecipe:
+        """The recipe of a source. Raises UserError if its local files are missing."""
+        asked = source.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+        return cls(source=source, asked=asked, identity=source_identity(source))
+
+
+def label(source: SourceRecipe) -> str:
+    """A readable name for a source's artifacts."""
+    return source.builtin or (source.hub or "files").rpartition("/")[2].lower()
+
+
+@stage("acquire")
+def acquire(recipe: AcquireRecipe, run: StageRun) -> dict:
+    """Read a source into Parquet documents, rejecting and counting what cannot be used."""
+    return write_documents(recipe.source, run.out, run.progress)

@@ -1,0 +1,58 @@
+"""Stage `evaluate`: one benchmark on one model, scored by lm-eval."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from data.config import Recipe
+from data.errors import UserError
+from data.store import Artifact, sha256_file
+from tasks.config import EvalTaskRecipe
+from tasks.evaluation import reads_documents, run_task
+from tasks.stage import StageRun, stage
+
+__all__ = ["EvaluateRecipe", "evaluate", "reads_documents"]
+
+
+class EvaluateRecipe(Recipe):
+    """What fixes a score besides the model: the task, its local file's content, the seed."""
+
+    task: EvalTaskRecipe = Field(exclude=True)
+    asked: dict[str, Any]
+    test_sha256: str | None = None
+    label: str
+    model: Literal["base", "sft"]
+    seed: int
+
+    @classmethod
+    def of(cls, task: EvalTaskRecipe, label: str, model: Literal["base", "sft"], seed: int) -> EvaluateRecipe:
+        """The recipe. Raises UserError if the task's local file is missing."""
+        sha256 = None
+        if task.path is not None:
+            if not Path(task.path).is_file():
+                raise UserError(f"evaluate.tasks.{label}.path={task.path}: no such file; give a .jsonl or .parquet")
+            sha256 = sha256_file(Path(task.path))
+        asked = task.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+        return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed)
+
+
+@stage("evaluate")
+def evaluate(recipe: EvaluateRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
+    """Write `result.json` (scores with 95 % intervals) and `samples.jsonl`."""
+    result = run_task(
+        recipe.task,
+        label=recipe.label,
+        model_dir=model.path,
+        model_name=recipe.model,
+        out=run.out,
+        runtime=run.runtime,
+        seed=recipe.seed,
+        documents={name: artifact.path for name, artifact in documents.items()} or None,
+        progress=run.progress,
+    )
+    scores = {name: score["value"] for name, score in result["metrics"].items()}
+    run.log(f"{recipe.label} ({recipe.model}): " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    return {"metrics": scores}

@@ -1,0 +1,83 @@
+"""Stage `report`: the report card, a pure function of the artifacts before it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from data.config import MixtureRecipe, Recipe
+from data.store import Artifact
+from models.config import ModelRecipe
+from models.counts import parameter_counts
+from models.maps import Map
+from reports.card import write_report
+from reports.inputs import ReportInputs, ShardRow, StageRow
+from tasks.config import ReportRecipe
+from tasks.stage import Inputs, StageRun, stage
+
+SPLITS = ("train", "held_out")
+
+
+class ReportStageRecipe(Recipe):
+    """What was asked, word for word; everything else in the report comes from artifacts."""
+
+    report: ReportRecipe
+    preset: str
+    preset_yaml: str = Field(description="The whole preset but its runtime")
+    mixture: MixtureRecipe
+    steps: int
+
+
+@stage("report")
+def report(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
+    """Write `report.html`, `report.md` and the figures."""
+    return write_report(_collect(recipe, inputs), run.out)
+
+
+def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
+    models: dict[str, Artifact] = inputs["models"]
+    base = models["base"]
+    model = json.loads(base.file("config.json").read_text())
+    return ReportInputs(
+        title=recipe.report.title or recipe.preset,
+        preset=recipe.preset,
+        preset_yaml=recipe.preset_yaml,
+        command=f"athanor run {recipe.preset}",
+        stages=[StageRow.from_manifest(artifact.manifest) for artifact in _each(inputs)],
+        model=model,
+        parameters=parameter_counts(ModelRecipe.model_validate(model)),
+        shards=[_shard_row(source, split, artifact) for source, artifact in inputs["shards"].items() for split in SPLITS],
+        mixture=recipe.mixture,
+        pretrain_steps=recipe.steps,
+        pretrain_metrics=_jsonl(base, "metrics.jsonl"),
+        sft_metrics=_jsonl(models["sft"], "metrics.jsonl") if "sft" in models else (),
+        evaluations=[json.loads(a.file("result.json").read_text()) for a in inputs["evaluations"].values()],
+        samples=[
+            sample | {"model": artifact.manifest["recipe"]["model"], "task": artifact.manifest["recipe"]["label"]}
+            for artifact in inputs["evaluations"].values()
+            for sample in _jsonl(artifact, "samples.jsonl")[: recipe.report.samples]
+        ],
+        maps={name: [Map.model_validate(m) for m in _maps(artifact)] for name, artifact in inputs["maps"].items()},
+        versions=base.manifest["versions"],
+    )
+
+
+def _each(inputs: Inputs) -> Iterator[Artifact]:
+    for value in inputs.values():
+        yield from [value] if isinstance(value, Artifact) else value.values()
+
+
+def _jsonl(artifact: Artifact, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in artifact.file(name).read_text().splitlines()]
+
+
+def _maps(artifact: Artifact) -> list[dict[str, Any]]:
+    return json.loads(artifact.file("maps.json").read_text())["maps"]
+
+
+def _shard_row(source: str, split: Any, artifact: Artifact) -> ShardRow:
+    shards = json.loads(artifact.file(f"{split}/shards.json").read_text())
+    return ShardRow(source, split, shards["total_tokens"], shards["total_documents"], shards["text_bytes"])

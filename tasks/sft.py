@@ -1,0 +1,36 @@
+"""Stage `sft`: supervised fine-tuning of a base model on conversations, loss on the assistant's tokens."""
+
+from __future__ import annotations
+
+import json
+
+from data.config import Recipe
+from data.store import Artifact
+from models.config import ModelRecipe
+from tasks.stage import StageRun, stage
+from tasks.trainer.config import RunSpec, TrainRecipe
+from tasks.training import train
+
+
+class SftStageRecipe(Recipe):
+    """Optimization; the base model and the conversations are parents."""
+
+    train: TrainRecipe
+
+
+@stage("sft", resumable=True, code=("tasks.trainer.__main__",))
+def sft(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifact, tokenizer: Artifact) -> dict:
+    """Fine-tune in a child process; a killed run continues from its newest whole checkpoint."""
+    model = ModelRecipe.model_validate(json.loads(base.file("config.json").read_text()))
+    spec = RunSpec(
+        objective="sft",
+        key=run.key,
+        train=recipe.train,
+        model=model,
+        runtime=run.runtime,
+        tokenizer_dir=str(tokenizer.path),
+        shard_dirs={"chat": str(chat.path)},
+        init_dir=str(base.path),
+        run_name=f"sft-{model.family}-{run.key[:12]}",
+    )
+    return train(spec, run)

@@ -1,0 +1,201 @@
+"""Checkpoints: everything a run needs to continue as if it had never stopped.
+
+    checkpoints/step-00000100/
+        model-00001-of-00002.safetensors ...   model and optimizer tensors, by torch.distributed.checkpoint
+        state.json                             step, tokens, the states of every random generator
+        manifest.json                          key, loader fingerprint, step, size and sha256 of every file
+
+Written to `step-00000100.partial`: files, fsync, the manifest last, fsync, rename, fsync of the folder.
+Invariant: a directory `step-N` is a checkpoint if and only if its manifest parses and every file has the size and
+sha256 it lists. Loading takes the newest that is, and sets damaged ones aside. Tensors are safetensors and the rest is
+JSON, so nothing read here is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+
+from data.errors import UserError
+from data.store import fsync_path, sha256_file, write_json
+
+MANIFEST = "manifest.json"
+STATE = "state.json"
+FILE_BYTES = 1 << 30  # a file is assembled in host memory, so this bounds the memory a save needs
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run has come: optimizer steps completed and tokens they read."""
+
+    step: int
+    tokens: int
+
+
+def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The tensors of a run by name, sharing storage with model and optimizer; tied parameters appear once.
+
+    Optimizer state that does not exist yet is created, as if by a step of zero gradients at learning rate zero.
+    """
+    state = model.state_dict()
+    own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
+    tensors = {f"model.{name}": tensor for name, tensor in state.items() if name in own}
+    for name, values in get_optimizer_state_dict(model, optimizer)["state"].items():
+        tensors |= {f"optimizer.{name}.{field}": value for field, value in values.items()}
+    return tensors
+
+
+class CheckpointFolder:
+    """The checkpoints of one run. `on_event` hears, in one line, of everything unusual."""
+
+    def __init__(
+        self, folder: Path, key: str, loader_fingerprint: str, keep: int, on_event: Callable[[str], None]
+    ):
+        self.folder = folder
+        self._identity = {"key": key, "loader_fingerprint": loader_fingerprint}
+        self._keep = keep
+        self._on_event = on_event
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, tensors: dict[str, torch.Tensor], position: Position) -> None:
+        """Write one checkpoint and delete those beyond the newest `keep`.
+
+        Raises OSError (disk full, ...) and leaves the earlier checkpoints untouched.
+        """
+        final = self.folder / f"step-{position.step:08d}"
+        partial = final.with_name(final.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        try:
+            self._write(partial, tensors, position)
+        except OSError:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        fsync_path(self.folder)
+        self._prune()
+
+    def load_newest(self, tensors: dict[str, torch.Tensor]) -> Position | None:
+        """Fill `tensors` and the random generators from the newest valid checkpoint; None when there is none.
+
+        Raises UserError for a checkpoint of another key or another data order.
+        """
+        for path in reversed(self._steps()):
+            if (problem := _problem(path)) is not None:
+                os.rename(path, path.with_name(path.name + ".damaged"))
+                self._on_event(f"checkpoint {path.name} is damaged ({problem}); falling back to the one before it")
+                continue
+            self._refuse_foreign(path)
+            with _dcp_errors():
+                dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
+            state = json.loads((path / STATE).read_text())
+            _set_random_state(state["random"])
+            return Position(state["step"], state["tokens"])
+        return None
+
+    def _write(self, partial: Path, tensors: dict[str, torch.Tensor], position: Position) -> None:
+        writer = dcp.HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_file_of_each(tensors))
+        with _dcp_errors():
+            dcp.save(tensors, storage_writer=writer, no_dist=True)
+        state = {"step": position.step, "tokens": position.tokens, "random": _random_state()}
+        (partial / STATE).write_text(json.dumps(state))
+        files = {}
+        for path in sorted(partial.iterdir()):
+            fsync_path(path)
+            files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        write_json(partial / MANIFEST, {**self._identity, "step": position.step, "files": files})
+        fsync_path(partial)
+
+    def _refuse_foreign(self, path: Path) -> None:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for field, ours in self._identity.items():
+            if manifest[field] != ours:
+                raise UserError(
+                    f"{path} was written for {field} {manifest[field]}, this run has {ours}; "
+                    f"restore what it was trained on, or delete {self.folder} to start again"
+                )
+
+    def _steps(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("step-*") if p.is_dir() and not p.suffix)
+
+    def _prune(self) -> None:
+        kept = set(self._steps()[-self._keep :])
+        for path in self.folder.glob("step-*"):
+            if path not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _problem(path: Path) -> str | None:
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return f"no {MANIFEST}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {type(error).__name__}"
+    for name, (size, sha256) in files.items():
+        file = path / name
+        if not file.is_file() or file.stat().st_size != size:
+            return f"{name} is not {size} bytes long"
+        if sha256_file(file) != sha256:
+            return f"{name} has another sha256"
+    return None
+
+
+def _file_of_each(tensors: dict[str, torch.Tensor]) -> dict[str, int]:
+    files, file, filled_bytes = {}, 1, 0
+    for name, tensor in tensors.items():
+        if filled_bytes and filled_bytes + tensor.nbytes > FILE_BYTES:
+            file, filled_bytes = file + 1, 0
+        files[name] = file
+        filled_bytes += tensor.nbytes
+    return files
+
+
+@contextmanager
+def _dcp_errors() -> Iterator[None]:
+    """DCP wraps what went wrong on each rank; raise the first rank's own exception instead."""
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            yield
+    except dcp.CheckpointException as error:
+        raise error.failures[min(error.failures)][0] from None
+
+
+def _random_state() -> dict[str, Any]:
+    name, words, *rest = np.random.get_state(legacy=True)
+    on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
+    return {
+        "torch": bytes(torch.get_rng_state().numpy()).hex(),
+        "cuda": bytes(torch.cuda.get_rng_state().numpy()).hex() if on_cuda else None,
+        "numpy": [name, words.tolist(), *rest],
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(_byte_tensor(state["torch"]))
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(_byte_tensor(state["cuda"]))
+    np.random.set_state(tuple(state["numpy"]))
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+
+
+def _byte_tensor(text: str) -> torch.Tensor:
+    return torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8)

@@ -1,0 +1,67 @@
+"""Training recipes and `run.json`, the frozen description of one training run.
+
+`RunSpec` is the whole contract between the Prefect task (which writes it) and the training process
+`python -m tasks.trainer RUN_DIR` (which reads it and nothing else).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from data.config import MixtureRecipe, Recipe
+from data.runtime import Runtime
+from models.config import ModelRecipe
+
+
+class TrainRecipe(Recipe):
+    """Optimization of one run. A step is an optimizer step over `batch_tokens`."""
+
+    steps: int = Field(ge=1, description="Optimizer steps")
+    seq_len_tokens: int = Field(ge=2, description="Tokens per row")
+    batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
+    peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
+    min_lr_fraction: float = Field(0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
+    schedule: Literal["cosine", "wsd"] = Field("cosine", description="cosine, or warm-up / stable / decay")
+    warmup_steps: int = Field(0, ge=0, description="Linear warm-up, starting at 1/warmup_steps of the peak")
+    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: last share of the steps, decaying linearly")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW first-moment decay")
+    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW second-moment decay")
+    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
+    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay of matrices; never of gains, biases, alpha, beta")
+    grad_clip: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this")
+    seed: int = Field(0, ge=0, description="Seed of initialisation, data order and noise")
+    eval_every_steps: int = Field(200, ge=1, description="Held-out evaluation interval")
+    eval_tokens: int = Field(65_536, ge=1, description="Held-out tokens per source and evaluation")
+
+    @model_validator(mode="after")
+    def _whole_rows(self) -> TrainRecipe:
+        if self.batch_tokens % self.seq_len_tokens:
+            raise ValueError(
+                f"batch_tokens={self.batch_tokens} must be a multiple of seq_len_tokens={self.seq_len_tokens}"
+            )
+        if self.warmup_steps >= self.steps:
+            raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
+        return self
+
+    @property
+    def batch_rows(self) -> int:
+        """Rows per step over all ranks."""
+        return self.batch_tokens // self.seq_len_tokens
+
+
+class RunSpec(Recipe):
+    """What `run.json` holds. Paths are absolute; every artifact is named by path and key."""
+
+    objective: Literal["pretrain", "sft"] = Field(description="Next-token loss on all text, or on assistant turns only")
+    key: str = Field(description="Key of the artifact being built; a checkpoint of another key is refused")
+    train: TrainRecipe
+    model: ModelRecipe = Field(description="With vocab_size filled in")
+    runtime: Runtime
+    tokenizer_dir: str = Field(description="Tokenizer artifact")
+    shard_dirs: dict[str, str] = Field(description="Source name -> token-shard artifact (sft: the one chat artifact)")
+    mixture: MixtureRecipe | None = Field(None, description="pretrain only")
+    init_dir: str | None = Field(None, description="Portable checkpoint to start from (sft)")
+    project: str = Field("athanor", description="wandb project")
+    run_name: str = Field(description="Name shown in logs and wandb")

@@ -1,0 +1,66 @@
+"""How a training process ends, said once for both sides: the process itself and the one that started it."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit codes of `python -m tasks.trainer`; the last two follow sysexits.h."""
+
+    DONE = 0
+    FAILED = 1
+    USER_ERROR = 2
+    OUT_OF_MEMORY = 71
+    IO_ERROR = 74
+    PREEMPTED = 75
+
+
+class Retryable(Exception):
+    """Training stopped for a reason that running the same command again may cure."""
+
+
+class Preempted(Retryable):
+    """Asked to stop (SIGTERM, SIGINT, death of the parent) or killed by a signal."""
+
+
+class OutOfMemory(Retryable):
+    """The device or the machine had no memory left, even for one row at a time."""
+
+
+class IoFailure(Retryable):
+    """A disk was full, over quota or failing; earlier checkpoints are intact."""
+
+
+_MEDIUM_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EROFS,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.ENODEV,
+}
+
+
+def exit_of(error: BaseException) -> Exit:
+    """The exit code an exception of the training process ends in.
+
+    A missing or forbidden file is a fault of the code or the set-up, not of the disk: those are FAILED.
+    """
+    from torch import OutOfMemoryError
+
+    from data.errors import UserError
+
+    if isinstance(error, Preempted):
+        return Exit.PREEMPTED
+    if isinstance(error, UserError):
+        return Exit.USER_ERROR
+    no_host_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if isinstance(error, OutOfMemoryError | MemoryError) or no_host_memory:
+        return Exit.OUT_OF_MEMORY
+    if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
+        return Exit.IO_ERROR
+    return Exit.FAILED
