@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
+ROOT = Path(__file__).parent.parent
 PACKAGES = ("flows", "tasks", "reports", "models", "kernels", "data")
 # What every stage stands on but whose edits do not change what a stage computes.
 PLUMBING = frozenset(
@@ -22,54 +23,41 @@ PLUMBING = frozenset(
 
 def code_fingerprint(module: str) -> str:
     """Hex sha256 over `module` (dotted name) and the project modules it imports, transitively."""
-    seen: set[str] = set()
+    seen: dict[str, ast.Module] = {}
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name not in seen and name not in PLUMBING and _source(name) is not None:
-            seen.add(name)
-            waiting.extend(_imports(name))
+        if name not in seen and name not in PLUMBING and (path := _source(name)) is not None:
+            seen[name] = syntax_tree(path)
+            waiting.extend(_imports(seen[name]))
     digest = hashlib.sha256()
-    for name in sorted(seen):
-        digest.update(f"{name}\0{_tree(name)}\0".encode())
+    for name, tree in sorted(seen.items()):
+        digest.update(f"{name}\0{normalised_code(tree)}\0".encode())
     return digest.hexdigest()
 
 
-@cache
 def _source(module: str) -> Path | None:
-    if module.split(".")[0] not in PACKAGES:
-        return None
-    try:
-        spec = find_spec(module)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+    path = ROOT.joinpath(*module.split("."))
+    candidates = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in candidates if module.split(".")[0] in PACKAGES and file.is_file()), None)
 
 
 @cache
-def _parse(module: str) -> ast.Module:
-    path = _source(module)
-    assert path is not None
+def syntax_tree(path: Path) -> ast.Module:
+    """The parsed file, read once per process."""
     return ast.parse(path.read_text())
 
 
-@cache
-def _imports(module: str) -> tuple[str, ...]:
-    found: list[str] = []
-    for node in ast.walk(_parse(module)):
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.append(node.module)
-            found += [f"{node.module}.{alias.name}" for alias in node.names]
-    return tuple(found)
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 @cache
-def _tree(module: str) -> str:
-    return normalised_code(_parse(module))
-
-
 def normalised_code(tree: ast.AST) -> str:
     """A text of the syntax tree in which comments, layout and docstrings leave no trace."""
     for node in ast.walk(tree):

@@ -79,11 +79,10 @@ def running_totals(weights_NS: NDArray[np.float64], batch_rows: int) -> NDArray[
     units_KS = np.zeros((steps + 1, sources), dtype=np.int64)
     units_KS[1:] = np.rint(np.cumsum(weights_NS, axis=0) * batch_rows * _GRID)
     whole_KS, fraction_KS = np.divmod(units_KS, _GRID)
-    never = steps + 1
     due_KS = np.empty_like(units_KS)
     for s in range(sources):
         due_KS[:, s] = np.searchsorted(units_KS[:, s], (whole_KS[:, s] + 1) * _GRID)
-    due_KS[fraction_KS == 0] = never + 1  # not released yet
+    due_KS[fraction_KS == 0] = steps + 2  # not yet released: after every real deadline
     by_deadline_KS = np.argsort(due_KS, axis=1, kind="stable").tolist()
     pending_KS = np.zeros_like(units_KS, dtype=bool)
     pending_KS[1:] = whole_KS[1:] == whole_KS[:-1]

@@ -20,10 +20,10 @@ import numpy as np
 import tokenizers
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
+    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
-    RemoteEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -83,7 +83,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 def build_tokenizer(recipe: TokenizerRecipe, texts: Iterator[str], out: Path) -> dict[str, Any]:
-    """Write a tokenizer artifact into `out`: loaded from path or hub, else trained on the first `train_bytes` of `texts`.
+    """Write a tokenizer artifact into `out`: from path or hub, else trained on the first `train_bytes` of `texts`.
 
     Returns facts: origin, vocab_size, eos_id, fingerprint and, when trained, trained_bytes and wanted_vocab_size
     (the result is smaller when the text has too few distinct pairs). Raises UserError for a missing, gated or
@@ -127,6 +127,7 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 
 def _download(repo: str, revision: str | None) -> Path:
     where = repo if revision is None else f"{repo}@{revision}"
+    unreachable = "the hub cannot be reached and no copy is cached; give a file by tokenizer.path"
     try:
         return Path(hf_hub_download(repo, "tokenizer.json", revision=revision))
     except GatedRepoError as error:
@@ -135,12 +136,14 @@ def _download(repo: str, revision: str | None) -> Path:
         problem, cause = "no such model, or a private one; check the id and HF_TOKEN", error
     except RevisionNotFoundError as error:
         problem, cause = "no such revision; check tokenizer.hub_revision", error
-    except RemoteEntryNotFoundError as error:
-        problem, cause = "the model has no tokenizer.json; give one by tokenizer.path", error
     except HFValidationError as error:
         problem, cause = "not a model id of the form owner/name", error
-    except (LocalEntryNotFoundError, OSError) as error:
-        problem, cause = "the hub cannot be reached and no copy is cached; give a file by tokenizer.path", error
+    except LocalEntryNotFoundError as error:
+        problem, cause = unreachable, error
+    except EntryNotFoundError as error:
+        problem, cause = "the model has no tokenizer.json; give one by tokenizer.path", error
+    except OSError as error:
+        problem, cause = unreachable, error
     raise UserError(f"tokenizer.hub={where}: {problem}") from cause
 
 
@@ -179,9 +182,7 @@ def _harden(inner: tokenizers.Tokenizer, eos: str, origin: str) -> None:
         raise UserError(f"tokenizer ({origin}): not byte-level, so bits per byte is undefined; use a byte-level BPE")
     if inner.token_to_id(eos) is None:
         special = [t.content for t in inner.get_added_tokens_decoder().values() if t.special]
-        raise UserError(
-            f"tokenizer.eos={eos!r}: not a token of {origin}; its special tokens are {', '.join(special)}"
-        )
+        raise UserError(f"tokenizer.eos={eos!r}: not a token of {origin}; its special tokens are {', '.join(special)}")
     inner.add_special_tokens([t for t in (eos, IM_START, IM_END) if inner.token_to_id(t) is not None])
     inner.no_truncation()
     inner.no_padding()

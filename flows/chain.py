@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from data.runtime import Runtime
 from data.store import Artifact
-from flows.preset import Preset
+from flows.preset import Preset, reproducing_command
 from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
 from tasks.stage import Decision, Stage
 
@@ -132,12 +133,14 @@ class Chain:
     @cached_property
     def report(self) -> Artifact:
         """The report card over everything above."""
+        asked = self.preset.model_copy(update={"runtime": Runtime()})  # pyright: ignore[reportCallIssue]
         return self._make(
             report.report,
             report.ReportStageRecipe(
                 report=self.preset.report,
                 preset=self.preset.name,
-                preset_yaml=self.preset.model_copy(update={"runtime": None}).to_yaml(),
+                preset_yaml=asked.to_yaml(),
+                command=reproducing_command(asked),
                 mixture=self.preset.data.mixture,
                 steps=self.preset.pretrain.steps,
             ),

@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from prefect import flow
-from prefect.states import Failed
 
 from data.errors import UserError
 from flows.chain import OWN_STAGES, Chain
 from flows.preset import Preset
+
+ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
 
 def lifecycle_flow(name: str) -> Callable[[Callable[[Chain], None]], Any]:
     """Decorator: `body(chain)` becomes the Prefect flow `<name>-flow(preset, rebuild, verify)`."""
 
     def decorate(body: Callable[[Chain], None]) -> Any:
-        def run(preset: Preset, rebuild: bool = False, verify: bool = False) -> Any:
+        def run(preset: Preset, rebuild: bool = False, verify: bool = False) -> None:
+            for logger in ENGINE_LOGGERS:
+                logging.getLogger(logger).addFilter(without_traceback)
             own = OWN_STAGES.get(name) or [stage for stages in OWN_STAGES.values() for stage in stages]
-            try:
-                body(Chain(preset, rebuild=own if rebuild else (), verify=verify))
-            except UserError as error:
-                return Failed(message=str(error), data=error)
+            body(Chain(preset, rebuild=own if rebuild else (), verify=verify))
 
         return flow(run, name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")
 
     return decorate
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Log filter: a mistake of the user's is its message alone; everything else keeps its traceback."""
+    if record.exc_info and isinstance(record.exc_info[1], UserError):
+        record.exc_info = None
+    return True

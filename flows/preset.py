@@ -51,8 +51,13 @@ class Preset(Recipe):
         return self
 
     def to_yaml(self) -> str:
-        """The preset as a file that loads to the same preset."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        """The preset as a file that loads to the same preset; the runtime only where it is not the default."""
+        fields = self.model_dump(mode="json", exclude_none=True)
+        if not (runtime := self.runtime.model_dump(mode="json", exclude_defaults=True)):
+            del fields["runtime"]
+        else:
+            fields["runtime"] = runtime
+        return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
 def preset_names() -> list[str]:
@@ -72,6 +77,15 @@ def load_preset(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) 
         return Preset.model_validate(fields)
     except ValidationError as error:
         raise UserError(f"preset {name_or_path}: {_one_line(error)}") from None
+
+
+def reproducing_command(preset: Preset) -> str:
+    """The command that runs this preset again: by name if it is one of ours unchanged, else from its file."""
+    if preset.name in preset_names():
+        ours = load_preset(preset.name).model_copy(update={"runtime": preset.runtime})
+        if ours == preset:
+            return f"athanor run {preset.name}"
+    return "athanor run preset.yaml"
 
 
 def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:

@@ -12,9 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def visible_keys(
-    doc_start_BT: Tensor | None, offset: int, length: int, device: torch.device
-) -> Tensor | None:
+def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: torch.device) -> Tensor | None:
     """The mask `bool [B or 1, 1, T, S]` of T = length queries at row positions offset .. S-1, S = offset + T.
 
     None stands for what needs no mask: a whole row that is one document, or a single newest query of one.

@@ -38,9 +38,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if wants_weight else None
         total = torch.zeros((), dtype=sum_dtype, device=h.device)
         step = chunk_positions(weight.shape[0], h.device)
-        for h_nD, target_n, start in zip(
-            h.split(step), target_N.split(step), range(0, len(h), step), strict=True
-        ):
+        for h_nD, target_n, start in zip(h.split(step), target_N.split(step), range(0, len(h), step), strict=True):
             counted_n1 = (target_n != IGNORE)[:, None]
             safe_n1 = target_n.clamp(min=0)[:, None]
             logits_nV = F.linear(h_nD, weight).to(sum_dtype)
@@ -52,7 +50,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             dlogits_nV.scatter_add_(1, safe_n1, torch.full_like(normaliser_n1, -1.0))
             dlogits_nV = dlogits_nV.mul_(counted_n1).to(h.dtype)
             if dh_ND is not None:
-                torch.matmul(dlogits_nV, weight, out=dh_ND[start : start + step])
+                dh_ND[start : start + step] = dlogits_nV @ weight
             if dweight_VD is not None:
                 dweight_VD += dlogits_nV.T @ h_nD
         ctx.save_for_backward(dh_ND, dweight_VD)

@@ -115,7 +115,7 @@ def polyglu(u_BTF: Tensor, v_BTF: Tensor, static_BFK: Tensor, dynamic_BTK: Tenso
     """Mix the four activations of `u` and gate `v`; returns u's shape and dtype.
 
     `static_BFK` (one row serves all) and `dynamic_BTK` (one position serves the whole row) are fp32 (or fp64)
-    logits already divided by tau. Source: PolyGLU, section 1 of the architecture notes in the README.
+    logits already divided by tau. Source: PolychromaticLM's published code.
     """
     static_BKF = static_BFK.transpose(1, 2).contiguous()
     return _PolyGLU.apply(u_BTF, v_BTF, static_BKF, dynamic_BTK)  # pyright: ignore[reportReturnType]

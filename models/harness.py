@@ -1,32 +1,40 @@
 """A portable checkpoint as an lm-eval model: scores continuations, scores whole texts, generates until a stop string.
 
-Three rules hold whatever the batch. A row's result does not depend on the rows beside it: rows are
-padded on the right, the padding is a document of its own. Every token of a scored text is predicted
-exactly once, with at most `max_seq_len` tokens before it. Text never turns into special tokens: only a
-`ChatPrompt`, built here from messages, carries them, as ids made beside its text and not from it.
+Three rules hold whatever the batch. A row's result does not depend on the rows beside it: scored rows are padded
+on the right, and the padding is a document of its own. Every token of a scored text is predicted exactly once,
+from at most `max_seq_len` tokens before it. Text never turns into special tokens: only a `ChatPrompt`, built
+here from messages, carries them, as ids made beside its text and not from it.
 """
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from pathlib import Path
+from random import Random
+from typing import Any, cast
 
-import numpy as np
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
+from torch import Tensor
 
+from data.chat import encode_prompt, render_prompt
 from data.errors import UserError
 from data.progress import Progress, silent
-from data.tokenizers import Tokenizer
+from data.runtime import Runtime
+from data.tokenizers import IM_END, Tokenizer, load_tokenizer
+from models.device import choose_device, choose_precision
 from models.generate import generate
+from models.portable import load_portable
 from models.skeleton import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 26  # values held while scoring: 256 MiB of fp32 whatever the vocabulary
 ROUND_TOKENS = 64  # tokens generated between two looks for stop strings
+DEFAULT_NEW_TOKENS = 256  # lm-eval's own default
+DECODING = frozenset({"until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"})
 
 Ids = list[int]
 Window = tuple[Ids, Ids]  # tokens read, tokens scored: the last len(scored) predictions
@@ -35,8 +43,8 @@ Window = tuple[Ids, Ids]  # tokens read, tokens scored: the last len(scored) pre
 class ChatPrompt(str):
     """A rendered conversation that carries its own token ids.
 
-    lm-eval hands prompts around as strings, and a string in which a user wrote `<|im_start|>` looks like
-    one in which the template did. The ids are made from the messages, so the two stay apart.
+    lm-eval hands prompts around as strings, and a string in which a user wrote `<|im_start|>` looks like one in
+    which the template did. The ids are made from the messages, so the two stay apart.
     """
 
     ids: Ids
@@ -47,11 +55,204 @@ class ChatPrompt(str):
         return prompt
 
 
-def scoring_windows(context: Ids, continuation: Ids, max_tokens: int) -> Iterator[Window]:
-    """Cuts a continuation into windows of at most `max_tokens` inputs that score each token once.
+class HarnessLM(LM):
+    """An lm-eval model over a `LanguageModel` and its tokenizer. Results come in the order of the requests."""
 
-    The first window keeps the end of `context`; the last is filled up with what precedes it. `context`
-    is never empty (EOS stands for nothing).
+    def __init__(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        *,
+        batch_rows: int,
+        precision: torch.dtype = torch.float32,
+        seed: int = 0,
+        progress: Progress = silent,
+    ):
+        super().__init__()
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        # A gate that reads the whole row would see the padding: such a model takes its rows one by one.
+        self._batch_rows = batch_rows if model.cacheable else 1
+        self._precision = precision
+        self._seed = seed
+        self._progress = progress
+        self._device = model.embedding.weight.device
+        self._max_tokens = model.recipe.max_seq_len
+
+    @classmethod
+    def open(cls, folder: Path, runtime: Runtime, *, seed: int = 0, progress: Progress = silent) -> HarnessLM:
+        """The model of a portable checkpoint, on the device and in the precision of `runtime`. Raises UserError."""
+        device = choose_device(runtime.device)
+        return cls(
+            load_portable(folder, str(device)),
+            load_tokenizer(folder),
+            batch_rows=runtime.eval_batch_rows,
+            precision=choose_precision(runtime.precision, device),
+            seed=seed,
+            progress=progress,
+        )
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer's fingerprint."""
+        return self.tokenizer.fingerprint
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> ChatPrompt:
+        """The conversation as a prompt. Without `add_generation_prompt` the last message, the assistant's, goes on."""
+        begun = "" if add_generation_prompt else chat_history[-1]["content"]
+        messages = chat_history if add_generation_prompt else chat_history[:-1]
+        ids = encode_prompt(messages, self.tokenizer) + self.tokenizer.encode(begun)
+        return ChatPrompt(render_prompt(messages) + begun, ids)
+
+    def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
+        """Per (context, continuation): natural log-probability, and whether greedy decoding would give it."""
+        pairs = [self._encode_pair(*request.args) for request in requests]
+        return self._score(pairs)
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
+        """Per (text,): natural log-probability of the whole text after EOS, however long it is."""
+        pairs = [([self.tokenizer.eos_id], self.tokenizer.encode(request.args[0])) for request in requests]
+        return [log_probability for log_probability, _ in self._score(pairs)]
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        """Per (prompt, {until, max_gen_toks, do_sample, temperature, top_k, top_p}): the text before the first stop.
+
+        A prompt too long for the answer loses its beginning, but never more than leaves half of `max_seq_len`.
+        Raises UserError for a decoding setting it does not know.
+        """
+        answers = [""] * len(requests)
+        prompts = [self._encode_context(request.args[0]) for request in requests]
+        alike: dict[str, list[int]] = defaultdict(list)  # rows of one batch share their settings
+        for row, request in enumerate(requests):
+            alike[f"{sorted(request.args[1].items())} {isinstance(request.args[0], ChatPrompt)}"].append(row)
+        done = 0
+        for rows in alike.values():
+            rows.sort(key=lambda row: -len(prompts[row]))
+            first = requests[rows[0]]
+            for batch in _batches(rows, self._batch_rows):
+                texts = self._answer(
+                    [prompts[row] for row in batch], first.args[1], isinstance(first.args[0], ChatPrompt), done
+                )
+                for row, text in zip(batch, texts, strict=True):
+                    answers[row] = text
+                done += len(batch)
+                self._progress(done, len(requests), "prompts")
+        return answers
+
+    def _encode_context(self, context: str) -> Ids:
+        ids = context.ids if isinstance(context, ChatPrompt) else self.tokenizer.encode(context)
+        return ids or [self.tokenizer.eos_id]
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[Ids, Ids]:
+        """Both parts' ids. Plain text is tokenized whole and split where its ids leave those of the context alone,
+        so that the continuation is tokenized as it would be in running text; spaces between belong to it."""
+        if isinstance(context, ChatPrompt):
+            return context.ids, self.tokenizer.encode(continuation)
+        bare = context.rstrip()
+        whole = self.tokenizer.encode(context + continuation)
+        split = _common_length(self.tokenizer.encode(bare), whole)
+        return whole[:split] or [self.tokenizer.eos_id], whole[split:]
+
+    def _score(self, pairs: Sequence[tuple[Ids, Ids]]) -> list[tuple[float, bool]]:
+        """Sum of log-probabilities, and whether all are greedy, of each pair's second part after its first."""
+        windows = [
+            (pair, window) for pair, ids in enumerate(pairs) for window in scoring_windows(*ids, self._max_tokens)
+        ]
+        windows.sort(key=lambda item: -len(item[1][0]))
+        totals, greedy = [0.0] * len(pairs), [True] * len(pairs)
+        for start in range(0, len(windows), self._batch_rows):
+            batch = windows[start : start + self._batch_rows]
+            for (pair, _), (total, all_greedy) in zip(batch, self._score_batch([w for _, w in batch]), strict=True):
+                totals[pair] += total
+                greedy[pair] &= all_greedy
+            self._progress(start + len(batch), len(windows), "rows")
+        return list(zip(totals, greedy, strict=True))
+
+    @torch.inference_mode()
+    def _score_batch(self, windows: Sequence[Window]) -> list[tuple[float, bool]]:
+        read = [len(inputs) for inputs, _ in windows]
+        ids_BT = torch.tensor([w + [0] * (max(read) - len(w)) for w, _ in windows], device=self._device)
+        length_B1 = torch.tensor(read, device=self._device)[:, None]
+        position_T = torch.arange(max(read), device=self._device)
+        doc_start_BT = torch.where(position_T < length_B1, 0, length_B1)
+        scored_BT = (position_T < length_B1) & (
+            position_T >= length_B1 - torch.tensor([len(s) for _, s in windows], device=self._device)[:, None]
+        )
+        with self._autocast():
+            h_ND = self.model.hidden(ids_BT, doc_start_BT)[scored_BT]
+        targets_N = torch.tensor([i for _, scored in windows for i in scored], device=self._device)
+        log_probability_N, greedy_N = self._judge(h_ND, targets_N)
+        if not bool(torch.isfinite(log_probability_N).all()):
+            raise UserError("the model's probabilities are not finite: it diverged in training; look at its loss")
+        counts = [len(scored) for _, scored in windows]
+        return [
+            (float(log_probability.double().sum()), bool(greedy.all()))
+            for log_probability, greedy in zip(log_probability_N.split(counts), greedy_N.split(counts), strict=True)
+        ]
+
+    def _judge(self, h_ND: Tensor, targets_N: Tensor) -> tuple[Tensor, Tensor]:
+        """Of each target: its log-probability (fp32), and whether it is the likeliest token."""
+        rows = max(1, LOGITS_AT_ONCE // cast(int, self.model.recipe.vocab_size))
+        log_probabilities, greedy = [], []
+        for h_nD, target_n in zip(h_ND.split(rows), targets_N.split(rows), strict=True):
+            with self._autocast():
+                logits_nV = self.model.logits(h_nD)
+            log_probability_nV = logits_nV.float().log_softmax(-1)
+            log_probabilities.append(log_probability_nV.gather(1, target_n[:, None])[:, 0])
+            greedy.append(log_probability_nV.argmax(-1) == target_n)
+        return torch.cat(log_probabilities), torch.cat(greedy)
+
+    def _answer(self, prompts: list[Ids], settings: dict[str, Any], is_chat: bool, place: int) -> list[str]:
+        """Continuations of one batch. `place`, its first row's position among all, keys the sampling noise."""
+        decoding = normalize_gen_kwargs(settings, DEFAULT_NEW_TOKENS)
+        unknown = sorted(set(decoding) - DECODING)
+        if unknown:
+            raise UserError(f"generation_kwargs {unknown[0]}: not supported; known are {', '.join(sorted(DECODING))}")
+        new_tokens = cast(int, decoding["max_gen_toks"])
+        stops, stop_ids = [*decoding["until"]], []
+        if is_chat:
+            end_id = self.tokenizer.token_id(IM_END)
+            stops, stop_ids = [*stops, IM_END], [] if end_id is None else [end_id]
+        kept = max(self._max_tokens - new_tokens, self._max_tokens // 2)
+        tokens = [prompt[-kept:] for prompt in prompts]
+        starts = [len(ids) for ids in tokens]
+        texts = [""] * len(prompts)
+        open_rows, made = list(range(len(prompts))), 0
+        while open_rows and made < new_tokens:
+            asked = min(ROUND_TOKENS, new_tokens - made)
+            with self._autocast():
+                rounds = generate(
+                    self.model,
+                    [tokens[row] for row in open_rows],
+                    max_new_tokens=asked,
+                    eos_id=self.tokenizer.eos_id,
+                    stop_ids=stop_ids,
+                    temperature=decoding["temperature"],
+                    top_k=decoding.get("top_k"),
+                    top_p=decoding.get("top_p"),
+                    seed=Random(f"{self._seed}/{place}/{made}").getrandbits(63),
+                )
+            made += asked
+            still_open = []
+            for row, ids in zip(open_rows, rounds, strict=True):
+                tokens[row] += ids
+                texts[row], stopped = cut_at_stop(self.tokenizer.decode(tokens[row][starts[row] :]), stops)
+                if not stopped and len(ids) == asked and len(tokens[row]) < self._max_tokens:
+                    still_open.append(row)
+            open_rows = still_open
+        return texts
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32)
+
+
+def scoring_windows(context: Ids, continuation: Ids, max_tokens: int) -> Iterator[Window]:
+    """Cuts a continuation into windows of at most `max_tokens` inputs that together score each token once.
+
+    The first keeps the end of `context`, which is not empty; every window reads as much of what precedes its
+    scored tokens as fits.
     """
     tokens = context + continuation
     for start in range(len(context), len(tokens), max_tokens):
@@ -60,6 +261,14 @@ def scoring_windows(context: Ids, continuation: Ids, max_tokens: int) -> Iterato
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before the earliest stop string, and whether there was one."""
+    """The text before its earliest stop string, and whether there was one. An empty stop string stops nothing."""
     found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
     return (text[: min(found)], True) if found else (text, False)
+
+
+def _batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (rows[start : start + size] for start in range(0, len(rows), size))
+
+
+def _common_length(left: Ids, right: Ids) -> int:
+    return next((n for n, (a, b) in enumerate(zip(left, right, strict=False)) if a != b), min(len(left), len(right)))

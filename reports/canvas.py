@@ -13,13 +13,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reports.text import clean
+from reports.text import clean, flatten
 
 WIDTH_IN = 10.2
 PNG_DPI = 110
@@ -42,7 +43,7 @@ DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 FONT_STACK = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8.5,
     "text.color": INK,
@@ -80,17 +81,18 @@ _STYLE = {
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure. `alt` says in words what it shows; `svg` stands alone, `inline_svg` takes the page's variables."""
+    """A drawn figure: `caption` names it, `note` says how to read it, `alt` says in words what it shows."""
 
     name: str
     caption: str
+    note: str
     alt: str
     svg: str
     png: bytes
 
     @property
     def inline_svg(self) -> str:
-        """The SVG as an element of the page: no prolog, style or namespace of its own, ids made unique by the name."""
+        """`svg`, which stands alone, as an element of the page: no prolog, style or namespace of its own, ids made unique by the name."""
         svg = re.sub(r"<style.*?</style>\s*", "", self.svg, flags=re.S)
         svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
         return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", svg).strip()
@@ -101,8 +103,10 @@ def css_variables(dark: bool) -> str:
     return " ".join(f"--{name}: {pair[dark]};" for name, pair in THEME.items())
 
 
-def draw(name: str, caption: str, alt: str, height_in: float, paint: Callable[[Figure], None]) -> Picture:
-    """Let `paint` fill a figure `WIDTH_IN` wide and `height_in` high, and render it twice."""
+def draw(
+    name: str, caption: str, alt: str, height_in: float, paint: Callable[[Figure], None], note: str = ""
+) -> Picture:
+    """Let `paint` fill a figure `WIDTH_IN` wide and `height_in` high, and render it as SVG and PNG."""
     with rc_context({**_STYLE, "svg.hashsalt": name}):
         figure = Figure(figsize=(WIDTH_IN, height_in), layout="constrained")
         FigureCanvasAgg(figure)
@@ -112,8 +116,8 @@ def draw(name: str, caption: str, alt: str, height_in: float, paint: Callable[[F
         figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", facecolor="none", metadata=nothing)
-    alt = " ".join(clean(alt).split())
-    return Picture(name, clean(caption), alt, _themed(svg.getvalue().decode(), alt), png.getvalue())
+    alt = flatten(clean(alt))
+    return Picture(name, caption, note, alt, _themed(svg.getvalue().decode(), alt), png.getvalue())
 
 
 def _themed(svg: str, alt: str) -> str:
@@ -138,6 +142,11 @@ def line_style(index: int) -> dict:
     return {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[(index + index // len(SERIES)) % len(DASHES)]}
 
 
-def legend_right(axes: Axes, **options) -> None:
-    """A legend outside the axes, at the right of their top edge, where it can cover nothing."""
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **options)
+def legend(axes: Axes, room_in: float = WIDTH_IN) -> None:
+    """A legend where it can cover nothing: in the title's line if `room_in` holds it, else right of the axes."""
+    labels = axes.get_legend_handles_labels()[1]
+    needed_in = 0.068 * (len(axes.get_title("left")) + sum(map(len, labels))) + 0.6 * len(labels) + 0.8
+    if needed_in < room_in:
+        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(labels), borderpad=0.3)
+    else:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from data.config import MixtureRecipe
-from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend_right, line_style
+from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style
 from reports.inputs import StageRow
 from reports.metrics import (
     Row,
@@ -25,7 +25,7 @@ from reports.metrics import (
     smoothed,
     thinned,
 )
-from reports.text import compact, duration, money, number, one_line
+from reports.text import compact, duration, money, number, one_line, share
 
 MODEL_NAMES = {"base": "base", "sft": "SFT"}
 
@@ -36,7 +36,7 @@ def _label(text: str, limit: int = 28) -> str:
 
 def _steps_axis(axes: Axes) -> None:
     axes.set_xlabel("optimizer steps completed")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
@@ -44,13 +44,11 @@ def _thousands(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value >= 10 else f"{value:g}"))
 
 
-def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray, what: str) -> None:
+def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     """The logged values faint, their moving average on top."""
-    span = max(len(values) // 40, 5)
-    axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.3, linewidth=0.8, label=f"{what}, as logged")
-    axes.plot(
-        *thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average over {span} logged steps"
-    )
+    span = max(len(values) // 80, 5)
+    axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.3, linewidth=0.8, label="as logged")
+    axes.plot(*thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average, {span} steps")
     axes.margins(x=0.01)
 
 
@@ -65,19 +63,19 @@ def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
         if np.isfinite(loss).any():
-            _raw_and_smooth(axes[0], steps, loss, "training loss")
+            _raw_and_smooth(axes[0], steps, loss)
             axes[0].set_title("Training loss, nats per token")
-            legend_right(axes[0])
+            legend(axes[0])
         if domains:
             for i, (source, (at, values)) in enumerate(domains.items()):
                 axes[-1].plot(at, values, marker=MARKERS[i % len(MARKERS)], label=_label(source), **line_style(i))
             axes[-1].set_title("Held-out text, bits per byte")
-            legend_right(axes[-1])
+            legend(axes[-1])
         _steps_axis(axes[-1])
 
     said = []
     if np.isfinite(loss).any():
-        smooth = smoothed(loss, max(len(loss) // 40, 5))
+        smooth = smoothed(loss, max(len(loss) // 80, 5))
         said.append(f"training loss falls from {number(smooth[0])} to {number(smooth[-1])} nats per token")
         if smooth[-1] >= smooth[0]:
             said[-1] = f"training loss goes from {number(smooth[0])} to {number(smooth[-1])} nats per token"
@@ -100,12 +98,15 @@ def rate_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
         top.ticklabel_format(axis="y", style="plain")
         top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         bottom.set_title("Gradient norm before clipping")
-        _raw_and_smooth(bottom, steps, norm, "gradient norm")
-        if np.nanmin(norm) > 0:
+        _raw_and_smooth(bottom, steps, norm)
+        if np.nanmax(norm) > 20 * np.nanmin(norm) > 0:
             bottom.set_yscale("log")
+            bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             bottom.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            bottom.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
-        legend_right(bottom)
+            bottom.yaxis.set_minor_formatter(NullFormatter())
+        else:
+            bottom.set_ylim(bottom=0)
+        legend(bottom)
         _steps_axis(bottom)
 
     alt = f"Line charts over steps; learning rate up to {number(np.nanmax(rate))}, at the end {number(rate[-1])}; "
@@ -123,11 +124,11 @@ def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | N
 
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(1 + known_peak, 1, sharex=True, squeeze=False)[:, 0])
-        _raw_and_smooth(axes[0], steps, rate, "throughput")
+        _raw_and_smooth(axes[0], steps, rate)
         axes[0].set_title("Tokens per second")
         axes[0].set_ylim(bottom=0)
         _thousands(axes[0])
-        legend_right(axes[0])
+        legend(axes[0])
         if known_peak:
             axes[1].plot(*thinned(steps, used), **line_style(2))
             axes[1].set_title("Model FLOPs used, share of the device's peak")
@@ -153,7 +154,7 @@ def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> P
             axes.plot(*thinned(at, values), color=SERIES[0])
             axes.set_title(_label(value, 36))
             axes.margins(x=0.01)
-            axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 8, integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 8, integer=True, steps=[1, 2, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
             axes.set_xlabel("optimizer steps completed")
         for axes in panels[len(found) :]:
@@ -181,17 +182,17 @@ def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: in
             colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
             axes.plot(middle, got, marker, color=colour, markersize=3.6, label=f"{_label(source)}, realised")
             if source in asked:
-                line = np.arange(len(asked[source]))
+                line = np.arange(1, steps + 1)
                 axes.plot(line, asked[source], color=colour, linestyle=DASHES[1], label=f"{_label(source)}, asked")
         axes.set_title("Share of rows")
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.margins(x=0.01)
         _steps_axis(axes)
-        legend_right(axes)
+        legend(axes)
 
     everything = sum(int(counts.sum()) for _, counts in found.values())
-    said = "; ".join(f"{s} {100 * counts.sum() / everything:.1f} % overall" for s, (_, counts) in found.items())
+    said = "; ".join(f"{s} {share(counts.sum() / everything)} overall" for s, (_, counts) in found.items())
     return draw("mixture", "Data mix: realised against asked", f"Realised share of rows by step: {said}.", 3.1, paint)
 
 
@@ -205,6 +206,10 @@ def benchmark_figure(evaluations: Sequence[Mapping]) -> Picture | None:
     if not lines:
         return None
     models = [model for model in MODEL_NAMES if any(model in scores for scores in lines.values())]
+    marks = [
+        s.get(k) or 0.0 for scores in lines.values() for s in scores.values() for k in ("value", "ci_high", "chance")
+    ]
+    reach = min(1.0, 1.15 * max(marks)) or 1.0
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -212,28 +217,32 @@ def benchmark_figure(evaluations: Sequence[Mapping]) -> Picture | None:
         for i, scores in enumerate(lines.values()):
             chances = {m["chance"] for m in scores.values() if m.get("chance") is not None}
             for chance in chances:
-                once = {} if "chance" in seen else {"label": "chance"}
+                once = "" if "chance" in seen else "chance"
                 seen.add("chance")
-                axes.plot([chance, chance], [i - 0.38, i + 0.38], color=MUTED, linestyle=DASHES[2], linewidth=1.6, **once)
+                axes.plot(
+                    [chance, chance], [i - 0.38, i + 0.38], color=MUTED, linestyle=DASHES[2], linewidth=1.6, label=once
+                )
             for j, model in enumerate(models):
                 if model not in scores:
                     continue
                 score, place = scores[model], i + 0.28 * (j - (len(models) - 1) / 2)
-                once = {} if model in seen else {"label": MODEL_NAMES[model]}
+                once = "" if model in seen else MODEL_NAMES[model]
                 seen.add(model)
                 if score.get("ci_low") is not None and score.get("ci_high") is not None:
                     axes.plot([score["ci_low"], score["ci_high"]], [place, place], color=SERIES[j], linewidth=1.6)
-                axes.plot(score["value"], place, MARKERS[j], color=SERIES[j], markersize=6, linestyle="none", **once)
+                axes.plot(
+                    score["value"], place, MARKERS[j], color=SERIES[j], markersize=6, linestyle="none", label=once
+                )
         axes.set_yticks(range(len(lines)), [f"{_label(task)}\n{_label(metric)}" for task, metric in lines])
         axes.set_ylim(len(lines) - 0.5, -0.5)
-        axes.set_xlim(-0.01, 1.01)
+        axes.set_xlim(-0.01 * reach, 1.01 * reach)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(axis="y", visible=False)
         axes.set_xlabel("score; bars are 95 % intervals")
-        legend_right(axes)
+        legend(axes)
 
     said = [
-        f"{task} {metric}: " + ", ".join(f"{MODEL_NAMES[m]} {100 * s[m]['value']:.1f} %" for m in models if m in s)
+        f"{task} {metric}: " + ", ".join(f"{MODEL_NAMES[m]} {share(s[m]['value'])}" for m in models if m in s)
         for (task, metric), s in lines.items()
     ]
     height_in = 0.9 + 0.55 * len(lines)
@@ -246,7 +255,9 @@ def cost_figure(stages: Sequence[StageRow]) -> Picture | None:
     if not longest or longest[0].wall_s <= 0:
         return None
     priced = any(s.cost_usd > 0 for s in stages)
-    scale, unit = next((x, u) for x, u in ((3600, "hours"), (60, "minutes"), (1, "seconds")) if longest[0].wall_s >= x or x == 1)
+    scale, unit = next(
+        (x, u) for x, u in ((3600, "hours"), (60, "minutes"), (1, "seconds")) if longest[0].wall_s >= x or x == 1
+    )
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -262,6 +273,6 @@ def cost_figure(stages: Sequence[StageRow]) -> Picture | None:
         axes.set_xlabel(f"wall time, {unit}")
 
     said = "; ".join(f"{s.stage} {s.label} {duration(s.wall_s)}" for s in longest[:4])
-    left_out = f" The {len(longest)} longest of {len(stages)} artifacts." if len(stages) > len(longest) else ""
-    caption = f"Time by stage.{left_out}" if left_out else "Time by stage"
-    return draw("cost", caption, f"Bar chart of wall time; longest: {said}.", 0.7 + 0.27 * len(longest), paint)
+    note = f"The {len(longest)} longest of {len(stages)} artifacts." if len(stages) > len(longest) else ""
+    alt = f"Bar chart of wall time; longest: {said}."
+    return draw("cost", "Wall time by artifact", alt, 0.7 + 0.27 * len(longest), paint, note)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from data.config import MixtureRecipe
-from models.maps import Map
+
+if TYPE_CHECKING:
+    from models.maps import Map
 
 
 @dataclass(frozen=True)

@@ -22,14 +22,17 @@ def lineage_figure(stages: Sequence[StageRow]) -> Picture | None:
     places = _places(stages)
     by_key = {stage.key: stage for stage in stages}
     edges = [
-        (by_key[parent], stage) for stage in stages for parent in sorted(set(stage.parents.values())) if parent in by_key
+        (by_key[parent], stage)
+        for stage in stages
+        for parent in sorted(set(stage.parents.values()))
+        if parent in by_key
     ]
     if not edges:
         return None
     columns = 1 + max(column for column, _ in places.values())
     height_in = 0.1 + _ROW_IN * (1 + max(row for _, row in places.values()))
-    pitch_in = (WIDTH_IN - 0.1) / columns
-    box_in = min(pitch_in - _GAP_IN, 2.0)
+    box_in = min((WIDTH_IN - 0.1 + _GAP_IN) / columns - _GAP_IN, 2.0)
+    pitch_in = (WIDTH_IN - 0.1 - box_in) / max(columns - 1, 1)
     letters = max(int(box_in / 0.082), 6)
 
     def corner(stage: StageRow) -> tuple[float, float]:
@@ -52,16 +55,25 @@ def lineage_figure(stages: Sequence[StageRow]) -> Picture | None:
             x, y = corner(stage)
             axes.add_patch(
                 FancyBboxPatch(
-                    (x, y), box_in, _BOX_HEIGHT_IN, "round,pad=0,rounding_size=0.05",
-                    facecolor=PAPER, edgecolor=SERIES[0], linewidth=0.9, zorder=2,
+                    (x, y),
+                    box_in,
+                    _BOX_HEIGHT_IN,
+                    "round,pad=0,rounding_size=0.05",
+                    facecolor=PAPER,
+                    edgecolor=SERIES[0],
+                    linewidth=0.9,
+                    zorder=2,
                 )
             )
-            texts = ((one_line(stage.stage, letters), 0.375, INK, "bold", 8.2), (one_line(stage.label, letters), 0.235, INK, "normal", 7.6))
+            texts = (
+                (one_line(stage.stage, letters), 0.375, INK, "bold", 8.2),
+                (one_line(stage.label, letters), 0.235, INK, "normal", 7.6),
+            )
             for text, height, colour, weight, points in (*texts, (stage.key[:12], 0.095, MUTED, "normal", 7.0)):
                 axes.text(x + 0.07, y + height, text, color=colour, weight=weight, size=points, va="center", zorder=3)
 
     joined = "; ".join(f"{a.stage} {a.label} to {b.stage} {b.label}" for a, b in edges)
-    return draw("lineage", "Lineage: an arrowless line leads from an input, left, to what was made of it", f"Graph of artifacts: {joined}.", height_in, paint)
+    return draw("lineage", "What was made from what, left to right", f"Graph of artifacts: {joined}.", height_in, paint)
 
 
 def _places(stages: Sequence[StageRow]) -> dict[str, tuple[int, int]]:

@@ -1,4 +1,4 @@
-"""Interpretability maps as figures: one figure a map name, base and SFT side by side, and for heat maps their difference.
+"""Interpretability maps as figures: one a map name, base and SFT side by side, for heat maps also their difference.
 
 Both models share one scale, so that colours and heights compare. A map of kind `table` becomes no figure (see
 `reports.sections`). More than `_MAX_LINES` series are drawn as a heat map, because no legend could tell them apart.
@@ -7,16 +7,18 @@ Both models share one scale, so that colours and heights compare. A map of kind 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from models.maps import Map
-from reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, legend_right, line_style
+from reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, legend, line_style
 from reports.figures import MODEL_NAMES
-from reports.text import clean, number, one_line
+from reports.text import number, one_line
+
+if TYPE_CHECKING:
+    from models.maps import Map
 
 _MAX_LINES = 8
 _ANNOTATE_COLUMNS, _ANNOTATE_ROWS = 18, 32
@@ -29,21 +31,18 @@ def map_figure(by_model: Mapping[str, Map]) -> Picture | None:
     if first.kind == "table" or any(values.size == 0 for values in panels.values()):
         return None
     shift = _shift(by_model)
-    caption = one_line(first.title, 120) + (f". {clean(first.note)}" if first.note else "")
     alt = f"{first.title}. " + " ".join(_said(name, values, first.unit) for name, values in panels.items())
     if shift is not None:
-        alt += f" Shift, SFT minus base, from {number(np.nanmin(shift))} to {number(np.nanmax(shift))}."
+        alt += f" Shift, SFT minus base, from {number(shift.min())} to {number(shift.max())}."
     as_heat = first.kind == "heatmap" or (first.kind == "lines" and len(first.values) > _MAX_LINES)
     if as_heat:
-        return _heat(first, panels, shift, caption, alt)
-    return _plot(first, panels, by_model, caption, alt)
+        return _heat(first, panels, shift, alt)
+    return _plot(first, panels, alt)
 
 
 def _numbers(one: Map) -> np.ndarray:
-    """Float64 [rows, columns]; gaps are NaN."""
-    if one.kind == "table":
-        return np.empty((0, 0))
-    return np.array([[np.nan if v is None else v for v in row] for row in one.values], dtype=float)
+    """Float64 [rows, columns]."""
+    return np.array(one.values, dtype=float)
 
 
 def _shift(by_model: Mapping[str, Map]) -> np.ndarray | None:
@@ -55,19 +54,15 @@ def _shift(by_model: Mapping[str, Map]) -> np.ndarray | None:
 
 
 def _said(name: str, values: np.ndarray, unit: str) -> str:
-    if not np.isfinite(values).any():
-        return f"{name}: no finite value."
-    low, mean, high = np.nanmin(values), np.nanmean(values), np.nanmax(values)
+    low, mean, high = float(values.min()), float(values.mean()), float(values.max())
     return f"{name}: from {number(low)} to {number(high)}, mean {number(mean)}{' ' + unit if unit else ''}."
 
 
-def _heat(one: Map, panels: Mapping[str, np.ndarray], shift: np.ndarray | None, caption: str, alt: str) -> Picture:
+def _heat(one: Map, panels: Mapping[str, np.ndarray], shift: np.ndarray | None, alt: str) -> Picture:
     rows, columns = next(iter(panels.values())).shape
     count = len(panels) + (shift is not None)
     side_by_side = columns * count <= 48
-    drawn = np.concatenate([values.ravel() for values in panels.values()])
-    drawn = drawn[np.isfinite(drawn)]
-    scale = Normalize(drawn.min(), drawn.max()) if len(drawn) else Normalize(0, 1)
+    scale = min(values.min() for values in panels.values()), max(values.max() for values in panels.values())
     row_in = 0.2 if rows <= 32 else max(5.5 / rows, 0.02)
     panel_in = max(rows * row_in, 1.3) + 0.75
     width_in = (WIDTH_IN - 1.4) / (count if side_by_side else 1)
@@ -78,42 +73,45 @@ def _heat(one: Map, panels: Mapping[str, np.ndarray], shift: np.ndarray | None, 
         for panel, (name, values) in zip(axes, panels.items(), strict=False):
             image = _heat_panel(panel, one, values, "cividis", scale, width_in)
             panel.set_title(name)
-        figure.colorbar(image, ax=axes[: len(panels)], label=one.unit or None, pad=0.02, fraction=0.05, aspect=30).outline.set_visible(False)  # type: ignore[operator]
+        figure.colorbar(
+            image, ax=axes[: len(panels)], label=one.unit or None, pad=0.02, fraction=0.05, aspect=30
+        ).outline.set_visible(False)  # type: ignore[operator]
         if shift is not None:
-            reach = float(np.nanmax(np.abs(shift), initial=0.0)) or 1.0
-            image = _heat_panel(axes[-1], one, shift, "RdBu_r", Normalize(-reach, reach), width_in)
+            reach = float(np.abs(shift).max()) or 1.0
+            image = _heat_panel(axes[-1], one, shift, "RdBu_r", (-reach, reach), width_in)
             axes[-1].set_title("shift: SFT − base")
-            figure.colorbar(image, ax=axes[-1:], label=one.unit or None, pad=0.02, fraction=0.08, aspect=30).outline.set_visible(False)  # type: ignore[operator]
+            figure.colorbar(
+                image, ax=axes[-1:], label=one.unit or None, pad=0.02, fraction=0.08, aspect=30
+            ).outline.set_visible(False)  # type: ignore[operator]
         for i, panel in enumerate(axes):
             if one.y_label and (i == 0 or not side_by_side):
                 panel.set_ylabel(one_line(one.y_label, 40))
 
-    return draw(f"map-{_slug(one.name)}", caption, alt, panel_in * (1 if side_by_side else count), paint)
+    return draw(f"map-{_slug(one.name)}", one.title, alt, panel_in * (1 if side_by_side else count), paint, one.note)
 
 
-def _heat_panel(axes: Axes, one: Map, values: np.ndarray, colours: str, scale: Normalize, width_in: float):
-    image = axes.imshow(values, aspect="auto", cmap=colours, norm=scale, interpolation="none", rasterized=False)
+def _heat_panel(axes: Axes, one: Map, values: np.ndarray, colours: str, scale: tuple[float, float], width_in: float):
+    image = axes.imshow(values, aspect="auto", cmap=colours, vmin=scale[0], vmax=scale[1], interpolation="none")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     rows, columns = values.shape
     _ticks(axes.xaxis, one.x_ticks, columns, width_in)
-    _ticks(axes.yaxis, one.y_ticks, rows, rows * 0.2 if rows <= 32 else 5.5, upright=True)
+    _ticks(axes.yaxis, one.y_ticks or one.series, rows, rows * 0.2 if rows <= 32 else 5.5, upright=True)
     if one.x_label:
         axes.set_xlabel(one_line(one.x_label, 60))
     if rows <= _ANNOTATE_ROWS and columns <= _ANNOTATE_COLUMNS and width_in / columns > 0.42:
-        for row, column in np.argwhere(np.isfinite(values)):
-            red, green, blue, _ = image.cmap(scale(values[row, column]))
+        for row, column in np.ndindex(rows, columns):
+            red, green, blue, _ = image.cmap(image.norm(values[row, column]))
             ink = "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
-            text = _cell(float(values[row, column]), float(scale.vmax) - float(scale.vmin))
+            text = _cell(float(values[row, column]), scale[1] - scale[0])
             axes.text(column, row, text, ha="center", va="center", size=7, color=ink)
     return image
 
 
 def _cell(value: float, spread: float) -> str:
     """Short enough for a cell; digits below a thousandth of the scale are noise there."""
-    text = f"{value:.2f}" if 0.5 <= spread < 100 else number(value, 2)
-    return text.replace("-", "−")
+    return f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−") if 0.5 <= spread < 100 else number(value, 2)
 
 
 def _ticks(axis, labels: Sequence[str] | None, count: int, room_in: float, upright: bool = False) -> None:
@@ -128,7 +126,7 @@ def _ticks(axis, labels: Sequence[str] | None, count: int, room_in: float, uprig
         axis.set_tick_params(rotation=60)
 
 
-def _plot(one: Map, panels: Mapping[str, np.ndarray], by_model: Mapping[str, Map], caption: str, alt: str) -> Picture:
+def _plot(one: Map, panels: Mapping[str, np.ndarray], alt: str) -> Picture:
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
         width_in = (WIDTH_IN - 2.2) / len(panels)
@@ -140,9 +138,9 @@ def _plot(one: Map, panels: Mapping[str, np.ndarray], by_model: Mapping[str, Map
                 _ticks(panel.xaxis, one.x_ticks, values.shape[1], width_in)
         axes[0].set_ylabel(one_line(" ".join(filter(None, (one.y_label, f"({one.unit})" if one.unit else ""))), 48))
         if len(one.values) > 1 and one.series:
-            legend_right(axes[-1])
+            legend(axes[-1], width_in)
 
-    return draw(f"map-{_slug(one.name)}", caption, alt, 3.0, paint)
+    return draw(f"map-{_slug(one.name)}", one.title, alt, 3.0, paint, one.note)
 
 
 def _series_name(one: Map, index: int) -> str:
@@ -161,8 +159,13 @@ def _bars(axes: Axes, one: Map, values: np.ndarray) -> None:
     for i, row in enumerate(values):
         places = np.arange(len(row)) + width * (i - (len(values) - 1) / 2)
         axes.bar(
-            places, row, width * 0.94, color=SERIES[i % len(SERIES)], label=_series_name(one, i),
-            hatch=hatches[i % len(hatches)], edgecolor="none" if i == 0 else "#00000055",
+            places,
+            row,
+            width * 0.94,
+            color=SERIES[i % len(SERIES)],
+            label=_series_name(one, i),
+            hatch=hatches[i % len(hatches)],
+            edgecolor="none" if i == 0 else "#00000055",
         )
     axes.grid(axis="x", visible=False)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from data.config import MixtureRecipe
+from data.mixture import scheduled_weights
 
 Row = Mapping[str, Any]
 
@@ -80,15 +81,9 @@ def thinned(steps: np.ndarray, values: np.ndarray, bins: int = 500) -> tuple[np.
 
 
 def asked_shares(mixture: MixtureRecipe, steps: int) -> dict[str, np.ndarray]:
-    """Per source the share of rows asked for at steps 0..steps: `start`, then linear to `end`; float64 [steps + 1]."""
-    end = mixture.end or mixture.start
-    first, last = sum(mixture.start.values()), sum(end.values())
-    ramp_steps = mixture.anneal_fraction * steps
-    at = np.arange(steps + 1)
-    moved = np.clip((at - (steps - ramp_steps)) / ramp_steps, 0, 1) if ramp_steps else (at >= steps) * 1.0
-    return {
-        source: (1 - moved) * mixture.start[source] / first + moved * end[source] / last for source in mixture.start
-    }
+    """Per source the share of rows asked for in each of the steps, float64 [steps]; item 0 is the first step."""
+    weights_NS = scheduled_weights(mixture, steps)
+    return {source: weights_NS[:, i] for i, source in enumerate(sorted(mixture.start))}
 
 
 def realised_rows(rows: Sequence[Row]) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -27,13 +27,15 @@ class ReportStageRecipe(Recipe):
     report: ReportRecipe
     preset: str
     preset_yaml: str = Field(description="The whole preset but its runtime")
+    command: str = Field(description="What reproduces the lifecycle")
     mixture: MixtureRecipe
     steps: int
 
 
 @stage("report")
 def report(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
-    """Write `report.html`, `report.md` and the figures."""
+    """Write `report.html`, `report.md`, the figures, and `preset.yaml`, which reproduces it all."""
+    (run.out / "preset.yaml").write_text(recipe.preset_yaml)
     return write_report(_collect(recipe, inputs), run.out)
 
 
@@ -45,11 +47,11 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         title=recipe.report.title or recipe.preset,
         preset=recipe.preset,
         preset_yaml=recipe.preset_yaml,
-        command=f"athanor run {recipe.preset}",
+        command=recipe.command,
         stages=[StageRow.from_manifest(artifact.manifest) for artifact in _each(inputs)],
         model=model,
         parameters=parameter_counts(ModelRecipe.model_validate(model)),
-        shards=[_shard_row(source, split, artifact) for source, artifact in inputs["shards"].items() for split in SPLITS],
+        shards=[_shard_row(source, split, shards) for source, shards in inputs["shards"].items() for split in SPLITS],
         mixture=recipe.mixture,
         pretrain_steps=recipe.steps,
         pretrain_metrics=_jsonl(base, "metrics.jsonl"),

@@ -24,11 +24,10 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import CachePolicy
 from prefect.context import FlowRunContext
 from prefect.logging import get_logger, get_run_logger
-from prefect.states import Completed, Failed
+from prefect.states import Completed
 
 from data.code import code_fingerprint
 from data.config import Recipe
-from data.errors import UserError
 from data.runtime import Runtime
 from data.store import Artifact, Store, artifact_key, no_space
 from tasks.trainer.exits import Retryable
@@ -88,16 +87,11 @@ class Stage:
         """
         store = Store()
         artifact = self.artifact(recipe, label, inputs, store)
-        log = _logger()
-        problem = store.problem(artifact, verify=decision.verify)
-        if problem is not None and artifact.path.exists():
-            log.warning("%s is not whole: %s; rebuilding it", artifact.name, problem)
-        elif problem is None and self._drifted(artifact):
-            action = "rebuilding it" if runtime.rebuild_drifted else "used as it is (--rebuild-drifted rebuilds it)"
-            log.warning("%s was made by other code than today's: %s", artifact.name, action)
-        stale = problem is None and (decision.rebuild or (runtime.rebuild_drifted and self._drifted(artifact)))
+        stale = False
+        if artifact.path.exists():
+            stale = decision.rebuild or self._is_stale(store, artifact, runtime, decision.verify)
         record = f"{artifact.name}/result.json"
-        if stale or problem is not None:
+        if stale:
             (store.root / record).unlink(missing_ok=True)
         task = self.task.with_options(
             task_run_name=f"{self.name} {label}",
@@ -108,29 +102,34 @@ class Stage:
         task(recipe, artifact, runtime, inputs, stale)
         return store.artifact(self.name, label, artifact.key)
 
-    def _drifted(self, artifact: Artifact) -> bool:
-        return artifact.manifest["code"] != self.fingerprint()
+    def _is_stale(self, store: Store, artifact: Artifact, runtime: Runtime, verify: bool) -> bool:
+        """Whether an existing directory must be built again: torn, altered, or drifted and so asked for."""
+        if (problem := store.problem(artifact, verify)) is not None:
+            _logger().warning("%s is not whole: %s; rebuilding it", artifact.name, problem)
+            return True
+        if artifact.manifest["code"] == self.fingerprint():
+            return False
+        action = "rebuilding it" if runtime.rebuild_drifted else "used as it is (--rebuild-drifted rebuilds it)"
+        _logger().warning("%s was made by other code than today's: %s", artifact.name, action)
+        return runtime.rebuild_drifted
 
     def fingerprint(self) -> str:
         """Fingerprint of the code this stage runs."""
         return "-".join(code_fingerprint(module)[:16] for module in self.modules)
 
-    def _run(self, recipe: Recipe, artifact: Artifact, runtime: Runtime, inputs: Inputs, rebuild: bool) -> Any:
+    def _run(self, recipe: Recipe, artifact: Artifact, runtime: Runtime, inputs: Inputs, stale: bool) -> Any:
         store = Store()
         log = _logger()
         started = time.time()
         try:
             with store.lock(artifact, lambda: log.info("another run is building %s; waiting for it", artifact.name)):
-                published_meanwhile = not rebuild or artifact.path.stat().st_mtime > started
-                if store.problem(artifact) is None and published_meanwhile:
+                if store.problem(artifact) is None and (not stale or artifact.path.stat().st_mtime > started):
                     return Completed(name="Cached", message=f"{artifact.name} was in the store", data=artifact.name)
                 self._build(store, artifact, recipe, runtime, inputs)
-        except UserError as error:
-            return Failed(message=str(error), data=error)
         except OSError as error:
             if (full := no_space(error, store.root)) is None:
                 raise
-            return Failed(message=str(full), data=full)
+            raise full from None
         return artifact.name
 
     def _build(self, store: Store, artifact: Artifact, recipe: Recipe, runtime: Runtime, inputs: Inputs) -> None:

@@ -58,7 +58,6 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
                 )
 
     run_trainer(run.out, on_row)
-    for leftover in ("checkpoints", "wandb"):
-        shutil.rmtree(run.out / leftover, ignore_errors=True)
+    shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
     total = ledger_total(run.out)
     return {**final, "wall_s": total.device_s, "cost_usd": total.usd}

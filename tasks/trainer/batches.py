@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from data.errors import UserError
-from data.loader import Batch, ChatLoader, MixtureLoader
+from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
+from data.shards import TokenShards
 from tasks.trainer.config import RunSpec
 
 Loader = MixtureLoader | ChatLoader
@@ -31,6 +32,17 @@ def build_loader(spec: RunSpec) -> Loader:
     if set(shard_dirs) != {"chat"}:
         raise UserError(f"run.json: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
     return ChatLoader(shard_dirs["chat"], **shape)
+
+
+def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
+    """The held-out batches of every source that has any text held out."""
+    found = {}
+    for source, folder in spec.shard_dirs.items():
+        shards = TokenShards(Path(folder) / "held_out")
+        train = spec.train
+        rows = spec.runtime.eval_batch_rows
+        found[source] = list(held_out_batches(shards, train.seq_len_tokens, train.eval_tokens, rows))
+    return {source: batches for source, batches in found.items() if batches}
 
 
 def read_ahead(loader: Loader, first_step: int, steps: int, batch_rows: int) -> Iterator[Batch]:

@@ -22,12 +22,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
-import torch.distributed.checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from data.errors import UserError
 from data.store import fsync_path, sha256_file, write_json
@@ -53,21 +56,19 @@ def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
     state = model.state_dict()
     own = {name for name, _ in model.named_parameters()} | {name for name, _ in model.named_buffers()}
     tensors = {f"model.{name}": tensor for name, tensor in state.items() if name in own}
-    for name, values in get_optimizer_state_dict(model, optimizer)["state"].items():
+    moments: dict[str, Any] = get_optimizer_state_dict(model, optimizer)["state"]  # pyright: ignore[reportAssignmentType]
+    for name, values in moments.items():
         tensors |= {f"optimizer.{name}.{field}": value for field, value in values.items()}
     return tensors
 
 
 class CheckpointFolder:
-    """The checkpoints of one run. `on_event` hears, in one line, of everything unusual."""
+    """The checkpoints of one run, which is known by its artifact's key and its loader's fingerprint."""
 
-    def __init__(
-        self, folder: Path, key: str, loader_fingerprint: str, keep: int, on_event: Callable[[str], None]
-    ):
+    def __init__(self, folder: Path, key: str, loader_fingerprint: str, keep: int):
         self.folder = folder
         self._identity = {"key": key, "loader_fingerprint": loader_fingerprint}
         self._keep = keep
-        self._on_event = on_event
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, tensors: dict[str, torch.Tensor], position: Position) -> None:
@@ -89,28 +90,33 @@ class CheckpointFolder:
         fsync_path(self.folder)
         self._prune()
 
-    def load_newest(self, tensors: dict[str, torch.Tensor]) -> Position | None:
-        """Fill `tensors` and the random generators from the newest valid checkpoint; None when there is none.
+    def newest(self, on_damage: Callable[[str], None]) -> Path | None:
+        """The newest valid checkpoint; None when there is none.
 
-        Raises UserError for a checkpoint of another key or another data order.
+        `on_damage` gets one line for each newer one that had to be set aside. Raises UserError for a checkpoint of
+        another key or another data order.
         """
         for path in reversed(self._steps()):
-            if (problem := _problem(path)) is not None:
-                os.rename(path, path.with_name(path.name + ".damaged"))
-                self._on_event(f"checkpoint {path.name} is damaged ({problem}); falling back to the one before it")
-                continue
-            self._refuse_foreign(path)
-            with _dcp_errors():
-                dcp.load(tensors, storage_reader=dcp.HuggingFaceStorageReader(str(path)), no_dist=True)
-            state = json.loads((path / STATE).read_text())
-            _set_random_state(state["random"])
-            return Position(state["step"], state["tokens"])
+            if (problem := _problem(path)) is None:
+                self._refuse_foreign(path)
+                return path
+            shutil.rmtree(path.with_name(path.name + ".damaged"), ignore_errors=True)
+            os.rename(path, path.with_name(path.name + ".damaged"))
+            on_damage(f"checkpoint {path.name} is damaged ({problem}); falling back to the one before it")
         return None
 
-    def _write(self, partial: Path, tensors: dict[str, torch.Tensor], position: Position) -> None:
-        writer = dcp.HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_file_of_each(tensors))
+    def load(self, path: Path, tensors: dict[str, torch.Tensor]) -> Position:
+        """Fill `tensors` and set the random generators from what `newest` found."""
         with _dcp_errors():
-            dcp.save(tensors, storage_writer=writer, no_dist=True)
+            dcp_load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+        state = json.loads((path / STATE).read_text())
+        _set_random_state(state["random"])
+        return Position(state["step"], state["tokens"])
+
+    def _write(self, partial: Path, tensors: dict[str, torch.Tensor], position: Position) -> None:
+        writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_file_of_each(tensors))
+        with _dcp_errors():
+            dcp_save(tensors, storage_writer=writer, no_dist=True)
         state = {"step": position.step, "tokens": position.tokens, "random": _random_state()}
         (partial / STATE).write_text(json.dumps(state))
         files = {}
@@ -173,12 +179,12 @@ def _dcp_errors() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             yield
-    except dcp.CheckpointException as error:
+    except CheckpointException as error:
         raise error.failures[min(error.failures)][0] from None
 
 
 def _random_state() -> dict[str, Any]:
-    name, words, *rest = np.random.get_state(legacy=True)
+    name, words, *rest = cast("tuple[str, np.ndarray, int, int, float]", np.random.get_state(legacy=True))
     on_cuda = torch.cuda.is_available() and torch.cuda.is_initialized()
     return {
         "torch": bytes(torch.get_rng_state().numpy()).hex(),

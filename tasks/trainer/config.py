@@ -29,7 +29,9 @@ class TrainRecipe(Recipe):
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW first-moment decay")
     beta2: float = Field(0.95, ge=0, lt=1, description="AdamW second-moment decay")
     eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
-    weight_decay: float = Field(0.1, ge=0, description="Decoupled decay of matrices; never of gains, biases, alpha, beta")
+    weight_decay: float = Field(
+        0.1, ge=0, description="Decoupled decay of matrices; never of gains, biases, alpha, beta"
+    )
     grad_clip: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this")
     seed: int = Field(0, ge=0, description="Seed of initialisation, data order and noise")
     eval_every_steps: int = Field(200, ge=1, description="Held-out evaluation interval")

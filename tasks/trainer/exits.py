@@ -50,6 +50,7 @@ def exit_of(error: BaseException) -> Exit:
 
     A missing or forbidden file is a fault of the code or the set-up, not of the disk: those are FAILED.
     """
+    from safetensors import SafetensorError
     from torch import OutOfMemoryError
 
     from data.errors import UserError
@@ -61,6 +62,7 @@ def exit_of(error: BaseException) -> Exit:
     no_host_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if isinstance(error, OutOfMemoryError | MemoryError) or no_host_memory:
         return Exit.OUT_OF_MEMORY
-    if isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS:
+    full_in_safetensors = isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)
+    if (isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS) or full_in_safetensors:
         return Exit.IO_ERROR
     return Exit.FAILED

@@ -38,7 +38,9 @@ def evaluate(
             target_N = rows["targets_BT"][counted_BT]
             nats_N = _nats(model, h_BTD[counted_BT], target_N)
         bytes_N = token_bytes_V[target_N]
-        sums += torch.stack([nats_N.sum(), (nats_N * (bytes_N > 0)).sum(), bytes_N.sum(), torch.ones_like(nats_N).sum()])
+        sums += torch.stack(
+            [nats_N.sum(), (nats_N * (bytes_N > 0)).sum(), bytes_N.sum(), torch.ones_like(nats_N).sum()]
+        )
     nats, text_nats, text_bytes, tokens = sums.tolist()
     return {
         "loss": nats / max(1.0, tokens),

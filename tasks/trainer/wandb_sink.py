@@ -49,9 +49,7 @@ class WandbSink:
             mode=_mode(spec),
             dir=run_dir,
             config=spec.model_dump(mode="json"),
-            settings=wandb.Settings(
-                console="off", quiet=True, init_timeout=PATIENCE_S, finish_timeout=PATIENCE_S
-            ),
+            settings=wandb.Settings(console="off", quiet=True, init_timeout=PATIENCE_S, finish_timeout=PATIENCE_S),
         )
         self._run.define_metric("*", step_metric="step")
 

@@ -1,0 +1,175 @@
+"""Local files: whole texts (.txt .md .tex .py), JSON lines (.jsonl) and Parquet tables.
+
+A text file is one document, however long: where to cut a book is not ours to guess. Each line of a
+.jsonl and each row of a .parquet is a record. Text and .jsonl may be compressed (.gz, .zst). Files come in
+sorted order and lines in file order, so the same files always give the same documents.
+"""
+
+from __future__ import annotations
+
+import codecs
+import glob
+import io
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from data.errors import UserError
+from data.sources.records import Raw, Reject
+
+TEXT_SUFFIXES = (".txt", ".md", ".tex", ".py")
+RECORD_SUFFIXES = (".jsonl", ".parquet")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+MAX_DOCUMENT_BYTES = 1 << 30  # what one document may take in memory
+_ROWS_PER_BATCH = 256
+
+
+def list_files(path: str, records_only: bool = False) -> list[tuple[str, Path]]:
+    """Readable files under `path` (a file, a folder or a glob) as (name relative to it, path), sorted by name.
+
+    `records_only` leaves out whole texts, which hold no conversations. Hidden files and folders and links
+    to folders are passed over. Raises UserError when nothing is there or nothing of it can be read.
+    """
+    allowed = RECORD_SUFFIXES if records_only else TEXT_SUFFIXES + RECORD_SUFFIXES
+    root = Path(path).expanduser()
+    if os.path.isfile(root):
+        if _kind(root) not in allowed:
+            raise UserError(f"{path}: suffix {root.suffix!r} cannot be read; {_readable(allowed)}")
+        return [(root.name, root)]
+    if os.path.isdir(root):
+        found = list(_walk(root))
+    elif any(mark in path for mark in "*?["):
+        matches = [Path(match) for match in glob.glob(str(root), recursive=True)]
+        root = Path(os.path.commonpath([match.parent for match in matches])) if matches else root
+        found = [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
+        if not found:
+            raise UserError(f"{path}: the pattern matches no file; correct it or add files")
+    else:
+        raise UserError(f"{path}: no such file or folder; correct the path")
+    files = sorted({(_name(file, root), file) for file in found if _kind(file) in allowed})
+    if not files:
+        raise UserError(f"{path}: none of its {len(found)} files can be read; {_readable(allowed)}")
+    return files
+
+
+def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iterator[Raw | Reject]:
+    """Every document and record of `files`, in order; `fields` are the Parquet columns that are read.
+
+    Raises UserError for a file that cannot be opened, is damaged or truncated, or lacks a column.
+    """
+    for name, path in files:
+        try:
+            if _kind(path) == ".parquet":
+                yield from _read_parquet(name, path, fields)
+            elif _kind(path) == ".jsonl":
+                yield from _read_jsonl(name, path)
+            else:
+                yield _read_text(name, path)
+        except OSError as error:  # also what pyarrow raises for a compressed stream that breaks off
+            reason = str(error.strerror or error).splitlines()[0]
+            raise UserError(f"{path}: cannot be read to its end ({reason}); replace the file") from None
+
+
+def _name(file: Path, root: Path) -> str:
+    """Path below `root` with '/', as text that has a UTF-8 form whatever the file system holds."""
+    return os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+
+
+def _readable(suffixes: Sequence[str]) -> str:
+    return f"readable are {' '.join(suffixes)} (text and .jsonl also as .gz .zst)"
+
+
+def _kind(path: Path) -> str:
+    """The suffix that says how to read a file, below its compression."""
+    suffix = path.suffix.lower()
+    if suffix not in COMPRESSIONS:
+        return suffix
+    inner = Path(path.stem).suffix.lower()
+    return suffix if inner == ".parquet" else inner
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            file = Path(parent, name)
+            if not name.startswith(".") and file.is_file():
+                yield file
+
+
+def _open(path: Path) -> BinaryIO:
+    """Bytes of a file, decompressed. pyarrow's streams notice a truncated .zst; `zstandard.open` ends quietly."""
+    import pyarrow
+
+    compression = COMPRESSIONS.get(path.suffix.lower())
+    if compression is None:
+        return path.open("rb")
+    return io.BufferedReader(cast(Any, pyarrow.input_stream(str(path), compression=compression)), 1 << 16)
+
+
+def _read_text(name: str, path: Path) -> Raw | Reject:
+    with _open(path) as stream:
+        content = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        return Reject(name, None, f"longer than {MAX_DOCUMENT_BYTES} bytes; cut it into files or use .jsonl")
+    try:
+        return Raw(content.decode("utf-8-sig"), name)
+    except UnicodeDecodeError as error:
+        return Reject(name, None, f"not UTF-8 at byte {error.start}")
+
+
+def _read_jsonl(name: str, path: Path) -> Iterator[Raw | Reject]:
+    with _open(path) as stream:
+        number = 0
+        while line := stream.readline(MAX_DOCUMENT_BYTES + 1):
+            number += 1
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if len(line) > MAX_DOCUMENT_BYTES:
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(MAX_DOCUMENT_BYTES)
+                yield Reject(name, number, f"line longer than {MAX_DOCUMENT_BYTES} bytes")
+            elif line.strip():
+                yield _parse_line(name, number, line)
+
+
+def _parse_line(name: str, number: int, line: bytes) -> Raw | Reject:
+    try:
+        record = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        return Reject(name, number, f"not UTF-8 at byte {error.start} of the line")
+    except json.JSONDecodeError as error:
+        return Reject(name, number, f"not JSON: {error.msg} at column {error.colno}")
+    except (ValueError, RecursionError):
+        return Reject(name, number, "not JSON: nested too deeply or a number too long")
+    if not isinstance(record, dict):
+        return Reject(name, number, f"a JSON {type(record).__name__}, not an object")
+    return Raw(record, name, number)
+
+
+def _read_parquet(name: str, path: Path, fields: Sequence[str]) -> Iterator[Raw | Reject]:
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as table:
+            columns = table.schema_arrow.names
+            missing = [field for field in fields if field not in columns]
+            if missing:
+                raise UserError(f"{path}: no column {missing[0]!r}; columns: {', '.join(columns) or 'none'}")
+            number = 0
+            for batch in table.iter_batches(_ROWS_PER_BATCH, columns=list(fields)):
+                for row in range(batch.num_rows):
+                    number += 1
+                    yield _parse_row(name, number, batch, row)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{path}: not a sound Parquet file ({str(error).splitlines()[0]}); replace it") from None
+
+
+def _parse_row(name: str, number: int, batch: Any, row: int) -> Raw | Reject:
+    try:
+        return Raw({column: batch.column(column)[row].as_py() for column in batch.schema.names}, name, number)
+    except ValueError as error:  # UnicodeDecodeError, or a value Python has no type for
+        return Reject(name, number, f"unreadable value: {str(error).splitlines()[0]}")

@@ -1,0 +1,95 @@
+"""Hugging Face data sets, streamed through `datasets`; nothing is stored but the documents we keep.
+
+The token is read from HF_TOKEN, handed to `datasets` and never written, logged or put into a message.
+HF_ENDPOINT and HF_HUB_OFFLINE are honoured, as by `datasets` itself. Only data set formats that hold plain
+records are opened: others can unpickle or decode what a stranger wrote.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from data.config import SourceRecipe
+from data.errors import UserError
+from data.sources.records import Raw
+
+FORMATS = ("arrow", "csv", "json", "parquet", "text")
+
+
+def read_hub(recipe: SourceRecipe, fields: Sequence[str]) -> Iterator[Raw]:
+    """Records of the recipe's split in the data set's own order, with at least `fields` where they exist.
+
+    Raises UserError naming the id and the remedy when the data set is unknown, gated or out of reach, has
+    no such configuration, split or column, or when the stream breaks off.
+    """
+    name = f"{recipe.hub}/{recipe.split}"
+    try:
+        for number, record in enumerate(_stream(recipe, fields), start=1):
+            yield Raw(record, name, number)
+    except UserError:
+        raise
+    except Exception as error:  # requests, httpx, fsspec, pyarrow and datasets each have their own
+        raise UserError(_explain(recipe, error)) from None
+
+
+def _stream(recipe: SourceRecipe, fields: Sequence[str]) -> Any:
+    import datasets
+
+    hub_id = str(recipe.hub)
+    if os.path.exists(hub_id):
+        raise UserError(f"hub {hub_id}: a local file or folder has this name; give it as `path`, or move it")
+    builder = datasets.load_dataset_builder(
+        hub_id, recipe.hub_config, revision=recipe.hub_revision, token=os.environ.get("HF_TOKEN") or None
+    )
+    kind = type(builder).__module__.split(".")[-1]
+    if kind not in FORMATS:
+        raise UserError(f"hub {hub_id}: format {kind!r} is not opened; readable are {', '.join(FORMATS)}")
+    stream: Any = builder.as_streaming_dataset(split=recipe.split)
+    if not stream.features:
+        return stream
+    missing = [field for field in fields if field not in stream.features]
+    if missing:
+        raise UserError(f"hub {hub_id}: no column {missing[0]!r}; columns: {', '.join(stream.features)}")
+    return stream.select_columns(list(fields))
+
+
+def _explain(recipe: SourceRecipe, error: BaseException) -> str:
+    """One line for whatever `datasets` raised, without URLs or tokens from its message where we know the cause."""
+    from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled
+
+    page = f"https://huggingface.co/datasets/{recipe.hub}"
+    chain = list(_chain(error))
+    known = bool(os.environ.get("HF_TOKEN"))
+    if any(isinstance(e, GatedRepoError) for e in chain):
+        if known:
+            return f"hub {recipe.hub}: gated, and HF_TOKEN has no access yet; ask for it at {page}"
+        return f"hub {recipe.hub}: gated; ask for access at {page} and set HF_TOKEN"
+    if any(isinstance(e, DatasetNotFoundError | HFValidationError) for e in chain):
+        remedy = "check the spelling, and that HF_TOKEN may read it" if known else "check the spelling, or set HF_TOKEN"
+        at = f" at revision {recipe.hub_revision}" if recipe.hub_revision else ""
+        return f"hub {recipe.hub}: not found{at} or private; {remedy}"
+    if any(isinstance(e, DataFilesNotFoundError) for e in chain):
+        return f"hub {recipe.hub}: holds no data files; readable are {', '.join(FORMATS)}"
+    if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
+        return f"hub {recipe.hub}: offline mode is on; unset HF_HUB_OFFLINE or give local files as `path`"
+    if any(isinstance(e, OSError) for e in chain) or "httpx" in type(error).__module__:
+        return (
+            f"hub {recipe.hub}: out of reach ({type(error).__name__}); check the network and run the same command again"
+        )
+    return f"hub {recipe.hub}: {_without_token(str(error))}"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _without_token(message: str) -> str:
+    """The message as one line of bounded length, the token blotted out."""
+    token = os.environ.get("HF_TOKEN")
+    line = " ".join(message.split())[:300]
+    return line.replace(token, "<HF_TOKEN>") if token else line

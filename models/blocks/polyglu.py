@@ -1,0 +1,99 @@
+"""PolyGLU feed-forward layer: every neuron mixes four activations, routed by a learned preference and the context.
+
+    c     = expand(relu(reduce(pool(x))))            context, K channels
+    logit = (alpha[f, k] + beta[k] c[k] + noise) / tau
+    y     = down((sum_k softmax_k(logit) s_k(gate x)) * up x)
+
+`pool` is the mean of the layer's input over the document so far (causal), or over the whole row
+(sequence, as published). Pooling is linear, so it acts on the gate_width channels after `reduce` and not
+on the d_model channels before it: same numbers, a cache of gate_width values, and no second [B, T, D]
+tensor. Everything after `reduce` runs in fp32, because tau = 0.1 would magnify bf16 rounding tenfold.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kernels.polyglu import ACTIVATIONS, polyglu
+from kernels.prefix_sum import segment_cumsum
+from models.config import PolychromaticRecipe
+
+
+class PooledSum:
+    """Running sum `[B, gate_width]` over the newest document of each row, for cached decoding."""
+
+    def __init__(self) -> None:
+        self.sum_BR: Tensor | None = None
+
+
+class Router(nn.Module):
+    """What decides which activation a neuron uses: static preferences alpha, scales beta, and the context."""
+
+    def __init__(self, d_model: int, d_ff: int, recipe: PolychromaticRecipe):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(d_ff, len(ACTIVATIONS)))
+        self.beta = nn.Parameter(torch.ones(len(ACTIVATIONS)))
+        self.reduce = nn.Linear(d_model, recipe.gate_width)
+        self.expand = nn.Linear(recipe.gate_width, len(ACTIVATIONS))
+        self.pool = recipe.pool
+
+    def dynamic(self, x_BTD: Tensor, doc_start_BT: Tensor | None, offset: int, past: PooledSum | None) -> Tensor:
+        """beta * c, fp32 `[B, T, K]`, or `[B, 1, K]` with pool="sequence"."""
+        reduced_BTR = F.linear(x_BTD, self.reduce.weight)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            if self.pool == "sequence":
+                pooled = reduced_BTR.float().mean(1, keepdim=True)
+            else:
+                pooled = _causal_mean(reduced_BTR, doc_start_BT, offset, past)
+            return self.beta * self.expand(F.relu(pooled + self.reduce.bias))
+
+
+def _causal_mean(x_BTR: Tensor, doc_start_BT: Tensor | None, offset: int, past: PooledSum | None) -> Tensor:
+    """fp32 mean over the document so far; `offset` is the row position of x's first column."""
+    rows, length, _ = x_BTR.shape
+    position_T = torch.arange(offset, offset + length, device=x_BTR.device)
+    if doc_start_BT is None:
+        doc_start_BT = torch.zeros_like(position_T).expand(rows, length)
+    sums_BTR = segment_cumsum(x_BTR, (doc_start_BT - offset).clamp(min=0))
+    if past is not None:
+        if past.sum_BR is not None:
+            continues_BT = doc_start_BT < offset
+            sums_BTR = sums_BTR + past.sum_BR[:, None] * continues_BT[:, :, None]
+        past.sum_BR = sums_BTR[:, -1]
+    return sums_BTR / (position_T - doc_start_BT + 1)[:, :, None]
+
+
+class PolyGLU(nn.Module):
+    """The feed-forward layer; `noise_BFK` is standard Gumbel noise or None."""
+
+    def __init__(self, d_model: int, d_ff: int, recipe: PolychromaticRecipe):
+        super().__init__()
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.router = Router(d_model, d_ff, recipe)
+        self.latest_dynamic: Tensor | None = None  # beta * c of the newest forward pass, for diagnostics
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        tau: Tensor,
+        doc_start_BT: Tensor | None = None,
+        noise_BFK: Tensor | None = None,
+        offset: int = 0,
+        past: PooledSum | None = None,
+    ) -> Tensor:
+        dynamic_BTK = self.router.dynamic(x_BTD, doc_start_BT, offset, past)
+        self.latest_dynamic = dynamic_BTK.detach()
+        static_BFK = self.router.alpha.float()[None]
+        if noise_BFK is not None:
+            static_BFK = static_BFK + noise_BFK
+        mixed_BTF = polyglu(self.gate(x_BTD), self.up(x_BTD), static_BFK / tau, dynamic_BTK / tau)
+        return self.down(mixed_BTF)
+
+    def flops_per_token(self) -> float:
+        """Forward matrix-product FLOPs of a token."""
+        layers = (self.gate, self.up, self.down, self.router.reduce, self.router.expand)
+        return 2.0 * sum(layer.weight.numel() for layer in layers)

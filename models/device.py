@@ -1,0 +1,58 @@
+"""Where and in what precision to compute, and how fast the device could be."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from data.errors import UserError
+
+# Dense bf16 peak, FLOP/s, by a fragment of the device name; the vendors' data sheets. First match wins.
+_PEAK_FLOPS_PER_S = (
+    ("B200", 2250e12),
+    ("H200", 989e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("A10G", 70e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("RTX 5090", 209e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes a GPU if there is one. UserError for `cuda` without one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            "runtime.device=cuda, but torch sees no GPU: use device=cpu or auto, or install a CUDA build of torch"
+        )
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """`auto` is bfloat16 on GPUs that compute it natively and float32 elsewhere. UserError for bf16 on a GPU without it."""
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if name == "bf16" and device.type == "cuda" and not native:
+        raise UserError(
+            f"runtime.precision=bf16, but {torch.cuda.get_device_name(device)} has no native bf16: use precision=fp32"
+        )
+    return torch.bfloat16 if name == "bf16" or (name == "auto" and native) else torch.float32
+
+
+def peak_flops(device: torch.device) -> float:
+    """Dense bf16 peak in FLOP/s; infinity when unknown, so that utilisation reads 0 and not a wrong number."""
+    if device.type != "cuda":
+        return math.inf
+    return peak_flops_of(torch.cuda.get_device_name(device))
+
+
+def peak_flops_of(device_name: str) -> float:
+    """The same by the device's name."""
+    return next((peak for fragment, peak in _PEAK_FLOPS_PER_S if fragment in device_name), math.inf)

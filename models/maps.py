@@ -1,0 +1,115 @@
+"""Interpretability maps: plain numbers with labels, drawn by whoever reads them without knowing the family.
+
+A family's probes watch modules through forward hooks, so that the forward path carries no measuring code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+
+class Map(BaseModel):
+    """One figure or table.
+
+    `values` is a list of rows. heatmap: values[y][x]; lines: values[series][x]; bars: values[series][bar];
+    table: values[row][column], with y_ticks naming rows and x_ticks columns.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    name: str = Field(description="Identifier, unique within a model: lower-case letters and underscores")
+    title: str
+    kind: Literal["heatmap", "lines", "bars", "table"]
+    values: list[list[float]]
+    x_label: str = ""
+    y_label: str = ""
+    x_ticks: list[str] = Field(default=[], description="Labels of the columns; empty means 0, 1, 2, ...")
+    y_ticks: list[str] = Field(default=[], description="Labels of the rows; empty means 0, 1, 2, ...")
+    series: list[str] = Field(default=[], description="lines and bars: name of each row of values")
+    unit: str = Field(default="", description="Unit of the values")
+    note: str = Field("", description="How it was measured, and how to read it")
+
+
+class Batch(Protocol):
+    """What a probe reads of a data.loader.Batch: int64 arrays or tensors [B, T]."""
+
+    ids_BT: Any
+    doc_start_BT: Any
+
+
+class Probe(Protocol):
+    """Watches some modules during forward passes and turns what it saw into maps."""
+
+    def attach(self) -> list[RemovableHandle]: ...
+
+    def maps(self) -> list[Map]: ...
+
+
+def measure(model: nn.Module, probes: Sequence[Probe], batches: Iterable[Batch]) -> list[Map]:
+    """Run `model.hidden` over the batches in eval mode, without gradient or noise; every probe's maps, in order."""
+    device = next(model.parameters()).device
+    training = model.training
+    handles = [handle for probe in probes for handle in probe.attach()]
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                ids_BT, doc_start_BT = (torch.as_tensor(x, device=device) for x in (batch.ids_BT, batch.doc_start_BT))
+                model.hidden(ids_BT, doc_start_BT)  # pyright: ignore[reportCallIssue]
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    return [found for probe in probes for found in probe.maps()]
+
+
+class AttentionShare:
+    """||attention output|| / ||residual stream it is added to||, per layer, averaged over tokens."""
+
+    def __init__(self, layers: list[tuple[nn.Module, nn.Module]]):
+        """`layers`: per layer, the norm that reads the residual stream and the attention whose output is added."""
+        self._layers = layers
+        self._residual: list[Tensor | None] = [None] * len(layers)
+        self._total = torch.zeros(len(layers), dtype=torch.float64)
+        self._tokens = 0
+
+    def attach(self) -> list[RemovableHandle]:
+        return [
+            handle
+            for layer, (norm, attention) in enumerate(self._layers)
+            for handle in (
+                norm.register_forward_hook(partial(self._see_residual, layer)),
+                attention.register_forward_hook(partial(self._see_output, layer)),
+            )
+        ]
+
+    def _see_residual(self, layer: int, _norm: nn.Module, args: tuple[Tensor, ...], _out: Tensor) -> None:
+        self._residual[layer] = args[0].float().norm(dim=-1)
+
+    def _see_output(self, layer: int, _attention: nn.Module, _args: tuple[Tensor, ...], out_BTD: Tensor) -> None:
+        residual_BT = self._residual[layer]
+        assert residual_BT is not None
+        self._total[layer] += (out_BTD.float().norm(dim=-1) / residual_BT.clamp(min=1e-12)).sum().cpu()
+        self._tokens += residual_BT.numel() if layer == 0 else 0
+
+    def maps(self) -> list[Map]:
+        return [
+            Map(
+                name="attention_share",
+                title="How much attention writes into the residual stream",
+                kind="lines",
+                values=[(self._total / max(1, self._tokens)).tolist()],
+                x_label="layer",
+                y_label="norm ratio",
+                series=["attention output / residual"],
+                note="Norm of the attention output over the norm of the stream it is added to, "
+                f"mean over {self._tokens} tokens.",
+            )
+        ]

@@ -1,0 +1,195 @@
+"""What every family shares: embedding, tied head, loss, cache, initialisation, parameter groups, maps.
+
+A family subclasses `LanguageModel` and gives its `body`: the block stack from embedded tokens to the final
+norm's input. It owns its blocks, what one layer remembers while decoding, its schedules, diagnostics, probes and
+FLOPs. Invariants held here: the head is the embedding, stored and optimized once; [B, T, V] never exists in
+training; a forward pass is a pure function of its arguments and the parameters.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data.errors import UserError
+from kernels.attention import visible_keys
+from kernels.cross_entropy import IGNORE, linear_cross_entropy
+from models.blocks.norm import RMSNorm
+from models.config import ModelRecipe
+from models.maps import Batch, Map, Probe, measure
+
+INIT_STD = 0.02
+
+
+@dataclass
+class Cache:
+    """State of cached decoding: positions seen so far and, per layer, whatever the family remembers."""
+
+    rows: int
+    layers: list[Any]
+    length: int = 0
+
+
+@dataclass
+class Context:
+    """What all blocks of one forward pass share."""
+
+    offset: int  # row position of the first new token
+    doc_start_BT: Tensor | None
+    row_key_B: Tensor | None
+    visible: Tensor | None  # from kernels.attention.visible_keys
+    cache: Cache | None
+    aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
+
+
+@dataclass(frozen=True)
+class Loss:
+    """`total`: fp32 sum of cross-entropies in nats over `tokens` targets. The objective is
+    total / tokens + sum(aux.values()); aux losses are weighted means over the micro-batch."""
+
+    total: Tensor
+    tokens: Tensor
+    aux: dict[str, Tensor]
+
+
+class LanguageModel(nn.Module, ABC):
+    """A decoder with tied embedding and head. Build on any device, then call `init_weights` or load a state dict."""
+
+    cacheable = True  # False where a new token changes what earlier tokens computed
+
+    def __init__(self, recipe: ModelRecipe):
+        super().__init__()
+        if recipe.vocab_size is None:
+            raise UserError("model.vocab_size is empty: fill it in from the tokenizer before building the model")
+        self.recipe = recipe
+        self.embedding = nn.Embedding(recipe.vocab_size, recipe.d_model)
+        self.final_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+
+    @abstractmethod
+    def body(self, x_BTD: Tensor, context: Context) -> Tensor:
+        """The family's blocks: embedded tokens in, residual stream out."""
+
+    @abstractmethod
+    def new_layer_states(self) -> list[Any]:
+        """What each layer remembers while decoding, empty."""
+
+    @abstractmethod
+    def probes(self) -> Sequence[Probe]:
+        """What `maps` measures."""
+
+    @abstractmethod
+    def body_flops_per_token(self, context_tokens: float) -> float:
+        """Forward matrix-product FLOPs of one token in the body, `context_tokens` keys being visible on average."""
+
+    def hidden(
+        self,
+        ids_BT: Tensor,
+        doc_start_BT: Tensor | None = None,
+        row_key_B: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Final-normed hidden states `[B, T, D]`. With a cache, ids are the newest T tokens and it advances by T."""
+        return self._run(ids_BT, doc_start_BT, row_key_B, cache)[0]
+
+    def logits(self, h: Tensor) -> Tensor:
+        """`[..., D]` -> `[..., V]` through the tied head."""
+        return nn.functional.linear(h, self.embedding.weight)
+
+    def forward(
+        self,
+        ids_BT: Tensor,
+        doc_start_BT: Tensor | None = None,
+        row_key_B: Tensor | None = None,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Logits `[B, T, V]`; training uses `loss`, which never makes this tensor."""
+        return self.logits(self.hidden(ids_BT, doc_start_BT, row_key_B, cache))
+
+    def loss(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        doc_start_BT: Tensor | None = None,
+        row_key_B: Tensor | None = None,
+    ) -> Loss:
+        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`."""
+        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None)
+        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten())
+        return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
+
+    def _run(
+        self, ids_BT: Tensor, doc_start_BT: Tensor | None, row_key_B: Tensor | None, cache: Cache | None
+    ) -> tuple[Tensor, Context]:
+        rows, length = ids_BT.shape
+        if cache is None and length > self.recipe.max_seq_len:
+            raise UserError(
+                f"a row of {length} tokens exceeds model.max_seq_len={self.recipe.max_seq_len}: "
+                "shorten the rows or raise max_seq_len"
+            )
+        if cache is not None and cache.rows != rows:
+            raise ValueError(f"the cache holds {cache.rows} rows, the batch {rows}")
+        offset = cache.length if cache is not None else 0
+        visible = visible_keys(doc_start_BT, offset, length, ids_BT.device)
+        context = Context(offset, doc_start_BT, row_key_B, visible, cache)
+        h_BTD = self.final_norm(self.body(self.embedding(ids_BT), context))
+        if cache is not None:
+            cache.length += length
+        return h_BTD, context
+
+    def new_cache(self, batch_rows: int) -> Cache:
+        """An empty cache for `batch_rows` rows. UserError where the family cannot decode incrementally."""
+        if not self.cacheable:
+            raise UserError(f"this {self.recipe.family} model computes from whole rows: decoding cannot be cached")
+        return Cache(batch_rows, self.new_layer_states())
+
+    def init_weights(self, seed: int) -> None:
+        """Set every parameter and buffer: the same numbers for the same seed on every device, also after to_empty."""
+        generator = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for name, parameter in self.named_parameters():
+                self.init_parameter(name, parameter, generator)
+        self.apply_schedule(self.schedule(0.0))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        """Gains 1, biases 0, matrices N(0, 0.02); those that write into the residual stream / sqrt(2 n_layers)."""
+        if name.endswith(".gain"):
+            parameter.fill_(1.0)
+        elif name.endswith(".bias"):
+            parameter.zero_()
+        else:
+            writes_residual = name.endswith((".out.weight", ".down.weight"))
+            std = INIT_STD / (2 * self.recipe.n_layers) ** 0.5 if writes_residual else INIT_STD
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay applies: matrices and the embedding, not gains and biases."""
+        return parameter.ndim >= 2
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Optimizer groups: decayed parameters, then the others at 0; each parameter once."""
+        decayed, kept = [], []
+        for name, parameter in self.named_parameters():
+            (decayed if self.decays(name, parameter) else kept).append(parameter)
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+
+    def schedule(self, progress: float) -> dict[str, float]:
+        """Scheduled values at `progress` in [0, 1] of training; pure."""
+        return {}
+
+    def apply_schedule(self, values: dict[str, float]) -> None:
+        """Store scheduled values in persistent buffers of the same names."""
+        for name, value in values.items():
+            self.get_buffer(name).fill_(value)
+
+    def diagnostics(self) -> dict[str, float]:
+        """Cheap numbers about the parameters and the newest forward pass, logged with the steps."""
+        return {}
+
+    def maps(self, batches: Iterable[Batch]) -> list[Map]:
+        """Interpretability maps measured on real text, in eval mode with noise off."""
+        return measure(self, self.probes(), batches)

@@ -1,0 +1,99 @@
+"""The report card: one self-contained HTML page, its Markdown twin, and the figures as files.
+
+`write_report` is a pure function of its inputs: the same inputs give the same bytes. The page loads nothing (a content
+security policy says so too), shows foreign text only escaped, and follows the reader's light or dark preference.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from reports.blocks import Code, Prose, Sample, Table
+from reports.canvas import FONT_STACK, Picture, css_variables
+from reports.inputs import ReportInputs
+from reports.sections import headlines, sections
+from reports.text import clean, flatten
+
+
+def write_report(inputs: ReportInputs, out: Path) -> dict:
+    """Write `report.html`, `report.md` and `figures/*.png|svg` into `out`; returns sizes as JSON facts."""
+    parts = sections(inputs)
+    pictures = [block for part in parts for block in part.blocks if isinstance(block, Picture)]
+    (out / "figures").mkdir(parents=True, exist_ok=True)
+    for picture in pictures:
+        (out / "figures" / f"{picture.name}.png").write_bytes(picture.png)
+        (out / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
+    page = _render("card.html.j2", inputs, parts)
+    (out / "report.html").write_text(page, encoding="utf-8")
+    (out / "report.md").write_text(_render("card.md.j2", inputs, parts), encoding="utf-8")
+    return {"html_bytes": len(page.encode()), "figures": len(pictures), "sections": [part.id for part in parts]}
+
+
+def headline_markdown(inputs: ReportInputs) -> str:
+    """The title and the summary alone, as Markdown."""
+    return _render("card.md.j2", inputs, [])
+
+
+def report_markdown_inline(out: Path) -> str:
+    """`report.md` of a written report with its images as `data:` URIs, for viewers that see no files."""
+
+    def inline(found: re.Match) -> str:
+        data = base64.b64encode((out / found[1]).read_bytes()).decode()
+        return f"](data:image/png;base64,{data})"
+
+    return re.sub(r"\]\((figures/[a-z0-9-]+\.png)\)", inline, (out / "report.md").read_text(encoding="utf-8"))
+
+
+def _render(template: str, inputs: ReportInputs, parts: list) -> str:
+    environment = _environment(template)
+    return environment.get_template(template).render(
+        inputs=inputs,
+        headlines=headlines(inputs),
+        sections=parts,
+        light=Markup(css_variables(dark=False)),
+        dark=Markup(css_variables(dark=True)),
+        fonts=Markup(FONT_STACK),
+    )
+
+
+def _environment(template: str) -> Environment:
+    """Every expression of a template passes one gate: `clean`, then escaping for the format; Markup alone is exempt."""
+    markdown = template.endswith(".md.j2")
+
+    def gate(value: object) -> object:
+        if isinstance(value, Markup):
+            return value
+        return Markup(_markdown_escape(str(value))) if markdown else clean(str(value))
+
+    environment = Environment(
+        loader=PackageLoader("reports", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=gate,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    kinds = {Table: "table", Prose: "prose", Code: "code", Sample: "sample", Picture: "picture"}
+    environment.filters["kind"] = lambda block: kinds[type(block)]
+    environment.filters["svg"] = lambda picture: Markup(picture.inline_svg)
+    environment.filters["fence"] = _fence
+    return environment
+
+
+def _markdown_escape(text: str) -> str:
+    """`text` on one line, with nothing in it that Markdown or HTML would act on."""
+    text = flatten(clean(text))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*\[\]|~$]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
+
+
+def _fence(text: str, language: str = "text") -> Markup:
+    """A fenced code block longer than any run of backticks in `text`."""
+    text = clean(text)
+    ticks = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return Markup(f"{ticks}{language}\n{text.rstrip(chr(10))}\n{ticks}")

@@ -1,0 +1,213 @@
+"""Finding and loading lm-eval tasks: the local ones beside this file, all others from lm-eval's own folders.
+
+lm-eval's default index reads 14,000 YAML files in 20 s. Here a text search (0.2 s) finds the folders in which a
+task, its group's members or its tag's tasks are defined, and only those are indexed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data.errors import UserError
+from tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
+from tasks.config import EvalTaskRecipe
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+CHAT_PROMPT = "chat_doc_to_text"  # metadata of a local task: its user message, where the plain prompt has labels
+
+
+def check(recipe: EvalTaskRecipe) -> None:
+    """Raise UserError, one line, for what can be known before anything runs: name, path, examples.
+
+    Local tasks are checked without importing lm-eval.
+    """
+    if recipe.path is not None:
+        _check_path(recipe, Path(recipe.path))
+    if recipe.name in local_names():
+        if recipe.num_fewshot:
+            raise UserError(f"task {recipe.name}: num_fewshot={recipe.num_fewshot}, but it has no examples; remove it")
+        return
+    config = _config(manager(recipe.name), recipe)
+    if recipe.path is None:
+        return
+    if "group" in config or "dataset_path" not in config:
+        raise UserError(f"task {recipe.name}: path={recipe.path} can feed one task, not a group; name one of its tasks")
+    examples = recipe.num_fewshot if recipe.num_fewshot is not None else config.get("num_fewshot") or 0
+    if examples and not _brings_examples(config):
+        raise UserError(
+            f"task {recipe.name}: path={recipe.path} is a test split and has no examples to show, but {examples} are "
+            "asked for; set num_fewshot: 0"
+        )
+
+
+def load(
+    recipe: EvalTaskRecipe, data_file: Path | None, *, chat: bool, cache_dir: Path, seed: int
+) -> dict[str, Any]:
+    """lm-eval task objects by name, ready to evaluate; a group gives its members.
+
+    `data_file` replaces the task's hub data set, `cache_dir` holds what `datasets` makes of it, `seed` draws the
+    few-shot examples. Raises UserError where the data, a field or a package is missing.
+    """
+    tasks = manager(recipe.name)
+    config = _config(tasks, recipe)
+    changes: dict[str, Any] = {}
+    if data_file is not None:
+        changes |= _local_data(config, data_file, cache_dir)
+    if chat and CHAT_PROMPT in (config.get("metadata") or {}):
+        changes["doc_to_text"] = config["metadata"][CHAT_PROMPT]
+    wanted = {"group": "changed", "task": [{"task": recipe.name, **changes}]} if changes else recipe.name
+    found = _load(tasks, wanted, recipe, config)
+    for task in found.values():
+        if recipe.num_fewshot is not None:
+            task.set_config("num_fewshot", recipe.num_fewshot)
+        if recipe.max_new_tokens is not None and task.OUTPUT_TYPE == "generate_until":
+            task.set_config("generation_kwargs", {"max_gen_toks": recipe.max_new_tokens}, update=True)
+        task.set_fewshot_seed(seed)
+    return found
+
+
+def manager(name: str) -> TaskManager:
+    """A task manager that knows `name` and what it consists of. Raises UserError for an unknown name."""
+    folders = {FOLDER} if name in local_names() else set(_folders(name))
+    if not folders:
+        raise UserError(
+            f"evaluation task {name!r} is unknown: local tasks are {', '.join(local_names())}; any other name must be "
+            "one of lm-eval's (lm-eval ls tasks)"
+        )
+    from lm_eval.tasks import TaskManager
+
+    outermost = [folder for folder in sorted(folders) if not folders.intersection(folder.parents)]
+    return TaskManager(include_path=outermost, include_defaults=False)
+
+
+def _check_path(recipe: EvalTaskRecipe, path: Path) -> None:
+    if recipe.name == BITS_PER_BYTE:
+        raise UserError(f"task {BITS_PER_BYTE} reads the held-out documents of data.sources; remove path={path}")
+    if path.suffix not in READERS:
+        raise UserError(f"task {recipe.name}: path={path} must end in {', '.join(READERS)}")
+    if not path.is_file():
+        raise UserError(f"task {recipe.name}: path={path} does not exist; give a .jsonl or .parquet file")
+
+
+def _config(tasks: TaskManager, recipe: EvalTaskRecipe) -> Mapping[str, Any]:
+    return tasks.task_index[recipe.name].cfg or {}
+
+
+def _brings_examples(config: Mapping[str, Any]) -> bool:
+    return bool((config.get("fewshot_config") or {}).get("samples"))
+
+
+def _local_data(config: Mapping[str, Any], data_file: Path, cache_dir: Path) -> dict[str, Any]:
+    changes: dict[str, Any] = {
+        "dataset_path": READERS[data_file.suffix],
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(data_file.resolve())}, "cache_dir": str(cache_dir)},
+        "test_split": "test",
+        "training_split": None,
+        "validation_split": None,
+        "fewshot_split": None,
+    }
+    if not _brings_examples(config):
+        changes |= {"fewshot_config": None, "num_fewshot": 0}
+    return changes
+
+
+def _load(tasks: TaskManager, wanted: Any, recipe: EvalTaskRecipe, config: Mapping[str, Any]) -> dict[str, Any]:
+    import datasets
+    import jinja2
+
+    try:
+        return tasks.load([wanted])["tasks"]
+    except (ImportError, AssertionError) as error:  # lm-eval asserts the version of a task's extra packages
+        raise UserError(
+            f"task {recipe.name} needs packages that are missing ({_one_line(error)}); "
+            "pip install 'lm-eval[math]' has those of the mathematics tasks"
+        ) from error
+    except (KeyError, jinja2.UndefinedError) as error:
+        raise UserError(f"task {recipe.name}: a record of {recipe.path or 'its data'} lacks {_one_line(error)}") from error
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        if recipe.path is not None:
+            raise UserError(f"task {recipe.name}: {recipe.path} cannot be read ({_one_line(error)})") from error
+        raise UserError(
+            f"task {recipe.name}: data set {config.get('dataset_path', 'of its members')} cannot be had "
+            f"({_one_line(error)}); give a local test file as path, or go online (gated sets read HF_TOKEN)"
+        ) from error
+
+
+def _folders(name: str) -> Iterator[Path]:
+    """Folders of lm-eval in which `name`, a task, group or tag, and whatever it consists of are defined."""
+    import yaml
+
+    definitions = _definitions()
+    waiting, seen = [name], set()
+    while waiting:
+        current = waiting.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        found = definitions.get(current, [])
+        tagged = [str(path.parent) for path, kind in found if kind == "tag"]
+        if tagged:  # lm-eval collects a tag's tasks within one folder given to it, not across several
+            yield Path(os.path.commonpath(tagged))
+        for path, kind in found:
+            if kind != "tag":
+                yield path.parent
+            if kind == "group":
+                waiting += _members(yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader()).get("task"))
+
+
+def _members(listed: Any) -> Iterator[str]:
+    for member in listed if isinstance(listed, list) else [listed]:
+        if isinstance(member, str):
+            yield member
+        elif isinstance(member, dict):
+            yield from _members(member.get("task"))
+            yield from _members(member.get("group"))
+
+
+# Keys at the beginning of a line; only a tag may be a list (`task:` with a list belongs to a group).
+_NAME = re.compile(r"""^["']?(task|group)["']?:[ \t]*["']?([^\s"'#]+)""", re.MULTILINE)
+_TAGS = re.compile(r"""^["']?tag["']?:([^\n]*(?:\n[ \t]*-[^\n]*)*)""", re.MULTILINE)
+
+
+@cache
+def _definitions() -> dict[str, list[tuple[Path, str]]]:
+    """Name -> the files that define it, each with what it is there: task, group or tag."""
+    spec = find_spec("lm_eval")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("lm-eval is not installed; pip install lm-eval")
+    found: dict[str, list[tuple[Path, str]]] = {}
+    for path in sorted((Path(spec.submodule_search_locations[0]) / "tasks").rglob("*")):
+        if path.suffix not in (".yaml", "") or not path.is_file():  # what tasks include has no suffix
+            continue
+        text = path.read_text(encoding="utf-8", errors="replace")
+        named = [(name, kind) for kind, name in _NAME.findall(text)]
+        tags = [(tag, "tag") for listed in _TAGS.findall(text) for tag in re.findall(r"[\w.+/-]*\w", listed)]
+        for name, kind in named + tags:
+            found.setdefault(name, []).append((path, kind))
+    return found
+
+
+@cache
+def _plain_loader() -> type:
+    """A YAML loader that reads lm-eval's `!function` tags as plain text: nothing is imported while searching."""
+    import yaml
+
+    class Plain(yaml.SafeLoader):
+        pass
+
+    Plain.add_constructor("!function", lambda loader, node: str(node.value))
+    return Plain
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

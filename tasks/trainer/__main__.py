@@ -1,0 +1,36 @@
+"""`python -m tasks.trainer RUN_DIR`: train the run described by RUN_DIR/run.json, or continue it.
+
+Exit codes: 0 complete; 75 stopped on request with everything saved, run it again; 71 out of memory; 74 disk trouble;
+2 something the user can mend, said in one line; 1 anything else, with its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tasks.trainer.exits import Exit, exit_of
+from tasks.trainer.stopping import StopRequest
+
+
+def main(arguments: list[str]) -> Exit:
+    """Train, and say in one line on stderr why not if it is not a fault of the code."""
+    stop = StopRequest.install()
+    if len(arguments) != 1:
+        print("usage: python -m tasks.trainer RUN_DIR", file=sys.stderr)
+        return Exit.USER_ERROR
+    from tasks.trainer.run import train  # seconds of imports, during which a stop request must not be lost
+
+    try:
+        train(Path(arguments[0]).absolute(), stop)
+    except Exception as error:
+        code = exit_of(error)
+        if code is Exit.FAILED:
+            raise
+        print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+        return code
+    return Exit.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

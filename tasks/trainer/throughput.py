@@ -1,0 +1,31 @@
+"""How fast a run goes: tokens and FLOPs per second, share of the device's peak, time left."""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+RECENT_STEPS = 32  # the time left follows the median of these, so that one slow step does not shake it
+
+
+class Throughput:
+    """Turns step times into rates. An unknown peak is infinite, so that utilisation reads 0 and not a wrong number."""
+
+    def __init__(self, batch_tokens: int, flops_per_token: float, peak_flops_per_s: float):
+        self._batch_tokens = batch_tokens
+        self._flops_per_token = flops_per_token
+        self._peak_flops_per_s = peak_flops_per_s
+        self._recent_s: deque[float] = deque(maxlen=RECENT_STEPS)
+
+    def after(self, step_s: float, steps_left: int) -> dict[str, float]:
+        """The timing fields of a step row: tokens_per_s, flops_per_s, utilisation, step_s, eta_s."""
+        self._recent_s.append(step_s)
+        tokens_per_s = self._batch_tokens / step_s
+        flops_per_s = tokens_per_s * self._flops_per_token
+        return {
+            "tokens_per_s": tokens_per_s,
+            "flops_per_s": flops_per_s,
+            "utilisation": flops_per_s / self._peak_flops_per_s,
+            "step_s": step_s,
+            "eta_s": median(self._recent_s) * steps_left,
+        }

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data.config import MixtureRecipe
+from data.mixture import Mixture, scheduled_weights
+from data.permutation import hash64, permute
+
+SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 97, 100, 127, 128, 129, 1000, 4095, 4096, 4097]
+MATH_MIX = MixtureRecipe(
+    start={"math": 0.70, "stem": 0.25, "code": 0.05}, end={"math": 0.85, "stem": 0.10, "code": 0.05}
+)
+
+
+@pytest.mark.parametrize("n", SIZES)
+def test_permute_is_a_bijection(n):
+    for key in (0, 1, 2**64 - 1):
+        assert sorted(permute(np.arange(n), n, key)) == list(range(n))
+
+
+@settings(deadline=None)
+@given(n=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
+def test_permute_is_a_bijection_for_any_key(n, key):
+    assert np.bincount(permute(np.arange(n), n, key), minlength=n).tolist() == [1] * n
+
+
+def test_permute_needs_no_memory_of_n_and_reaches_everywhere():
+    n = 10**15 + 37
+    image = permute(np.arange(20_000), n, 3)
+    assert len(set(image.tolist())) == 20_000
+    assert np.histogram(image, 10, (0, n))[0].min() > 1_800
+
+
+def test_permute_differs_by_key_and_takes_one_key_per_index():
+    index, keys = np.arange(1000), hash64(7, np.arange(1000) // 500)
+    mixed = permute(index, 1000, keys)
+    for half in (slice(0, 500), slice(500, 1000)):
+        assert (mixed[half] == permute(index[half], 1000, keys[half][0])).all()
+    agreeing = (permute(index, 1000, 1) == permute(index, 1000, 2)).sum()
+    assert agreeing < 12
+
+
+def test_permute_refuses_an_index_outside_the_range():
+    for index in (-1, 5):
+        with pytest.raises(IndexError):
+            permute([index], 5, 0)
+
+
+def test_hash_depends_on_every_part_and_their_order():
+    values = {int(hash64(*parts)[0]) for parts in ((0,), (0, 0), (1, 2), (2, 1), (1, 2, 0), (2**63,), (1 << 32,))}
+    assert len(values) == 7
+
+
+weights = st.lists(
+    st.one_of(st.just(0.0), st.floats(1e-4, 1.0)), min_size=1, max_size=6
+).filter(lambda w: sum(w) > 0)  # fmt: skip
+
+
+@st.composite
+def mixtures(draw):
+    start = draw(weights)
+    names = [f"s{i}" for i in range(len(start))]
+    end = draw(st.none() | st.permutations(start))
+    recipe = MixtureRecipe(
+        start=dict(zip(names, start, strict=True)),
+        end=None if end is None else dict(zip(names, end, strict=True)),
+        anneal_fraction=draw(st.sampled_from([0.0, 0.05, 0.2, 0.5, 1.0])),
+    )
+    seed, steps, rows = draw(st.integers(0, 2**32)), draw(st.integers(1, 120)), draw(st.integers(1, 9))
+    return recipe, Mixture(recipe, seed=seed, steps=steps, batch_rows=rows)
+
+
+@settings(max_examples=200, deadline=None)
+@given(mixtures())
+def test_realised_counts_stay_within_one_sample_of_the_schedule_at_every_step(drawn):
+    recipe, mixture = drawn
+    scheduled = np.cumsum(scheduled_weights(recipe, mixture.steps), axis=0) * mixture.batch_rows
+    counts = np.array([list(mixture.counts(k).values()) for k in range(mixture.steps)])
+    assert (np.abs(np.cumsum(counts, axis=0) - scheduled) < 1).all()
+    assert counts.min() >= 0
+    assert (counts.sum(axis=1) == mixture.batch_rows).all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(mixtures())
+def test_every_slot_gets_one_source_and_ordinals_run_without_gaps(drawn):
+    _, mixture = drawn
+    given_so_far = dict.fromkeys(range(len(mixture.sources)), 0)
+    for step in range(mixture.steps):
+        source, ordinal = mixture.assign(step, np.arange(mixture.batch_rows))
+        counts = list(mixture.counts(step).values())
+        for s in given_so_far:
+            mine = sorted(ordinal[source == s].tolist())
+            assert mine == list(range(given_so_far[s], given_so_far[s] + counts[s]))
+            given_so_far[s] += counts[s]
+
+
+def test_the_published_mixture_holds_over_the_published_run():
+    mixture = Mixture(MATH_MIX, seed=0, steps=19_531, batch_rows=128)
+    scheduled = np.cumsum(mixture.weights_NS, axis=0) * 128
+    assert np.abs(mixture.totals_KS[1:] - scheduled).max() < 1
+    at = dict(zip(mixture.sources, mixture.weights_NS[15_624 - 1], strict=True))
+    assert at == pytest.approx({"math": 0.70, "stem": 0.25, "code": 0.05}, abs=1e-9)
+    at = dict(zip(mixture.sources, mixture.weights_NS[-1], strict=True))
+    assert at == pytest.approx({"math": 0.85, "stem": 0.10, "code": 0.05}, abs=1e-9)
+    middle = mixture.weights_NS[15_624 + (19_531 - 15_624) // 2, mixture.sources.index("math")]
+    assert middle == pytest.approx(0.775, abs=1e-4)
+
+
+def test_without_an_end_or_annealed_steps_the_weights_are_constant():
+    constant = MixtureRecipe(start={"a": 3.0, "b": 1.0})
+    none = MixtureRecipe(start={"a": 3.0, "b": 1.0}, end={"a": 0.0, "b": 1.0}, anneal_fraction=0.0)
+    for recipe in (constant, none):
+        assert (scheduled_weights(recipe, 7) == [0.75, 0.25]).all()
+
+
+def test_whole_proportions_are_met_exactly_despite_rounding_of_floats():
+    mixture = Mixture(MixtureRecipe(start={"a": 0.7, "b": 0.3}), seed=0, steps=100, batch_rows=1)
+    assert mixture.totals_KS[::10].tolist() == [[7 * i, 3 * i] for i in range(11)]
+
+
+def test_slots_mix_the_sources_differently_at_each_step():
+    mixture = Mixture(MixtureRecipe(start={"a": 1.0, "b": 1.0}), seed=0, steps=8, batch_rows=16)
+    layouts = {tuple(mixture.assign(k, range(16))[0].tolist()) for k in range(8)}
+    assert len(layouts) > 5
+    assert all(0 < sum(layout[:8]) < 8 for layout in layouts)
+
+
+def test_steps_and_slots_outside_the_run_are_refused():
+    mixture = Mixture(MATH_MIX, seed=0, steps=3, batch_rows=4)
+    for step, slot in ((-1, 0), (3, 0), (0, 4), (0, -1)):
+        with pytest.raises(IndexError):
+            mixture.assign(step, [slot])

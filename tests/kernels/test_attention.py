@@ -1,0 +1,60 @@
+"""Attention sees exactly doc_start[i] <= j <= i, with or without a cache."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernels.attention import attention, visible_keys
+from kernels.rope import rope_table, rotate_half_split
+
+CPU = torch.device("cpu")
+
+
+def reference(q, k, v, doc_start, offset):
+    """Softmax over an explicit mask, heads repeated contiguously, one query at a time."""
+    rows, length, heads, width = q.shape
+    out = torch.zeros_like(q)
+    for b in range(rows):
+        for t in range(length):
+            first, last = int(doc_start[b, t]), offset + t
+            for h in range(heads):
+                g = h // (heads // k.shape[2])
+                scores = k[b, first : last + 1, g] @ q[b, t, h] / width**0.5
+                out[b, t, h] = scores.softmax(0) @ v[b, first : last + 1, g]
+    return out
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 3), st.booleans())
+def test_attention_equals_the_definition(lengths, kept, packed):
+    total = sum(lengths)
+    offset = min(kept, total - 1)
+    starts = [sum(lengths[:i]) for i, n in enumerate(lengths) for _ in range(n)] if packed else [0] * total
+    doc_start = torch.tensor([starts[offset:]] * 2)
+    q, k, v = torch.randn(2, total - offset, 4, 6), torch.randn(2, total, 2, 6), torch.randn(2, total, 2, 6)
+    visible = visible_keys(doc_start if packed else None, offset, total - offset, CPU)
+    torch.testing.assert_close(attention(q, k, v, visible), reference(q, k, v, doc_start, offset))
+
+
+def test_one_document_needs_no_mask():
+    assert visible_keys(None, 0, 9, CPU) is None
+    assert visible_keys(None, 5, 1, CPU) is None
+
+
+def test_rotated_scores_depend_on_the_distance_alone():
+    q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
+
+    def score(i, j):
+        turned = [
+            rotate_half_split(x, rope_table(at, 1, 8, 100.0, CPU)).double() for x, at in ((q, i), (k, j))
+        ]
+        return (turned[0] * turned[1]).sum()
+
+    torch.testing.assert_close(score(7, 3), score(24, 20), atol=1e-5, rtol=1e-5)
+    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+
+
+def test_rope_turns_channel_i_with_channel_i_plus_half():
+    x = torch.tensor([1.0, 0.0, 0.0, 0.0])[None, None, None]
+    turned = rotate_half_split(x, rope_table(1, 1, 4, 10_000.0, CPU))[0, 0, 0]
+    torch.testing.assert_close(turned, torch.tensor([torch.tensor(1.0).cos(), 0.0, torch.tensor(1.0).sin(), 0.0]))

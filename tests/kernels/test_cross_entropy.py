@@ -1,0 +1,84 @@
+"""The head's loss equals plain cross-entropy and never holds the logits of all positions."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+import kernels.cross_entropy as module
+from kernels.cross_entropy import linear_cross_entropy
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+    monkeypatch.setitem(module._CHUNK_ELEMENTS, "cpu", 7 * 50)
+
+
+def example(positions=40, vocab=50, width=8, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(positions, width, generator=generator).to(dtype).requires_grad_()
+    weight = torch.randn(vocab, width, generator=generator).to(dtype).requires_grad_()
+    target = torch.randint(0, vocab, (positions,), generator=generator)
+    target[::5] = -100
+    return h, weight, target
+
+
+def plain(h, weight, target):
+    return F.cross_entropy(F.linear(h, weight).float(), target, ignore_index=-100, reduction="sum")
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_loss_and_gradients_equal_the_plain_ones():
+    h, weight, target = example()
+    found, wanted = linear_cross_entropy(h, weight, target), plain(h, weight, target)
+    torch.testing.assert_close(found, wanted)
+    # The loss is scaled before backward, as the trainer scales it by the number of targets.
+    torch.testing.assert_close(
+        torch.autograd.grad(found / 32, (h, weight)), torch.autograd.grad(wanted / 32, (h, weight))
+    )
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_ignored_positions_count_nothing_and_get_no_gradient():
+    h, weight, target = example()
+    changed = torch.where((target == -100)[:, None], 1e3 * torch.ones_like(h), h).detach().requires_grad_()
+    loss = linear_cross_entropy(changed, weight, target)
+    torch.testing.assert_close(loss, linear_cross_entropy(h, weight, target))
+    assert not torch.autograd.grad(loss, changed)[0][target == -100].any()
+
+
+def test_all_positions_ignored_is_zero_with_zero_gradient():
+    h, weight, target = example()
+    loss = linear_cross_entropy(h, weight, torch.full_like(target, -100))
+    assert loss.item() == 0.0
+    assert not torch.autograd.grad(loss, weight)[0].any()
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_nothing_larger_than_a_chunk_of_logits_or_an_argument_ever_lives():
+    class Largest(TorchDispatchMode):
+        elements = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            found = func(*args, **(kwargs or {}))
+            sizes = [x.numel() for x in tree_leaves(found) if isinstance(x, torch.Tensor)]
+            self.elements = max([self.elements, *sizes])
+            return found
+
+    h, weight, target = example()
+    with Largest() as mode:
+        linear_cross_entropy(h, weight, target).backward()
+    assert mode.elements <= max(h.numel(), weight.numel(), 7 * 50) < 40 * 50
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_bf16_autocast_is_within_tolerance_and_keeps_fp32_gradients():
+    h, weight, target = example()
+    wanted = plain(h, weight, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_cross_entropy(h, weight, target)
+    grads = torch.autograd.grad(found, (h, weight))
+    assert found.dtype == grads[0].dtype == grads[1].dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.0)
+    torch.testing.assert_close(grads[1], torch.autograd.grad(wanted, (h, weight))[1], rtol=0.1, atol=0.1)

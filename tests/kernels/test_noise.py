@@ -1,0 +1,54 @@
+"""Noise is a pure function of (row key, stream, index), with the promised distribution."""
+
+import math
+
+import torch
+
+from kernels.noise import gumbel, hash_bits, uniform
+
+KEYS = torch.tensor([0, 1, -5, 2**62, -(2**63)])
+
+
+def splitmix(x):
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) % 2**64
+    return x ^ (x >> 31)
+
+
+def test_bits_equal_splitmix64_in_whole_number_arithmetic():
+    golden = 0x9E3779B97F4A7C15
+    found = hash_bits(KEYS, 3, 4)
+    for row, key in enumerate(KEYS.tolist()):
+        for i in range(4):
+            wanted = splitmix((splitmix((key + golden * 4) % 2**64) + golden * (i + 1)) % 2**64)
+            assert found[row, i].item() % 2**64 == wanted
+
+
+def test_a_row_has_the_same_noise_in_any_micro_batch_and_length():
+    whole = gumbel(KEYS, 2, 50)
+    for row in range(len(KEYS)):
+        assert torch.equal(gumbel(KEYS[row : row + 1], 2, 50)[0], whole[row])
+    assert torch.equal(gumbel(KEYS, 2, 20), whole[:, :20])
+
+
+def test_streams_and_keys_are_independent():
+    a, b = uniform(KEYS, 0, 4000) - 0.5, uniform(KEYS, 1, 4000) - 0.5
+    variance = 1 / 12
+    assert abs((a * b).mean()) < 5 * variance / math.sqrt(a.numel())
+    assert abs((a[1:] * a[:-1]).mean()) < 5 * variance / math.sqrt(4 * 4000)
+
+
+def test_global_seed_is_neither_read_nor_moved():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = gumbel(KEYS, 0, 8)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(gumbel(KEYS, 0, 8), first)
+
+
+def test_gumbel_has_its_mean_and_variance_and_is_finite():
+    noise = gumbel(torch.arange(50), 7, 4000).double()
+    assert noise.isfinite().all()
+    assert abs(noise.mean() - 0.5772157) < 0.02
+    assert abs(noise.var() - math.pi**2 / 6) < 0.05
