@@ -12,7 +12,6 @@ it lacks them (GPT-2) the tags are plain text.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,17 +38,6 @@ def encode_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
     """Ids of `render_prompt(messages)`; tags typed inside a message stay text. Raises UserError for a bad message."""
     (pieces,) = _pieces([messages], tokenizer)
     return [i for ids, _ in pieces for i in ids] + _Tags(tokenizer).header["assistant"]
-
-
-def encode_rendered(prompt: str, tokenizer: Tokenizer) -> list[int]:
-    """Ids of a text that `render_prompt` made, for callers that only pass text on (evaluation harnesses).
-
-    Equals `encode_prompt` unless a message itself spells a whole tag, which a text cannot tell from a real one.
-    """
-    tags = _Tags(tokenizer)
-    known = {f"{IM_START}{role}\n": ids for role, ids in tags.header.items()} | {f"{IM_END}\n": tags.footer}
-    parts = re.split("(" + "|".join(map(re.escape, known)) + ")", prompt)
-    return [i for part in parts for i in (known[part] if part in known else tokenizer.encode(part))]
 
 
 def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:

@@ -29,6 +29,7 @@ from data.errors import UserError
 from data.progress import Progress, silent
 from data.sources import files, hub, stdlib, word_problems
 from data.sources.records import BadRecord, Raw, Reject, Split, text_reader
+from data.store import sha256_file
 
 ROW_GROUP_BYTES = 8 << 20  # of text, uncompressed
 PART_BYTES = 256 << 20
@@ -107,9 +108,7 @@ def read_documents(folder: Path, split: Split) -> Iterator[Document]:
 
 def _file_identity(name: str, path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return {"name": name, "bytes": path.stat().st_size, "sha256": digest}
+        return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); correct its permissions") from None
 

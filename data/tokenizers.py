@@ -91,8 +91,7 @@ def build_tokenizer(recipe: TokenizerRecipe, texts: Iterator[str], out: Path) ->
     """
     trained: dict[str, Any] = {}
     if recipe.path is not None:
-        path = Path(recipe.path).expanduser()
-        inner, origin = _read(path / "tokenizer.json" if path.is_dir() else path), f"path {recipe.path}"
+        inner, origin = _read(tokenizer_file(recipe.path)), f"path {recipe.path}"
     elif recipe.hub is not None:
         inner, origin = _read(_download(recipe.hub, recipe.hub_revision)), f"hub {recipe.hub}"
     else:
@@ -115,9 +114,16 @@ def build_tokenizer(recipe: TokenizerRecipe, texts: Iterator[str], out: Path) ->
     return {"origin": origin, **meta, **trained}
 
 
-def _read(file: Path) -> tokenizers.Tokenizer:
+def tokenizer_file(given: str) -> Path:
+    """The tokenizer.json that `tokenizer.path` means: a file, or a folder that holds one. UserError if missing."""
+    path = Path(given).expanduser()
+    file = path / "tokenizer.json" if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"tokenizer.path: {file} does not exist; give a tokenizer.json or a folder that holds one")
+    return file
+
+
+def _read(file: Path) -> tokenizers.Tokenizer:
     try:
         return tokenizers.Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception for whatever it cannot parse

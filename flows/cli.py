@@ -129,6 +129,15 @@ def show(
     print(json.dumps(found.manifest, indent=2, ensure_ascii=False))
 
 
+@app.command()
+def prepare_server() -> None:
+    """Once per Prefect server: create the work pool, and let runs whose process died end as Crashed."""
+    from flows.server import prepare_server
+
+    created = prepare_server()
+    print(f"created {', '.join(created)}" if created else "nothing to do: work pool and automation are there")
+
+
 def _table(*columns: str) -> Table:
     table = Table(box=None, header_style="bold", pad_edge=False)
     for column in columns:

@@ -10,6 +10,7 @@ import json
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from data.store import Artifact
+from reports.card import report_markdown_inline
 
 
 def publish_scores(evaluations: dict[str, Artifact]) -> None:
@@ -34,5 +35,5 @@ def publish_scores(evaluations: dict[str, Artifact]) -> None:
 
 def publish_report(report: Artifact) -> None:
     """A markdown artifact: the report card with inline images."""
-    text = report.file("report_inline.md").read_text()
-    create_markdown_artifact(text, key="report", description=f"Report card {report.label}")
+    text = report_markdown_inline(report.path)
+    create_markdown_artifact(text, key="report", description=f"Report card of {report.label}")

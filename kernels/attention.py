@@ -30,6 +30,10 @@ def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: 
 def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | None) -> Tensor:
     """Attend from the last T of S positions; returns `[B, T, H, d]`. `visible` comes from `visible_keys`."""
     queries, keys = q_BTHd.shape[1], k_BSGd.shape[1]
+    repeats = q_BTHd.shape[2] // k_BSGd.shape[2]
+    if visible is not None and repeats > 1 and q_BTHd.is_cuda:
+        # With a mask and grouped heads CUDA only has the unfused path, which holds every [T, S] score.
+        k_BSGd, v_BSGd = (x.repeat_interleave(repeats, dim=2) for x in (k_BSGd, v_BSGd))
     mixed_BHTd = F.scaled_dot_product_attention(
         q_BTHd.transpose(1, 2),
         k_BSGd.transpose(1, 2),

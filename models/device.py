@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on GPUs that compute it natively and float32 elsewhere. UserError for bf16 on a GPU without it."""
+    """`auto` is bfloat16 on GPUs that compute it natively, else float32. UserError for bf16 on a GPU without it."""
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "bf16" and device.type == "cuda" and not native:
         raise UserError(

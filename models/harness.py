@@ -1,9 +1,9 @@
 """A portable checkpoint as an lm-eval model: scores continuations, scores whole texts, generates until a stop string.
 
 Three rules hold whatever the batch. A row's result does not depend on the rows beside it: scored rows are padded
-on the right, and the padding is a document of its own. Every token of a scored text is predicted exactly once,
-from at most `max_seq_len` tokens before it. Text never turns into special tokens: only a `ChatPrompt`, built
-here from messages, carries them, as ids made beside its text and not from it.
+on the right, where a causal model does not look, and a model that does gets its rows one by one. Every token of
+a scored text is predicted exactly once, from at most `max_seq_len` tokens before it. Text never turns into special
+tokens: only a `ChatPrompt`, built here from messages, carries them, as ids made beside its text and not from it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, cast
@@ -34,7 +35,7 @@ from models.skeleton import LanguageModel
 LOGITS_AT_ONCE = 1 << 26  # values held while scoring: 256 MiB of fp32 whatever the vocabulary
 ROUND_TOKENS = 64  # tokens generated between two looks for stop strings
 DEFAULT_NEW_TOKENS = 256  # lm-eval's own default
-DECODING = frozenset({"until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"})
+SETTINGS = frozenset({"until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"})
 
 Ids = list[int]
 Window = tuple[Ids, Ids]  # tokens read, tokens scored: the last len(scored) predictions
@@ -55,6 +56,18 @@ class ChatPrompt(str):
         return prompt
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """How a prompt is continued; prompts of one batch share it."""
+
+    stops: tuple[str, ...]
+    stop_ids: tuple[int, ...]
+    new_tokens: int
+    temperature: float  # 0 is greedy
+    top_k: int | None
+    top_p: float | None
+
+
 class HarnessLM(LM):
     """An lm-eval model over a `LanguageModel` and its tokenizer. Results come in the order of the requests."""
 
@@ -71,7 +84,7 @@ class HarnessLM(LM):
         super().__init__()
         self.model = model.eval()
         self.tokenizer = tokenizer
-        # A gate that reads the whole row would see the padding: such a model takes its rows one by one.
+        # Where a new token changes what earlier ones computed, decoding cannot be cached and padding is seen.
         self._batch_rows = batch_rows if model.cacheable else 1
         self._precision = precision
         self._seed = seed
@@ -81,8 +94,10 @@ class HarnessLM(LM):
 
     @classmethod
     def open(cls, folder: Path, runtime: Runtime, *, seed: int = 0, progress: Progress = silent) -> HarnessLM:
-        """The model of a portable checkpoint, on the device and in the precision of `runtime`. Raises UserError."""
+        """The model of a portable checkpoint, computing as `runtime` says. Raises UserError."""
         device = choose_device(runtime.device)
+        if runtime.threads is not None:
+            torch.set_num_threads(runtime.threads)
         return cls(
             load_portable(folder, str(device)),
             load_tokenizer(folder),
@@ -97,9 +112,7 @@ class HarnessLM(LM):
         """The tokenizer's fingerprint."""
         return self.tokenizer.fingerprint
 
-    def apply_chat_template(
-        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-    ) -> ChatPrompt:
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> ChatPrompt:
         """The conversation as a prompt. Without `add_generation_prompt` the last message, the assistant's, goes on."""
         begun = "" if add_generation_prompt else chat_history[-1]["content"]
         messages = chat_history if add_generation_prompt else chat_history[:-1]
@@ -124,18 +137,15 @@ class HarnessLM(LM):
         """
         answers = [""] * len(requests)
         prompts = [self._encode_context(request.args[0]) for request in requests]
-        alike: dict[str, list[int]] = defaultdict(list)  # rows of one batch share their settings
+        alike: dict[Decoding, list[int]] = defaultdict(list)
         for row, request in enumerate(requests):
-            alike[f"{sorted(request.args[1].items())} {isinstance(request.args[0], ChatPrompt)}"].append(row)
+            alike[self._decoding(*request.args)].append(row)
         done = 0
-        for rows in alike.values():
+        for decoding, rows in alike.items():
             rows.sort(key=lambda row: -len(prompts[row]))
-            first = requests[rows[0]]
-            for batch in _batches(rows, self._batch_rows):
-                texts = self._answer(
-                    [prompts[row] for row in batch], first.args[1], isinstance(first.args[0], ChatPrompt), done
-                )
-                for row, text in zip(batch, texts, strict=True):
+            for start in range(0, len(rows), self._batch_rows):
+                batch = rows[start : start + self._batch_rows]
+                for row, text in zip(batch, self._answer([prompts[row] for row in batch], decoding, done), strict=True):
                     answers[row] = text
                 done += len(batch)
                 self._progress(done, len(requests), "prompts")
@@ -174,14 +184,11 @@ class HarnessLM(LM):
     def _score_batch(self, windows: Sequence[Window]) -> list[tuple[float, bool]]:
         read = [len(inputs) for inputs, _ in windows]
         ids_BT = torch.tensor([w + [0] * (max(read) - len(w)) for w, _ in windows], device=self._device)
-        length_B1 = torch.tensor(read, device=self._device)[:, None]
         position_T = torch.arange(max(read), device=self._device)
-        doc_start_BT = torch.where(position_T < length_B1, 0, length_B1)
-        scored_BT = (position_T < length_B1) & (
-            position_T >= length_B1 - torch.tensor([len(s) for _, s in windows], device=self._device)[:, None]
-        )
+        stop_B1 = torch.tensor(read, device=self._device)[:, None]
+        start_B1 = stop_B1 - torch.tensor([len(scored) for _, scored in windows], device=self._device)[:, None]
         with self._autocast():
-            h_ND = self.model.hidden(ids_BT, doc_start_BT)[scored_BT]
+            h_ND = self.model.hidden(ids_BT)[(start_B1 <= position_T) & (position_T < stop_B1)]
         targets_N = torch.tensor([i for _, scored in windows for i in scored], device=self._device)
         log_probability_N, greedy_N = self._judge(h_ND, targets_N)
         if not bool(torch.isfinite(log_probability_N).all()):
@@ -204,45 +211,53 @@ class HarnessLM(LM):
             greedy.append(log_probability_nV.argmax(-1) == target_n)
         return torch.cat(log_probabilities), torch.cat(greedy)
 
-    def _answer(self, prompts: list[Ids], settings: dict[str, Any], is_chat: bool, place: int) -> list[str]:
+    def _answer(self, prompts: list[Ids], decoding: Decoding, place: int) -> list[str]:
         """Continuations of one batch. `place`, its first row's position among all, keys the sampling noise."""
-        decoding = normalize_gen_kwargs(settings, DEFAULT_NEW_TOKENS)
-        unknown = sorted(set(decoding) - DECODING)
-        if unknown:
-            raise UserError(f"generation_kwargs {unknown[0]}: not supported; known are {', '.join(sorted(DECODING))}")
-        new_tokens = cast(int, decoding["max_gen_toks"])
-        stops, stop_ids = [*decoding["until"]], []
-        if is_chat:
-            end_id = self.tokenizer.token_id(IM_END)
-            stops, stop_ids = [*stops, IM_END], [] if end_id is None else [end_id]
-        kept = max(self._max_tokens - new_tokens, self._max_tokens // 2)
+        kept = max(self._max_tokens - decoding.new_tokens, self._max_tokens // 2)
         tokens = [prompt[-kept:] for prompt in prompts]
         starts = [len(ids) for ids in tokens]
         texts = [""] * len(prompts)
         open_rows, made = list(range(len(prompts))), 0
-        while open_rows and made < new_tokens:
-            asked = min(ROUND_TOKENS, new_tokens - made)
+        while open_rows and made < decoding.new_tokens:
+            asked = min(ROUND_TOKENS, decoding.new_tokens - made)
             with self._autocast():
-                rounds = generate(
+                answers = generate(
                     self.model,
                     [tokens[row] for row in open_rows],
                     max_new_tokens=asked,
                     eos_id=self.tokenizer.eos_id,
-                    stop_ids=stop_ids,
-                    temperature=decoding["temperature"],
-                    top_k=decoding.get("top_k"),
-                    top_p=decoding.get("top_p"),
+                    stop_ids=decoding.stop_ids,
+                    temperature=decoding.temperature,
+                    top_k=decoding.top_k,
+                    top_p=decoding.top_p,
                     seed=Random(f"{self._seed}/{place}/{made}").getrandbits(63),
                 )
             made += asked
             still_open = []
-            for row, ids in zip(open_rows, rounds, strict=True):
+            for row, ids in zip(open_rows, answers, strict=True):
                 tokens[row] += ids
-                texts[row], stopped = cut_at_stop(self.tokenizer.decode(tokens[row][starts[row] :]), stops)
+                texts[row], stopped = cut_at_stop(self.tokenizer.decode(tokens[row][starts[row] :]), decoding.stops)
                 if not stopped and len(ids) == asked and len(tokens[row]) < self._max_tokens:
                     still_open.append(row)
             open_rows = still_open
         return texts
+
+    def _decoding(self, prompt: str, settings: dict[str, Any]) -> Decoding:
+        """lm-eval's generation settings as ours; a chat answer ends at its end tag as well."""
+        given = cast(dict[str, Any], normalize_gen_kwargs(settings, DEFAULT_NEW_TOKENS))
+        unknown = sorted(set(given) - SETTINGS)
+        if unknown:
+            raise UserError(f"generation_kwargs {unknown[0]}: not supported; known are {', '.join(sorted(SETTINGS))}")
+        is_chat = isinstance(prompt, ChatPrompt)
+        end_id = self.tokenizer.token_id(IM_END)
+        return Decoding(
+            stops=(*given["until"], IM_END) if is_chat else tuple(given["until"]),
+            stop_ids=(end_id,) if is_chat and end_id is not None else (),
+            new_tokens=given["max_gen_toks"],
+            temperature=given.get("temperature", 1.0) if given["do_sample"] else 0.0,
+            top_k=given.get("top_k"),
+            top_p=given.get("top_p"),
+        )
 
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self._device.type, self._precision, enabled=self._precision != torch.float32)
@@ -264,10 +279,6 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
     """The text before its earliest stop string, and whether there was one. An empty stop string stops nothing."""
     found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
     return (text[: min(found)], True) if found else (text, False)
-
-
-def _batches(rows: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (rows[start : start + size] for start in range(0, len(rows), size))
 
 
 def _common_length(left: Ids, right: Ids) -> int:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from reports.text import clean, flatten
 
 WIDTH_IN = 10.2
-PNG_DPI = 110
+PNG_DPI = 100
 
 THEME = {  # variable: (light, dark)
     "paper": ("#fdfdfc", "#15181c"),
@@ -92,7 +92,7 @@ class Picture:
 
     @property
     def inline_svg(self) -> str:
-        """`svg`, which stands alone, as an element of the page: no prolog, style or namespace of its own, ids made unique by the name."""
+        """`svg` as an element of a page: no prolog, theme or namespace of its own, ids made unique by the name."""
         svg = re.sub(r"<style.*?</style>\s*", "", self.svg, flags=re.S)
         svg = re.sub(r' xmlns(:xlink)?="[^"]*"', "", svg[svg.index("<svg") :])
         return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{self.name}-", svg).strip()
@@ -114,6 +114,7 @@ def draw(
         paint(figure)
         png, svg = io.BytesIO(), io.BytesIO()
         figure.savefig(png, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        figure.set_layout_engine("none")  # the places found for the PNG hold for the SVG
         nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(svg, format="svg", facecolor="none", metadata=nothing)
     alt = flatten(clean(alt))
@@ -123,7 +124,9 @@ def draw(
 def _themed(svg: str, alt: str) -> str:
     for variable, (light, _) in THEME.items():
         svg = svg.replace(light, f"var(--{variable})")
-    svg = re.sub(r"(font: [^;\"]*?px) [^;\"]*", r"\1 var(--font)", svg)
+    svg = svg.replace("font-family: 'DejaVu Sans'", "font-family: var(--font)")
+    used = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", svg)
     svg = re.sub(r"<!--.*?-->\s*|<!DOCTYPE.*?>\s*|<metadata>.*?</metadata>\s*", "", svg, flags=re.S)
     style = (
         f"<style>svg {{ --font: {FONT_STACK}; {css_variables(dark=False)} background: var(--paper); }} "

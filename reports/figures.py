@@ -28,6 +28,7 @@ from reports.metrics import (
 from reports.text import compact, duration, money, number, one_line, share
 
 MODEL_NAMES = {"base": "base", "sft": "SFT"}
+_MAX_PANELS = 12
 
 
 def _label(text: str, limit: int = 28) -> str:
@@ -70,6 +71,7 @@ def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
             for i, (source, (at, values)) in enumerate(domains.items()):
                 axes[-1].plot(at, values, marker=MARKERS[i % len(MARKERS)], label=_label(source), **line_style(i))
             axes[-1].set_title("Held-out text, bits per byte")
+            axes[-1].margins(x=0.01)
             legend(axes[-1])
         _steps_axis(axes[-1])
 
@@ -141,10 +143,12 @@ def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | N
 
 
 def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> Picture | None:
-    """One small panel for each value in `field` (`schedule`, `aux`), over steps."""
-    found = named_series(rows, field)
-    if not found:
+    """One small panel for each value in `field` (`schedule`, `aux`), over steps; the first `_MAX_PANELS` of them."""
+    every = named_series(rows, field)
+    if not every:
         return None
+    found = dict(list(every.items())[:_MAX_PANELS])
+    note = f"{len(every) - len(found)} more are in metrics.jsonl." if len(every) > len(found) else ""
     columns = min(len(found), 3)
     lines = -(-len(found) // columns)
 
@@ -161,7 +165,7 @@ def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> P
             axes.set_axis_off()
 
     said = "; ".join(f"{key} from {number(v[0])} to {number(v[-1])}" for key, (_, v) in found.items())
-    return draw(name, caption, f"Line charts over steps: {said}.", 0.6 + 1.75 * lines, paint)
+    return draw(name, caption, f"Line charts over steps: {said}.", 0.6 + 1.75 * lines, paint, note)
 
 
 def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: int) -> Picture | None:
@@ -238,7 +242,7 @@ def benchmark_figure(evaluations: Sequence[Mapping]) -> Picture | None:
         axes.set_xlim(-0.01 * reach, 1.01 * reach)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel("score; bars are 95 % intervals")
+        axes.set_xlabel("score")
         legend(axes)
 
     said = [
@@ -246,7 +250,9 @@ def benchmark_figure(evaluations: Sequence[Mapping]) -> Picture | None:
         for (task, metric), s in lines.items()
     ]
     height_in = 0.9 + 0.55 * len(lines)
-    return draw("benchmarks", "Benchmarks", f"Dot plot of scores; {'; '.join(said)}.", height_in, paint)
+    return draw(
+        "benchmarks", "Scores and their 95 % intervals", f"Dot plot of scores; {'; '.join(said)}.", height_in, paint
+    )
 
 
 def cost_figure(stages: Sequence[StageRow]) -> Picture | None:

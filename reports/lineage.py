@@ -72,8 +72,8 @@ def lineage_figure(stages: Sequence[StageRow]) -> Picture | None:
             for text, height, colour, weight, points in (*texts, (stage.key[:12], 0.095, MUTED, "normal", 7.0)):
                 axes.text(x + 0.07, y + height, text, color=colour, weight=weight, size=points, va="center", zorder=3)
 
-    joined = "; ".join(f"{a.stage} {a.label} to {b.stage} {b.label}" for a, b in edges)
-    return draw("lineage", "What was made from what, left to right", f"Graph of artifacts: {joined}.", height_in, paint)
+    alt = f"Graph of {len(stages)} artifacts and what each was made from; the table below says the same."
+    return draw("lineage", "What was made from what, left to right", alt, height_in, paint)
 
 
 def _places(stages: Sequence[StageRow]) -> dict[str, tuple[int, int]]:

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, legend, line_style
+from reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, line_style
 from reports.figures import MODEL_NAMES
 from reports.text import number, one_line
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from models.maps import Map
 
 _MAX_LINES = 8
+_TICK_STEPS = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
 _ANNOTATE_COLUMNS, _ANNOTATE_ROWS = 18, 32
 
 
@@ -46,11 +47,12 @@ def _numbers(one: Map) -> np.ndarray:
 
 
 def _shift(by_model: Mapping[str, Map]) -> np.ndarray | None:
-    """SFT minus base where both are heat maps of one shape and the same ticks."""
+    """SFT minus base where both are heat maps of one shape with the same ticks."""
     if set(by_model) != {"base", "sft"} or by_model["base"].kind != "heatmap":
         return None
-    base, sft = _numbers(by_model["base"]), _numbers(by_model["sft"])
-    return sft - base if base.shape == sft.shape and base.size else None
+    base, sft = by_model["base"], by_model["sft"]
+    same = (base.x_ticks, base.y_ticks) == (sft.x_ticks, sft.y_ticks) and _numbers(base).shape == _numbers(sft).shape
+    return _numbers(sft) - _numbers(base) if same else None
 
 
 def _said(name: str, values: np.ndarray, unit: str) -> str:
@@ -61,7 +63,7 @@ def _said(name: str, values: np.ndarray, unit: str) -> str:
 def _heat(one: Map, panels: Mapping[str, np.ndarray], shift: np.ndarray | None, alt: str) -> Picture:
     rows, columns = next(iter(panels.values())).shape
     count = len(panels) + (shift is not None)
-    side_by_side = columns * count <= 48
+    side_by_side = not one.x_ticks or columns * count <= 48
     scale = min(values.min() for values in panels.values()), max(values.max() for values in panels.values())
     row_in = 0.2 if rows <= 32 else max(5.5 / rows, 0.02)
     panel_in = max(rows * row_in, 1.3) + 0.75
@@ -120,25 +122,26 @@ def _ticks(axis, labels: Sequence[str] | None, count: int, room_in: float, uprig
     longest_in = max((len(text) for text in texts), default=1) * 0.075
     turned = not upright and longest_in > 0.92 * room_in / max(count, 1) and longest_in > 0.3
     needed_in = 0.17 if upright or turned else longest_in + 0.08
-    every = max(1, int(np.ceil(count * needed_in / room_in)))
+    every = next(step for step in _TICK_STEPS if step * room_in >= count * needed_in)
     axis.set_ticks(range(0, count, every), texts[:count:every])
     if turned:
-        axis.set_tick_params(rotation=60)
+        axis.set_tick_params(rotation=90)
 
 
 def _plot(one: Map, panels: Mapping[str, np.ndarray], alt: str) -> Picture:
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0])
-        width_in = (WIDTH_IN - 2.2) / len(panels)
+        width_in = (WIDTH_IN - 0.8) / len(panels)
         for panel, (name, values) in zip(axes, panels.items(), strict=True):
             (_bars if one.kind == "bars" else _lines)(panel, one, values)
             panel.set_title(name)
             panel.set_xlabel(one_line(one.x_label, 60))
-            if one.x_ticks:
-                _ticks(panel.xaxis, one.x_ticks, values.shape[1], width_in)
+            _ticks(panel.xaxis, one.x_ticks, values.shape[1], width_in)
         axes[0].set_ylabel(one_line(" ".join(filter(None, (one.y_label, f"({one.unit})" if one.unit else ""))), 48))
         if len(one.values) > 1 and one.series:
-            legend(axes[-1], width_in)
+            handles, labels = axes[0].get_legend_handles_labels()
+            columns = max(1, int(WIDTH_IN / (0.7 + 0.068 * max(map(len, labels)))))
+            figure.legend(handles, labels, loc="outside upper right", ncols=columns)
 
     return draw(f"map-{_slug(one.name)}", one.title, alt, 3.0, paint, one.note)
 

@@ -244,7 +244,7 @@ def _benchmarks(evaluations: Sequence[Mapping]) -> list[Block]:
         return []
     header = ("Task", "Metric", "Model", "Score", "95 % interval", "Chance", "n", "Against chance", "Against base")
     reading = "Two scores are called better or worse only where their 95 % intervals do not touch."
-    table = Table("Benchmarks, base and fine-tuned", header, rows, frozenset({3, 4, 5, 6}))
+    table = Table("Every metric, base and fine-tuned", header, rows, frozenset({3, 4, 5, 6}))
     return [*_drawn(benchmark_figure(evaluations)), table, Prose(reading)]
 
 

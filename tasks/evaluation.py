@@ -100,7 +100,7 @@ def _evaluate(model: Any, tasks: dict[str, Any], recipe: EvalTaskRecipe, chat: b
         apply_chat_template=chat and generates,
         fewshot_as_multiturn=True,
     )
-    assert results is not None, "lm-eval returns results on rank 0, and there is no other"
+    assert results is not None and "samples" in results, "lm-eval withholds them only from ranks above 0"
     return results["samples"]
 
 
@@ -111,7 +111,7 @@ def _quiet() -> Iterator[None]:
     import lm_eval.api.task as task_module
 
     logger, bar = logging.getLogger("lm_eval"), task_module.tqdm
-    level, bars_were_on = logger.level, datasets.are_progress_bars_enabled()
+    level, bars_were_off = logger.level, datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
     datasets.disable_progress_bars()
     task_module.tqdm = partial(bar, disable=True)
@@ -120,5 +120,5 @@ def _quiet() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         task_module.tqdm = bar
-        if bars_were_on:
+        if not bars_were_off:
             datasets.enable_progress_bars()

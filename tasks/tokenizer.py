@@ -9,8 +9,8 @@ from pydantic import Field
 
 from data.config import Recipe, TokenizerRecipe
 from data.documents import read_documents
-from data.store import Artifact
-from data.tokenizers import build_tokenizer, tokenizer_identity
+from data.store import Artifact, sha256_file
+from data.tokenizers import build_tokenizer, tokenizer_file
 from tasks.stage import StageRun, stage
 
 
@@ -19,7 +19,7 @@ class TokenizerStageRecipe(Recipe):
 
     tokenizer: TokenizerRecipe = Field(exclude=True)
     asked: dict[str, Any]
-    identity: dict[str, Any]
+    sha256: str | None = Field(None, description="Of a loaded file")
     proportions: dict[str, float] | None = Field(None, description="Share of the training text by source")
 
     @classmethod
@@ -30,7 +30,7 @@ class TokenizerStageRecipe(Recipe):
         return cls(
             tokenizer=tokenizer,
             asked=tokenizer.model_dump(mode="json", exclude=unused, exclude_none=True),
-            identity=tokenizer_identity(tokenizer),
+            sha256=sha256_file(tokenizer_file(tokenizer.path)) if tokenizer.path is not None else None,
             proportions=proportions if trained else None,
         )
 

@@ -137,7 +137,7 @@ def _read_jsonl(name: str, path: Path) -> Iterator[Raw | Reject]:
 
 def _parse_line(name: str, number: int, line: bytes) -> Raw | Reject:
     try:
-        record = json.loads(line.decode())
+        record = json.loads(line.decode().rstrip("\r\n"))
     except UnicodeDecodeError as error:
         return Reject(name, number, f"not UTF-8 at byte {error.start} of the line")
     except json.JSONDecodeError as error:

@@ -55,37 +55,28 @@ def _stream(recipe: SourceRecipe, fields: Sequence[str]) -> Any:
     return stream.select_columns(list(fields))
 
 
-def _explain(recipe: SourceRecipe, error: BaseException) -> str:
-    """One line for whatever `datasets` raised, without URLs or tokens from its message where we know the cause."""
+def _explain(recipe: SourceRecipe, error: Exception) -> str:
+    """One line for whatever `datasets` raised. It re-raises `from None`, so some causes show in its text alone."""
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
     from huggingface_hub.errors import GatedRepoError, HFValidationError, OfflineModeIsEnabled
 
-    page = f"https://huggingface.co/datasets/{recipe.hub}"
-    chain = list(_chain(error))
-    known = bool(os.environ.get("HF_TOKEN"))
-    if any(isinstance(e, GatedRepoError) for e in chain):
-        if known:
-            return f"hub {recipe.hub}: gated, and HF_TOKEN has no access yet; ask for it at {page}"
-        return f"hub {recipe.hub}: gated; ask for access at {page} and set HF_TOKEN"
-    if any(isinstance(e, DatasetNotFoundError | HFValidationError) for e in chain):
-        remedy = "check the spelling, and that HF_TOKEN may read it" if known else "check the spelling, or set HF_TOKEN"
+    name, text, token = f"hub {recipe.hub}", str(error), os.environ.get("HF_TOKEN")
+    if isinstance(error, GatedRepoError) or "gated dataset" in text:
+        page = f"https://huggingface.co/datasets/{recipe.hub}"
+        if token:
+            return f"{name}: gated, and HF_TOKEN has no access yet; ask for it at {page}"
+        return f"{name}: gated; ask for access at {page} and set HF_TOKEN"
+    if isinstance(error, DatasetNotFoundError | HFValidationError):
         at = f" at revision {recipe.hub_revision}" if recipe.hub_revision else ""
-        return f"hub {recipe.hub}: not found{at} or private; {remedy}"
-    if any(isinstance(e, DataFilesNotFoundError) for e in chain):
-        return f"hub {recipe.hub}: holds no data files; readable are {', '.join(FORMATS)}"
-    if any(isinstance(e, OfflineModeIsEnabled) for e in chain):
-        return f"hub {recipe.hub}: offline mode is on; unset HF_HUB_OFFLINE or give local files as `path`"
-    if any(isinstance(e, OSError) for e in chain) or "httpx" in type(error).__module__:
-        return (
-            f"hub {recipe.hub}: out of reach ({type(error).__name__}); check the network and run the same command again"
-        )
-    return f"hub {recipe.hub}: {_without_token(str(error))}"
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
+        remedy = "and that HF_TOKEN may read it" if token else "or set HF_TOKEN"
+        return f"{name}: not found{at} or private; check the spelling, {remedy}"
+    if isinstance(error, DataFilesNotFoundError):
+        return f"{name}: holds no data files; readable are {', '.join(FORMATS)}"
+    if isinstance(error, OfflineModeIsEnabled) or OfflineModeIsEnabled.__name__ in text:
+        return f"{name}: offline mode is on; unset HF_HUB_OFFLINE or give local files as `path`"
+    if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+        return f"{name}: out of reach ({type(error).__name__}); check the network and run the same command again"
+    return f"{name}: {_without_token(text)}"
 
 
 def _without_token(message: str) -> str:

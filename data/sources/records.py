@@ -6,7 +6,6 @@ cannot become a document is data, not a crash: it is a `Reject` with the file, t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from string import Formatter
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 from data.config import ChatSourceRecipe, SourceRecipe
 from data.errors import UserError
+from data.store import canonical_json
 
 Split = Literal["train", "held_out"]
 Content = str | dict[str, Any]
@@ -108,13 +108,13 @@ def text_reader(recipe: SourceRecipe) -> tuple[tuple[str, ...], Callable[[Conten
         template = Template(recipe.text)
         return template.fields, lambda content: content if isinstance(content, str) else template.render(content)
     if recipe.user is None or recipe.assistant is None:
-        return (recipe.messages,), lambda content: _canonical(_message_list(content, recipe.messages))
+        return (recipe.messages,), lambda content: canonical_json(_message_list(content, recipe.messages))
     turns = {"user": Template(recipe.user), "assistant": Template(recipe.assistant)}
     fields = tuple(dict.fromkeys(field for turn in turns.values() for field in turn.fields))
 
     def render(content: Content) -> str:
         record = _as_record(content)
-        return _canonical(_checked([{"role": role, "content": t.render(record)} for role, t in turns.items()]))
+        return canonical_json(_checked([{"role": role, "content": t.render(record)} for role, t in turns.items()]))
 
     return fields, render
 
@@ -151,7 +151,3 @@ def _checked(messages: list[Any]) -> list[dict[str, str]]:
     if not any(message["role"] == "assistant" for message in messages):
         raise BadRecord("no assistant message")
     return [{"role": message["role"], "content": message["content"]} for message in messages]
-
-
-def _canonical(messages: list[dict[str, str]]) -> str:
-    return json.dumps(messages, ensure_ascii=False, sort_keys=True, separators=(",", ":"))

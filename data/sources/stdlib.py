@@ -76,7 +76,8 @@ def _definitions(body: list[ast.stmt], owner: str, depth: int) -> Iterator[str]:
 
 def _signature(node: _Definition, name: str) -> str:
     if isinstance(node, ast.ClassDef):
-        return f"class {name}({', '.join(ast.unparse(base) for base in node.bases)})"
+        bases = ", ".join(ast.unparse(base) for base in node.bases)
+        return f"class {name}({bases})" if bases else f"class {name}"
     return f"{name}({ast.unparse(node.args)})"
 
 

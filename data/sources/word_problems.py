@@ -99,7 +99,7 @@ def read_word_problems(seed: int, documents: int, held_out_fraction: float) -> I
     streams: dict[Split, Iterator[Problem]] = {s: generate(seed, s) for s in ("train", "held_out")}
     for index in range(documents):
         held_out = math.ceil(index * held_out_fraction) > math.ceil((index - 1) * held_out_fraction)
-        split: Split = "held_out" if held_out and index else "train"
+        split: Split = "held_out" if held_out else "train"
         problem = next(streams[split], None)
         if problem is None:
             return

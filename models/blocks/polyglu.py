@@ -47,7 +47,8 @@ class Router(nn.Module):
                 pooled = reduced_BTR.float().mean(1, keepdim=True)
             else:
                 pooled = _causal_mean(reduced_BTR, doc_start_BT, offset, past)
-            return self.beta * self.expand(F.relu(pooled + self.reduce.bias))
+            narrow = F.relu(pooled + self.reduce.bias)
+            return self.beta * F.linear(narrow, self.expand.weight.float(), self.expand.bias.float())
 
 
 def _causal_mean(x_BTR: Tensor, doc_start_BT: Tensor | None, offset: int, past: PooledSum | None) -> Tensor:

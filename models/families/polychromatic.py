@@ -102,7 +102,7 @@ class Polychromatic(LanguageModel):
 
     def schedule(self, progress: float) -> dict[str, float]:
         start, end = self.section.tau_start, self.section.tau_end
-        return {"tau": max(end, start + (end - start) * progress)}
+        return {"tau": start * (1.0 - progress) + end * progress}
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         if name.endswith("router.alpha"):

@@ -49,9 +49,7 @@ def check(recipe: EvalTaskRecipe) -> None:
         )
 
 
-def load(
-    recipe: EvalTaskRecipe, data_file: Path | None, *, chat: bool, cache_dir: Path, seed: int
-) -> dict[str, Any]:
+def load(recipe: EvalTaskRecipe, data_file: Path | None, *, chat: bool, cache_dir: Path, seed: int) -> dict[str, Any]:
     """lm-eval task objects by name, ready to evaluate; a group gives its members.
 
     `data_file` replaces the task's hub data set, `cache_dir` holds what `datasets` makes of it, `seed` draws the
@@ -78,15 +76,17 @@ def load(
 def manager(name: str) -> TaskManager:
     """A task manager that knows `name` and what it consists of. Raises UserError for an unknown name."""
     folders = {FOLDER} if name in local_names() else set(_folders(name))
-    if not folders:
-        raise UserError(
-            f"evaluation task {name!r} is unknown: local tasks are {', '.join(local_names())}; any other name must be "
-            "one of lm-eval's (lm-eval ls tasks)"
-        )
-    from lm_eval.tasks import TaskManager
+    outermost: list[str | Path] = [folder for folder in sorted(folders) if not folders.intersection(folder.parents)]
+    if outermost:
+        from lm_eval.tasks import TaskManager
 
-    outermost = [folder for folder in sorted(folders) if not folders.intersection(folder.parents)]
-    return TaskManager(include_path=outermost, include_defaults=False)
+        tasks = TaskManager(include_path=outermost, include_defaults=False)
+        if name in tasks.task_index:
+            return tasks
+    raise UserError(
+        f"evaluation task {name!r} is unknown: local tasks are {', '.join(local_names())}; any other name must be one "
+        "of lm-eval's (see: lm-eval ls tasks)"
+    )
 
 
 def _check_path(recipe: EvalTaskRecipe, path: Path) -> None:
@@ -122,8 +122,8 @@ def _local_data(config: Mapping[str, Any], data_file: Path, cache_dir: Path) -> 
 
 
 def _load(tasks: TaskManager, wanted: Any, recipe: EvalTaskRecipe, config: Mapping[str, Any]) -> dict[str, Any]:
-    import datasets
     import jinja2
+    from datasets.exceptions import DatasetsError
 
     try:
         return tasks.load([wanted])["tasks"]
@@ -133,8 +133,10 @@ def _load(tasks: TaskManager, wanted: Any, recipe: EvalTaskRecipe, config: Mappi
             "pip install 'lm-eval[math]' has those of the mathematics tasks"
         ) from error
     except (KeyError, jinja2.UndefinedError) as error:
-        raise UserError(f"task {recipe.name}: a record of {recipe.path or 'its data'} lacks {_one_line(error)}") from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(
+            f"task {recipe.name}: a record of {recipe.path or 'its data'} lacks {_one_line(error)}"
+        ) from error
+    except (OSError, ValueError, RuntimeError, StopIteration, IndexError, DatasetsError) as error:
         if recipe.path is not None:
             raise UserError(f"task {recipe.name}: {recipe.path} cannot be read ({_one_line(error)})") from error
         raise UserError(
@@ -210,4 +212,4 @@ def _plain_loader() -> type:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(str(error).split())[:200] or "no records"

@@ -20,6 +20,7 @@ from data.errors import UserError
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
 RESAMPLES = 1000
+EXCERPT_CHARACTERS = 300  # of a document in the samples
 NO_FILTER = "none"  # lm-eval's name of the filter that changes nothing
 CHOICE_METRICS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info"})
 
@@ -27,11 +28,13 @@ Record = Mapping[str, Any]
 
 
 def wilson_interval(successes: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion; `n` >= 1."""
+    """95 % interval of a proportion; `n` >= 1. Exactly 0 or 1 at the ends, as the formula is but for rounding."""
     share, spread = successes / n, Z_95**2 / n
     centre = share + spread / 2
     half = Z_95 * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    return max(0.0, (centre - half) / (1 + spread)), min(1.0, (centre + half) / (1 + spread))
+    low = 0.0 if successes == 0 else (centre - half) / (1 + spread)
+    high = 1.0 if successes == n else (centre + half) / (1 + spread)
+    return low, high
 
 
 def bootstrap_interval(
@@ -118,8 +121,8 @@ def _readable(task: Any, record: Record) -> dict[str, Any]:
         response = responses[0][0]
     elif task.OUTPUT_TYPE == "loglikelihood":
         response = f"log-probability {responses[0][0][0]:.4f}"
-    else:  # loglikelihood_rolling: the text is the argument and there is no prompt
-        prompt, expected, response = "", prompt, f"log-probability {responses[0][0]:.4f}"
+    else:  # loglikelihood_rolling: the argument is the whole text
+        prompt, expected, response = prompt[:EXCERPT_CHARACTERS], "", f"log-probability {responses[0][0]:.4f}"
     first = record[record["metrics"][0]]
     correct = bool(first) if np.isscalar(first) and first in (0, 1) else None
     return {"prompt": prompt, "response": response, "expected": expected, "correct": correct}

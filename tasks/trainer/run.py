@@ -130,6 +130,7 @@ class TrainingRun:
             wandb = WandbSink(spec, run_dir, self._say)
             cleanup.callback(wandb.close)
             self._listeners.append(wandb)
+        self._ledger.tick(force=True)
 
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
@@ -151,11 +152,6 @@ class TrainingRun:
     def _step(self, batches: Iterator[Batch]) -> None:
         recipe, step = self._spec.train, self._position.step
         started = time.perf_counter()
-        if self._spec.objective == "pretrain":
-            schedule = self._model.schedule(step / recipe.steps)
-            self._model.apply_schedule(schedule)
-        else:
-            schedule = self._model.schedule(1.0)
         lr = learning_rate(recipe, step)
         result = self._optimization.step(next(batches), lr)
         self._position = Position(step + 1, self._position.tokens + recipe.batch_tokens)
@@ -166,13 +162,18 @@ class TrainingRun:
             grad_norm=result.grad_norm,
             tokens=self._position.tokens,
             mix=self._loader.counts(step),
-            schedule=schedule,
+            schedule=self._schedule(step),
             aux={**result.aux, **self._model.diagnostics()},
             cost_usd=self._ledger.usd,
             **self._throughput.after(time.perf_counter() - started, recipe.steps - step - 1),
         )
+        self._model.apply_schedule(self._schedule(step + 1))
         self._ledger.tick()
         self._heartbeat.beat(step + 1)
+
+    def _schedule(self, step: int) -> dict[str, float]:
+        """The model's scheduled values after `step` steps; fine-tuning keeps those pretraining ended with."""
+        return self._model.schedule(step / self._spec.train.steps if self._spec.objective == "pretrain" else 1.0)
 
     def _between_steps(self) -> None:
         step, runtime = self._position.step, self._spec.runtime

@@ -58,7 +58,8 @@ class WandbSink:
             action()
         except Exception as error:
             self._run = None
-            self._say(f"wandb is off from here on: {type(error).__name__}: {str(error).splitlines()[:1]}")
+            first_line = str(error).partition("\n")[0]
+            self._say(f"wandb is off from here on: {type(error).__name__}: {first_line}")
 
 
 def _mode(spec: RunSpec) -> Any:

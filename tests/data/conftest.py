@@ -13,28 +13,7 @@ from pyarrow import parquet
 from data.config import TokenizerRecipe
 from data.tokenizers import build_tokenizer
 
-WORDS = [
-    "the",
-    "sum",
-    "of",
-    "12",
-    "and",
-    "345",
-    "is",
-    "357,",
-    "so",
-    "a",
-    "furnace",
-    "burns\n\tslowly;",
-    "naïve",
-    "café",
-    "—",
-    "π≈3.14159",
-    "def",
-    "f(x):",
-    "return",
-    "x",
-]
+TEXT = "the sum of 12 and 345 is 357, so a furnace burns\n\tslowly; naïve café — π≈3.14159 def f(x): return x"
 
 
 def words(seed: int, count: int) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
@@ -12,7 +12,7 @@ from data import documents
 from data.config import ChatSourceRecipe, SourceRecipe
 from data.documents import Document, _cut, read_documents, source_identity, write_documents
 from data.errors import UserError
-from data.sources.records import BadRecord, Template
+from data.sources.records import BadRecord, Raw, Template
 
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
@@ -164,12 +164,20 @@ def test_a_source_of_one_record_keeps_it_for_training(tmp_path, out):
     assert texts(out, "held_out") == []
 
 
+def test_a_split_the_source_has_fixed_is_never_changed(out, monkeypatch):
+    fixed = [Raw(f"text {n}\n\nmore", "generated", n, split="train") for n in range(3)]
+    monkeypatch.setattr(documents, "_open_source", lambda recipe, fields: iter(fixed))
+    write_documents(SourceRecipe(builtin="word-problems"), out)
+    assert texts(out, "train") == [raw.content for raw in fixed] and texts(out, "held_out") == []
+
+
 def test_share_zero_holds_nothing_out(tmp_path, out):
     (tmp_path / "book.txt").write_text("one\n\ntwo\n\nthree")
     write_documents(SourceRecipe(path=str(tmp_path / "book.txt"), held_out_fraction=0.0), out)
     assert texts(out, "train") == ["one\n\ntwo\n\nthree"] and texts(out, "held_out") == []
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab \n", max_size=300), st.floats(0.001, 0.499))
 def test_a_cut_loses_nothing_and_leaves_text_on_both_sides(text, fraction):
     pieces = _cut(text, fraction)
@@ -218,7 +226,7 @@ def test_past_the_reject_limit_the_stage_fails_and_names_the_first(tmp_path, out
 
 def test_a_wrong_field_name_fails_after_a_thousand_records_not_after_all(tmp_path, out):
     path = jsonl(tmp_path / "rows.jsonl", [{"body": "x"}] * 3000)
-    with pytest.raises(UserError, match="1000 of 1000 records are bad.*no field 'text'; fields: 'body'"):
+    with pytest.raises(UserError, match=r"1000 of 1000 records are bad.*no field 'text'; fields: 'body'"):
         write_documents(SourceRecipe(path=path), out)
 
 
@@ -236,7 +244,7 @@ def test_rejects_alone_are_an_error_even_when_all_may_be_rejected(tmp_path, out)
 
 
 def test_a_missing_file_is_one_line(out):
-    with pytest.raises(UserError, match="nowhere.txt: no such file or folder; correct the path"):
+    with pytest.raises(UserError, match=r"nowhere\.txt: no such file or folder; correct the path"):
         write_documents(SourceRecipe(path="nowhere.txt"), out)
 
 
@@ -256,6 +264,7 @@ def test_a_template_that_cannot_be_read_is_a_one_line_error(pattern):
     assert "\n" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["q", "a"]), st.one_of(st.text(), st.integers(), st.none(), st.booleans())))
 def test_a_template_renders_text_and_numbers_or_says_why_not(record):
     def usable(value):

@@ -84,6 +84,19 @@ def test_realised_counts_stay_within_one_sample_of_the_schedule_at_every_step(dr
     assert (counts.sum(axis=1) == mixture.batch_rows).all()
 
 
+@pytest.mark.parametrize(
+    ("weights", "rows"),
+    [([4, 8, 6], 2), ([4, 6, 5], 3), ([2, 9, 7, 9], 1), ([7, 3], 1), ([1, 60, 1, 80, 70], 2), ([3, 33, 3, 240], 1)],
+)
+def test_the_bound_is_strict_in_exact_arithmetic_for_whole_weights(weights, rows):
+    names = [f"s{i}" for i in range(len(weights))]
+    recipe = MixtureRecipe(start=dict(zip(names, map(float, weights), strict=True)))
+    totals = Mixture(recipe, seed=0, steps=400, batch_rows=rows).totals_KS
+    scheduled_times_sum = np.arange(401)[:, None] * rows * np.array(weights)
+    assert (np.abs(totals * sum(weights) - scheduled_times_sum) < sum(weights)).all()
+    assert np.diff(totals, axis=0).min() >= 0
+
+
 @settings(max_examples=50, deadline=None)
 @given(mixtures())
 def test_every_slot_gets_one_source_and_ordinals_run_without_gaps(drawn):

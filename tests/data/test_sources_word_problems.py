@@ -102,7 +102,7 @@ def test_number_and_gender_agree(problems):
     singular, plural = {noun.one for noun in forms}, {noun.many for noun in forms}
     ones = 0
     for problem in problems:
-        for number, more, noun in re.findall(r"\b(\d+) (more )?(?:red |blue )?([a-z]+)", problem.question):
+        for number, noun in re.findall(r"\b(\d+) (?:more )?(?:red |blue )?([a-z]+)", problem.question):
             if noun in singular | plural:
                 assert noun in (singular if number == "1" else plural), problem.question
                 ones += number == "1"

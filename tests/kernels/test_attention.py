@@ -45,9 +45,7 @@ def test_rotated_scores_depend_on_the_distance_alone():
     q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
 
     def score(i, j):
-        turned = [
-            rotate_half_split(x, rope_table(at, 1, 8, 100.0, CPU)).double() for x, at in ((q, i), (k, j))
-        ]
+        turned = [rotate_half_split(x, rope_table(at, 1, 8, 100.0, CPU)).double() for x, at in ((q, i), (k, j))]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(7, 3), score(24, 20), atol=1e-5, rtol=1e-5)

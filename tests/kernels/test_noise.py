@@ -2,8 +2,10 @@
 
 import math
 
+import pytest
 import torch
 
+import kernels.noise as module
 from kernels.noise import gumbel, hash_bits, uniform
 
 KEYS = torch.tensor([0, 1, -5, 2**62, -(2**63)])
@@ -52,3 +54,10 @@ def test_gumbel_has_its_mean_and_variance_and_is_finite():
     assert noise.isfinite().all()
     assert abs(noise.mean() - 0.5772157) < 0.02
     assert abs(noise.var() - math.pi**2 / 6) < 0.05
+
+
+@pytest.mark.parametrize("bits", [0, -1])
+def test_extreme_bits_stay_inside_the_open_interval(monkeypatch, bits):
+    monkeypatch.setattr(module, "hash_bits", lambda key_B, stream, count: torch.full((1, count), bits))
+    assert 0.0 < uniform(KEYS, 0, 1).item() < 1.0
+    assert gumbel(KEYS, 0, 1).isfinite()

@@ -41,7 +41,14 @@ class LargestTensor(TorchDispatchMode):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 5), st.booleans(), st.booleans(), st.sampled_from([1, 12, 2**17]))
+@given(
+    st.integers(1, 3),
+    st.integers(1, 9),
+    st.integers(1, 5),
+    st.booleans(),
+    st.booleans(),
+    st.sampled_from([1, 12, 2**17]),
+)
 def test_output_and_gradients_equal_the_definition(rows, length, width, noisy, sequence, chunk):
     static_rows, dynamic_length = rows if noisy else 1, 1 if sequence else length
     inputs = arguments(rows, length, width, static_rows=static_rows, dynamic_length=dynamic_length)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import math
 import random
+from pathlib import Path
 
 import pytest
 
 from data.config import MixtureRecipe
 from data.mixture import Mixture
 from models.maps import Map
+from reports.card import write_report
 from reports.inputs import ReportInputs, ShardRow, StageRow
 
 STEPS, BATCH_ROWS, SEQ_LEN = 600, 16, 128
@@ -47,7 +49,8 @@ def training_rows(
             "lr": rate, "grad_norm": 0.4 + 2 * fall + abs(noise.gauss(0, 0.15)), "tokens": step * BATCH_ROWS * SEQ_LEN,
             "tokens_per_s": 7400 + noise.gauss(0, 220), "flops_per_s": 5e10, "utilisation": 0.0, "step_s": 0.28,
             "eta_s": (steps - step) * 0.28, "cost_usd": 0.0, "mix": counts.counts(step - 1) if mix else {},
-            "schedule": {"tau": max(0.1, 1 - 0.9 * done)}, "aux": {},
+            "schedule": {"tau": max(0.1, 1 - 0.9 * done)},
+            "aux": {"entropy_static": 1.386 - 0.1 * done, "entropy_dynamic": 1.3 * fall, "alpha_rms": done},
         })  # fmt: skip
     return rows
 
@@ -104,7 +107,8 @@ def maps(model: str) -> list[Map]:
             values=[[noise.random() for _ in MIXTURE.start] for _ in names], x_ticks=sorted(MIXTURE.start),
             series=names),
         Map(name="gate_numbers", title="Gate parameters", kind="table", y_label="layer",
-            values=[[noise.gauss(0, 1) for _ in range(2)] for _ in layers], y_ticks=layers, x_ticks=["alpha, standard deviation", "beta, mean"]),
+            values=[[noise.gauss(0, 1) for _ in range(2)] for _ in layers], y_ticks=layers,
+            x_ticks=["alpha, standard deviation", "beta, mean"]),
     ]  # fmt: skip
 
 
@@ -152,6 +156,14 @@ def full_run(price: float = 0.0) -> ReportInputs:
 @pytest.fixture(scope="session")
 def run() -> ReportInputs:
     return full_run()
+
+
+@pytest.fixture(scope="session")
+def written(run, tmp_path_factory) -> Path:
+    """The folder of the written report of `run`."""
+    out = tmp_path_factory.mktemp("report")
+    write_report(run, out)
+    return out
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -202,10 +205,14 @@ def test_a_stage_killed_half_way_leaves_nothing_half_valid(tmp_path):
     log = tmp_path / "log"
     (tmp_path / "build.py").write_text(BUILDER.replace("time.sleep(2)", "time.sleep(60)"))
     process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "build.py"), str(log)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, str(tmp_path / "build.py"), str(log)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )
     while not log.exists():
         assert process.poll() is None
-    process.kill()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)  # its temporary Prefect server too
     process.wait()
     assert list(Store().artifacts()) == []

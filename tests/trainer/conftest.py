@@ -57,7 +57,7 @@ def make_run(corpus, tmp_path) -> Callable[..., Path]:
             "n_kv_heads": 1,
             "head_dim": 16,
             "d_ff": 48,
-            "max_seq_len": SEQ_LEN_TOKENS,
+            "max_seq_len": 3 * SEQ_LEN_TOKENS,
         }
         spec = {
             "objective": "pretrain",

@@ -1,0 +1,83 @@
+"""Counts on the meta device equal the published ones; FLOPs equal what torch counts."""
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.errors import UserError
+from models.build import FAMILIES, build_model
+from models.config import ModelRecipe
+from models.counts import flops_per_token, parameter_counts
+
+PUBLISHED = dict(
+    vocab_size=151_669, d_model=1024, n_layers=28, n_heads=16, n_kv_heads=8, head_dim=64, d_ff=4096, max_seq_len=4096
+)
+
+
+def test_polychromatic_600m_counts_what_the_published_model_counts():
+    assert parameter_counts(ModelRecipe(family="polychromatic", **PUBLISHED)) == {
+        "embedding": 155_309_056,
+        "attention": 88_080_384,
+        "ffn": 352_321_536,
+        "routing": 1_380_960,
+        "norms": 61_952,
+        "total": 597_153_888,
+        "active": 597_153_888,
+    }
+
+
+def test_vanilla_of_the_same_shape_is_within_one_percent():
+    total = parameter_counts(ModelRecipe(family="vanilla", **PUBLISHED))["total"]
+    assert abs(total / 597_153_888 - 1) < 0.01
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_counts_equal_the_built_model(family, tiny_recipe):
+    recipe = tiny_recipe(family)
+    assert parameter_counts(recipe)["total"] == sum(p.numel() for p in build_model(recipe).parameters())
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_flops_equal_those_torch_counts(family, tiny_recipe):
+    rows, length = 2, 32
+    recipe = tiny_recipe(family)
+    model = build_model(recipe)
+    model.init_weights(0)
+    ids = torch.randint(0, 61, (rows, length))
+    with sdpa_kernel(SDPBackend.MATH):  # the counter does not know the CPU's fused attention
+        with FlopCounterMode(display=False) as forward:
+            model(ids)
+        with FlopCounterMode(display=False) as both:
+            model.loss(ids, ids).total.backward()
+    # torch counts all T keys of a causal query; a row of 2T - 1 has T of them on average.
+    wanted = flops_per_token(recipe, 2 * length - 1)
+    tokens = rows * length
+    assert forward.get_total_flops() / tokens == pytest.approx(wanted.forward, rel=0.001)
+    assert both.get_total_flops() / tokens == pytest.approx(wanted.forward + wanted.backward, rel=0.05)
+
+
+def test_attention_counts_the_keys_a_causal_query_sees_on_average(tiny_recipe):
+    recipe = tiny_recipe("vanilla")
+    short, long = flops_per_token(recipe, 9).forward, flops_per_token(recipe, 29).forward
+    assert long - short == recipe.n_layers * 4 * recipe.n_heads * recipe.head_dim * 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_kv_heads": 3}, "n_kv_heads=3 must divide n_heads=4"),
+        ({"head_dim": 7}, "head_dim=7 must be even"),
+        ({"polychromatic": {}}, "section polychromatic belongs to family=polychromatic"),
+    ],
+)
+def test_an_impossible_recipe_is_refused_in_one_line(tiny_recipe, changes, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        tiny_recipe("vanilla", **changes)
+    assert "\n" not in refused.value.errors()[0]["msg"]
+
+
+def test_a_model_without_a_vocabulary_is_refused_in_one_line(tiny_recipe):
+    with pytest.raises(UserError, match="vocab_size") as refused:
+        build_model(tiny_recipe("vanilla", vocab_size=None))
+    assert "\n" not in str(refused.value)

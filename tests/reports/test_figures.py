@@ -1,0 +1,105 @@
+"""Figures as drawn: no text over another, honest comparisons of maps."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+from models.maps import Map
+from reports import canvas
+from reports.figures import loss_figure
+from reports.mapfigures import map_figure
+from reports.sections import sections
+
+Boxes = dict[int, tuple[str, Bbox]]
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Boxes]:
+    """The texts of every figure drawn while the test runs, with the boxes they fill in the PNG."""
+    figures: list[Boxes] = []
+
+    class Watched(Figure):
+        def savefig(self, *args, **kwargs):
+            if kwargs["format"] == "png":
+                figures.append({-1: ("", self.bbox)})
+            super().savefig(*args, **kwargs)
+
+    draw_text = Text.draw
+
+    def draw(text: Text, renderer) -> None:
+        draw_text(text, renderer)
+        if isinstance(renderer, RendererAgg) and text.get_visible() and text.get_text().strip():
+            figures[-1][id(text)] = text.get_text(), text.get_window_extent(renderer)
+
+    monkeypatch.setattr(canvas, "Figure", Watched)
+    monkeypatch.setattr(Text, "draw", draw)
+    return figures
+
+
+def collisions(boxes: Boxes) -> list[tuple[str, str]]:
+    """Pairs of texts whose boxes meet, and texts that leave the figure."""
+    (_, figure), *texts = boxes.values()
+    cut = [(name, "edge") for name, box in texts if not (figure.x0 - 1 < box.x0 and box.x1 < figure.x1 + 1)]
+    return cut + [
+        (a, b) for (a, one), (b, two) in combinations(texts, 2)
+        if min(one.x1, two.x1) - max(one.x0, two.x0) > 1 and min(one.y1, two.y1) - max(one.y0, two.y0) > 1
+    ]  # fmt: skip
+
+
+def test_no_label_covers_another(priced_run, drawn):
+    sections(priced_run)
+    assert len(drawn) > 12
+    assert [found for boxes in drawn for found in collisions(boxes)] == []
+
+
+def test_no_label_covers_another_when_names_are_long(drawn):
+    measured = {"loss": 1.0, "bits_per_byte": 1.0, "tokens": 9}
+    names = [f"a domain with a rather long name {i}" for i in range(9)]
+    rows = [{"kind": "eval", "step": s, "held_out": dict.fromkeys(names, measured)} for s in (1, 2)]
+    assert loss_figure("loss", "Training", rows) and collisions(drawn[0]) == []
+
+
+@pytest.mark.parametrize(
+    ("layers", "ticks"), [(1, ["ReLU", "tanh"]), (28, [f"a rather long name {i}" for i in range(24)]), (96, [])]
+)
+def test_no_label_covers_another_in_maps_of_many_shapes(drawn, layers, ticks):
+    columns = len(ticks) or 60
+    rng = np.random.default_rng(0)
+    for kind in ("heatmap", "lines", "bars"):
+        rows = layers if kind == "heatmap" else min(layers, 12)
+        one = Map(name="m", title="A map", kind=kind, values=rng.random((rows, columns)).tolist(), x_ticks=ticks,
+                  x_label="x", y_label="y", series=[f"series {i}" for i in range(rows)])  # fmt: skip
+        map_figure({"base": one, "sft": one})
+    assert len(drawn) == 3 and [found for boxes in drawn for found in collisions(boxes)] == []
+
+
+def heat(values: list, **fields) -> Map:
+    return Map(**{"name": "routing", "title": "Routing", "kind": "heatmap", "values": values, **fields})
+
+
+def test_shift_is_sft_minus_base():
+    picture = map_figure({"base": heat([[0.25, 0.75]]), "sft": heat([[0.5, 0.65]])})
+    assert picture is not None and "Shift, SFT minus base, from −0.100 to 0.250" in picture.alt
+
+
+@pytest.mark.parametrize(
+    "by_model",
+    [{"base": heat([[1.0]])}, {"base": heat([[1.0]]), "sft": heat([[1.0, 2.0]])},
+     {m: heat([[1.0, 2.0]], kind="lines") for m in ("base", "sft")}],
+)  # fmt: skip
+def test_no_shift_is_shown_where_none_is_defined(by_model):
+    picture = map_figure(by_model)
+    assert picture is not None and "hift" not in picture.svg + picture.alt
+
+
+def test_shift_needs_the_same_ticks():
+    one, other = heat([[1.0, 2.0]], x_ticks=["a", "b"]), heat([[1.0, 2.0]], x_ticks=["b", "a"])
+    picture = map_figure({"base": one, "sft": other})
+    assert picture is not None and "hift" not in picture.svg + picture.alt
