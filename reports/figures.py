@@ -48,7 +48,7 @@ def _thousands(axes: Axes) -> None:
 def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     """The logged values faint, their moving average on top."""
     span = max(len(values) // 80, 5)
-    axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.3, linewidth=0.8, label="as logged")
+    axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.45, linewidth=0.8, label="as logged")
     axes.plot(*thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average, {span} steps")
     axes.margins(x=0.01)
 
@@ -158,7 +158,7 @@ def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> P
             axes.plot(*thinned(at, values), color=SERIES[0])
             axes.set_title(_label(value, 36))
             axes.margins(x=0.01)
-            axes.xaxis.set_major_locator(MaxNLocator(3 if columns > 1 else 8, integer=True, steps=[1, 2, 5, 10]))
+            axes.xaxis.set_major_locator(MaxNLocator(5 if columns > 1 else 8, integer=True, steps=[1, 2, 5, 10]))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda step, _: f"{step:,.0f}"))
             axes.set_xlabel("optimizer steps completed")
         for axes in panels[len(found) :]:

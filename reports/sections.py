@@ -226,25 +226,24 @@ def _against(measured: Mapping, low: float | None, high: float | None, other: st
 
 
 def _benchmarks(evaluations: Sequence[Mapping]) -> list[Block]:
+    if not evaluations:
+        return []
+    tuned = any(result["model"] == "sft" for result in evaluations)
     rows = []
     for (task, metric), scores in _scores(evaluations).items():
-        base = scores.get("base")
         for model in (m for m in MODEL_NAMES if m in scores):
-            measured = scores[model]
+            measured, base = scores[model], scores.get("base", {}) if model == "sft" else {}
             chance = measured.get("chance")
-            to_base = (
-                _against(measured, base.get("ci_low"), base.get("ci_high"), "base") if base and model == "sft" else "–"
-            )
-            rows.append(
-                (task, metric, MODEL_NAMES[model], _score(measured), _interval(measured) or "–",
-                 share(chance) if chance is not None and _is_share(measured) else number(chance),
-                 whole(measured["n"]), _against(measured, chance, chance, "chance"), to_base)
-            )  # fmt: skip
-    if not rows:
-        return []
-    header = ("Task", "Metric", "Model", "Score", "95 % interval", "Chance", "n", "Against chance", "Against base")
-    reading = "Two scores are called better or worse only where their 95 % intervals do not touch."
-    table = Table("Every metric, base and fine-tuned", header, rows, frozenset({3, 4, 5, 6}))
+            shown = share(chance) if _is_share(measured) else number(chance)
+            to_base = _against(measured, base.get("ci_low"), base.get("ci_high"), "base")
+            row = [task, metric, MODEL_NAMES[model], _score(measured), _interval(measured) or "–", shown]
+            row += [whole(measured["n"]), _against(measured, chance, chance, "chance"), *([to_base] if tuned else [])]
+            rows.append(row)
+    header = ["Task", "Metric", "Model", "Score", "95\u00a0% interval", "Chance", "n", "Against chance"]
+    table = Table("Every metric", header + ["Against base"] * tuned, rows, frozenset({3, 4, 5, 6}))
+    reading = (
+        "A score is called better or worse than another, or than chance, only where its interval lies apart from it."
+    )
     return [*_drawn(benchmark_figure(evaluations)), table, Prose(reading)]
 
 

@@ -193,6 +193,20 @@ def test_sampling_is_a_function_of_the_seed(model, tokenizer):
     assert first == again != other
 
 
+def test_sampling_noise_differs_between_batches_and_between_rounds(model, tokenizer, monkeypatch):
+    seeds = []
+
+    def play(model, prompts, *, max_new_tokens, seed, **_):
+        seeds.append(seed)
+        return [tokenizer.encode("abcdefgh")[:max_new_tokens] for _ in prompts]
+
+    monkeypatch.setattr(harness, "generate", play)
+    monkeypatch.setattr(harness, "ROUND_TOKENS", 3)
+    settings = {"until": [], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
+    HarnessLM(model, tokenizer, batch_rows=1).generate_until(requests("generate_until", *[("a", settings)] * 2))
+    assert len(seeds) == len(set(seeds)) == 4
+
+
 def test_an_unknown_decoding_setting_is_refused_by_name(lm):
     with pytest.raises(UserError, match="num_beams"):
         lm.generate_until(requests("generate_until", ("a", {"until": [], "num_beams": 4})))
@@ -213,6 +227,13 @@ def test_tags_typed_into_a_message_stay_text(lm, tokenizer):
     start, end = tokenizer.token_id(IM_START), tokenizer.token_id(IM_END)
     assert (ids.count(start), ids.count(end)) == (2, 1)
     assert tokenizer.decode(ids) == prompt == f"{IM_START}user\n{content}{IM_END}\n{IM_START}assistant\n"
+
+
+def test_a_continuation_of_a_chat_is_scored_after_its_tags(lm, model, tokenizer):
+    prompt = lm.apply_chat_template([{"role": "user", "content": "How many eggs?"}])
+    ((score, _),) = lm.loglikelihood(requests("loglikelihood", (prompt, f"6 {IM_END}")))
+    scored = tokenizer.encode(f"6 {IM_END}")
+    assert score == pytest.approx(sum(log_probabilities(model, (prompt.ids + scored)[:-1], scored)), rel=1e-5)
 
 
 def test_a_chat_prompt_is_a_prefix_of_the_conversation_it_was_trained_on(lm, tokenizer):

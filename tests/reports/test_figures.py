@@ -9,7 +9,7 @@ import pytest
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.transforms import Bbox
+from matplotlib.transforms import BboxBase
 
 from models.maps import Map
 from reports import canvas
@@ -17,7 +17,7 @@ from reports.figures import loss_figure
 from reports.mapfigures import map_figure
 from reports.sections import sections
 
-Boxes = dict[int, tuple[str, Bbox]]
+Boxes = dict[int, tuple[str, BboxBase]]
 
 
 @pytest.fixture
