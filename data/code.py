@@ -1,8 +1,9 @@
 """A fingerprint of the code behind a stage, so that a stale result is noticed.
 
-The fingerprint covers the stage's module and every module of this project that it imports, directly or not,
-as syntax trees without docstrings: a comment or a docstring changes nothing, a changed expression does. It is
-no part of an artifact's key (that would rebuild everything on every edit); a difference is shown as a warning.
+The fingerprint covers the stage's module and every module of this project that it imports, directly or not, as syntax
+trees without docstrings (a comment or a docstring changes nothing, a changed expression does), and the templates and
+task files beside them. It is no part of an artifact's key (that would rebuild everything on every edit); a difference
+is shown as a warning.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("flows", "tasks", "reports", "models", "kernels", "data")
+RESOURCES = ("*.yaml", "*.j2")  # templates and task files beside the code that reads them
 # What every stage stands on but whose edits do not change what a stage computes.
-PLUMBING = frozenset(
-    {"tasks.stage", "data.store", "data.code", "data.errors", "data.progress", "data.runtime"}
-)
+PLUMBING = frozenset({"tasks.stage", "data.store", "data.code", "data.errors", "data.progress", "data.runtime"})
 
 
 def code_fingerprint(module: str) -> str:
@@ -33,6 +33,9 @@ def code_fingerprint(module: str) -> str:
     digest = hashlib.sha256()
     for name, tree in sorted(seen.items()):
         digest.update(f"{name}\0{normalised_code(tree)}\0".encode())
+    for folder in sorted({path.parent for name in seen if (path := _source(name))}):
+        for file in sorted(file for pattern in RESOURCES for file in folder.glob(pattern)):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
 
 

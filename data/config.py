@@ -26,21 +26,25 @@ ORIGINS = ("builtin", "path", "hub")
 class SourceRecipe(Recipe):
     """One source of documents. Exactly one origin: `builtin`, `path` or `hub`."""
 
-    builtin: BuiltinText | None = Field(None, description="A source that needs nothing but Python itself")
-    path: str | None = Field(None, description="File, folder or glob: .txt .md .tex .py .jsonl .parquet, also .gz .zst")
-    hub: str | None = Field(None, description="Hugging Face data set id, streamed; gated ones read HF_TOKEN")
-    hub_config: str | None = Field(None, description="Configuration of the hub data set")
-    hub_revision: str | None = Field(None, description="Branch, tag or commit of the hub data set")
-    split: str = Field("train", description="Split of the hub data set")
+    builtin: BuiltinText | None = Field(default=None, description="A source that needs nothing but Python itself")
+    path: str | None = Field(
+        default=None, description="File, folder or glob: .txt .md .tex .py .jsonl .parquet, also .gz .zst"
+    )
+    hub: str | None = Field(default=None, description="Hugging Face data set id, streamed; gated ones read HF_TOKEN")
+    hub_config: str | None = Field(default=None, description="Configuration of the hub data set")
+    hub_revision: str | None = Field(default=None, description="Branch, tag or commit of the hub data set")
+    split: str = Field(default="train", description="Split of the hub data set")
     text: str = Field(
-        "text",
+        default="text",
         description="Field that holds the text of a record, or a template such as '{question}\\n{answer}'",
     )
-    max_documents: int | None = Field(None, ge=1, description="Stop after this many documents")
-    max_bytes: int | None = Field(None, ge=1, description="Stop once this many bytes of UTF-8 text were read")
-    held_out_fraction: float = Field(0.02, ge=0.0, lt=0.5, description="Share of documents kept out of training")
-    max_reject_fraction: float = Field(0.01, ge=0.0, le=1.0, description="Fail above this share of bad records")
-    seed: int = Field(0, ge=0, description="Seed of generated sources")
+    max_documents: int | None = Field(default=None, ge=1, description="Stop after this many documents")
+    max_bytes: int | None = Field(default=None, ge=1, description="Stop once this many bytes of UTF-8 text were read")
+    held_out_fraction: float = Field(
+        default=0.02, ge=0.0, lt=0.5, description="Share of documents kept out of training"
+    )
+    max_reject_fraction: float = Field(default=0.01, ge=0.0, le=1.0, description="Fail above this share of bad records")
+    seed: int = Field(default=0, ge=0, description="Seed of generated sources")
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceRecipe:
@@ -53,9 +57,11 @@ class SourceRecipe(Recipe):
 class ChatSourceRecipe(SourceRecipe):
     """Conversations for SFT: records hold a message list, or one user and one assistant text."""
 
-    messages: str = Field("messages", description="Field with [{role, content}, ...] (OpenAI style)")
-    user: str | None = Field(None, description="Template of the user turn, e.g. '{question}', instead of `messages`")
-    assistant: str | None = Field(None, description="Template of the assistant turn, e.g. '{answer}'")
+    messages: str = Field(default="messages", description="Field with [{role, content}, ...] (OpenAI style)")
+    user: str | None = Field(
+        default=None, description="Template of the user turn, e.g. '{question}', instead of `messages`"
+    )
+    assistant: str | None = Field(default=None, description="Template of the assistant turn, e.g. '{answer}'")
 
     @model_validator(mode="after")
     def _both_turns(self) -> ChatSourceRecipe:
@@ -68,8 +74,10 @@ class MixtureRecipe(Recipe):
     """Proportions of the sources by step: constant, then linear from `start` to `end` over the last part."""
 
     start: dict[str, float] = Field(description="Weight of each source; normalised to sum 1")
-    end: dict[str, float] | None = Field(None, description="Weights at the last step; none keeps `start`")
-    anneal_fraction: float = Field(0.2, ge=0.0, le=1.0, description="Last share of the steps, spent moving to `end`")
+    end: dict[str, float] | None = Field(default=None, description="Weights at the last step; none keeps `start`")
+    anneal_fraction: float = Field(
+        default=0.2, ge=0.0, le=1.0, description="Last share of the steps, spent moving to `end`"
+    )
 
     @model_validator(mode="after")
     def _weights(self) -> MixtureRecipe:
@@ -104,12 +112,12 @@ class DataRecipe(Recipe):
 class TokenizerRecipe(Recipe):
     """A tokenizer that is loaded (`path` or `hub`) or, with neither, trained on the sources."""
 
-    path: str | None = Field(None, description="A tokenizer.json, or a folder that holds one")
-    hub: str | None = Field(None, description="Hugging Face model id to take tokenizer.json from")
-    hub_revision: str | None = Field(None, description="Branch, tag or commit of the hub model")
-    vocab_size: int = Field(2048, ge=300, description="Ids of a trained tokenizer (unused when one is loaded)")
-    train_bytes: int = Field(8_000_000, ge=1000, description="UTF-8 bytes of text a tokenizer is trained on")
-    eos: str = Field("<|endoftext|>", description="Token that ends every document; must exist in the tokenizer")
+    path: str | None = Field(default=None, description="A tokenizer.json, or a folder that holds one")
+    hub: str | None = Field(default=None, description="Hugging Face model id to take tokenizer.json from")
+    hub_revision: str | None = Field(default=None, description="Branch, tag or commit of the hub model")
+    vocab_size: int = Field(default=2048, ge=300, description="Ids of a trained tokenizer (unused when one is loaded)")
+    train_bytes: int = Field(default=8_000_000, ge=1000, description="UTF-8 bytes of text a tokenizer is trained on")
+    eos: str = Field(default="<|endoftext|>", description="Token that ends every document; must exist in the tokenizer")
 
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerRecipe:

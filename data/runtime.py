@@ -12,20 +12,24 @@ class Runtime(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU if there is one")
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU if there is one")
     precision: Literal["auto", "fp32", "bf16"] = Field(
-        "auto", description="Autocast type; auto is bf16 where the device supports it natively, else fp32"
+        default="auto", description="Autocast type; auto is bf16 where the device supports it natively, else fp32"
     )
-    threads: int | None = Field(None, ge=1, description="CPU threads of torch; none leaves the default")
-    workers: int = Field(2, ge=1, description="Processes or threads for tokenization and loading")
-    micro_batch_rows: int | None = Field(None, ge=1, description="Rows per forward pass; none lets the trainer choose")
-    checkpoint_every_s: float = Field(600.0, gt=0, description="Save at least this often, seconds")
-    checkpoint_every_steps: int = Field(1000, ge=1, description="Save at least this often, optimizer steps")
-    keep_checkpoints: int = Field(2, ge=2, description="Newest checkpoints kept; fewer could lose the run")
-    retries: int = Field(2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
-    price_usd_per_hour: float = Field(0.0, ge=0, description="What this machine costs, for the ledger and the report")
+    threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; none leaves the default")
+    workers: int = Field(default=2, ge=1, description="Processes or threads for tokenization and loading")
+    micro_batch_rows: int | None = Field(
+        default=None, ge=1, description="Rows per forward pass; none lets the trainer choose"
+    )
+    checkpoint_every_s: float = Field(default=600.0, gt=0, description="Save at least this often, seconds")
+    checkpoint_every_steps: int = Field(default=1000, ge=1, description="Save at least this often, optimizer steps")
+    keep_checkpoints: int = Field(default=2, ge=2, description="Newest checkpoints kept; fewer could lose the run")
+    retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
+    price_usd_per_hour: float = Field(
+        default=0.0, ge=0, description="What this machine costs, for the ledger and the report"
+    )
     wandb: Literal["auto", "off", "offline", "online"] = Field(
-        "auto", description="auto logs online when WANDB_API_KEY is set, else offline"
+        default="auto", description="auto logs online when WANDB_API_KEY is set, else offline"
     )
-    eval_batch_rows: int = Field(32, ge=1, description="Rows per forward pass in evaluation and generation")
-    rebuild_drifted: bool = Field(False, description="Rebuild artifacts that were made by other code")
+    eval_batch_rows: int = Field(default=32, ge=1, description="Rows per forward pass in evaluation and generation")
+    rebuild_drifted: bool = Field(default=False, description="Rebuild artifacts that were made by other code")

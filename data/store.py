@@ -44,9 +44,7 @@ def canonical_json(value: Any) -> str:
 
     Raises TypeError for anything without a canonical form (functions, sets, NaN, arbitrary objects).
     """
-    return json.dumps(
-        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _plain(value: Any) -> Any:
@@ -105,9 +103,7 @@ class Artifact:
     def file(self, name: str) -> Path:
         """A file of the artifact. Raises UserError when the manifest does not list it."""
         if name not in self.manifest["files"]:
-            raise UserError(
-                f"artifact {self.name} holds no {name}; it holds {', '.join(self.manifest['files'])}"
-            )
+            raise UserError(f"artifact {self.name} holds no {name}; it holds {', '.join(self.manifest['files'])}")
         return self.path / name
 
 
@@ -174,9 +170,7 @@ class Store:
         if len(found) != 1:
             what = f"{len(found)} artifacts match" if found else "no artifact matches"
             names = ", ".join(a.name for a in found[:5])
-            raise UserError(
-                f"{what} {text!r} in {self.root}{': ' + names if names else ''}; see `athanor artifacts`"
-            )
+            raise UserError(f"{what} {text!r} in {self.root}{': ' + names if names else ''}; see `athanor artifacts`")
         return found[0]
 
     def remove(self, artifact: Artifact) -> None:

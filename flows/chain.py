@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 
+from data.config import SourceRecipe
 from data.runtime import Runtime
 from data.store import Artifact
+from data.tokenizers import tokenizer_file
 from flows.preset import Preset, reproducing_command
 from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
+from tasks.config import ModelName
+from tasks.evaluation import validate_task
 from tasks.stage import Decision, Stage
 
 # Flow name -> the stages that are its own; `--only` chooses a flow, `--rebuild` rebuilds these stages.
@@ -25,6 +29,7 @@ OWN_STAGES: dict[str, tuple[str, ...]] = {
     "interpret": ("interpret",),
     "report": ("report",),
 }
+CHAT = "sft.source"  # beside the names of the pretraining sources, which hold no dot
 
 
 class Chain:
@@ -35,6 +40,22 @@ class Chain:
         self.rebuild = frozenset(rebuild)
         self.verify = verify
 
+    def check(self) -> None:
+        """Raise UserError, one line, for what would fail later: missing files, unknown benchmarks."""
+        _ = self._sources
+        if self.preset.tokenizer.path is not None:
+            tokenizer_file(self.preset.tokenizer.path)
+        for task in self.preset.evaluate.tasks.values() if self.preset.evaluate else ():
+            validate_task(task)
+
+    @cached_property
+    def _sources(self) -> dict[str, acquire.AcquireRecipe]:
+        """Recipes of all text; reading the identity of local files finds the missing ones."""
+        sources: dict[str, SourceRecipe] = dict(self.preset.data.sources)
+        if self.preset.sft is not None:
+            sources[CHAT] = self.preset.sft.source
+        return {name: acquire.AcquireRecipe.of(source) for name, source in sources.items()}
+
     def _make(self, stage: Stage, recipe: Any, label: str, **inputs: Any) -> Artifact:
         decision = Decision(rebuild=stage.name in self.rebuild, verify=self.verify)
         return stage(recipe, label=label, runtime=self.preset.runtime, decision=decision, **inputs)
@@ -43,7 +64,7 @@ class Chain:
     def documents(self) -> dict[str, Artifact]:
         """Source name -> documents."""
         return {
-            name: self._make(acquire.acquire, acquire.AcquireRecipe.of(source), acquire.label(source))
+            name: self._make(acquire.acquire, self._sources[name], acquire.label(source))
             for name, source in self.preset.data.sources.items()
         }
 
@@ -80,8 +101,8 @@ class Chain:
         """The conversations as masked token shards; None without SFT."""
         if self.preset.sft is None:
             return None
-        source = self.preset.sft.source
-        documents = self._make(acquire.acquire, acquire.AcquireRecipe.of(source), f"{acquire.label(source)}-chat")
+        label = f"{acquire.label(self.preset.sft.source)}-chat"
+        documents = self._make(acquire.acquire, self._sources[CHAT], label)
         return self._make(chat.chat, chat.ChatRecipe(), documents.label, documents=documents, tokenizer=self.tokenizer)
 
     @cached_property
@@ -95,9 +116,12 @@ class Chain:
         )
 
     @cached_property
-    def models(self) -> dict[str, Artifact]:
+    def models(self) -> dict[ModelName, Artifact]:
         """`base` and, with SFT, `sft`."""
-        return {"base": self.base} | ({"sft": self.tuned} if self.tuned else {})
+        found: dict[ModelName, Artifact] = {"base": self.base}
+        if self.tuned is not None:
+            found["sft"] = self.tuned
+        return found
 
     @cached_property
     def evaluations(self) -> dict[str, Artifact]:
@@ -115,7 +139,7 @@ class Chain:
         return found
 
     @cached_property
-    def maps(self) -> dict[str, Artifact]:
+    def maps(self) -> dict[ModelName, Artifact]:
         """Model -> interpretability maps."""
         if self.preset.interpret is None:
             return {}
@@ -133,7 +157,7 @@ class Chain:
     @cached_property
     def report(self) -> Artifact:
         """The report card over everything above."""
-        asked = self.preset.model_copy(update={"runtime": Runtime()})  # pyright: ignore[reportCallIssue]
+        asked = self.preset.model_copy(update={"runtime": Runtime()})
         return self._make(
             report.report,
             report.ReportStageRecipe(

@@ -1,10 +1,10 @@
 """`data-flow`: acquire the text, make the tokenizer, write the token shards."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 
 
-@lifecycle_flow("data")
+@over_preset("data")
 def data_flow(chain: Chain) -> None:
     """Acquire the text, make the tokenizer, write the token shards."""
     _ = chain.shards

@@ -1,11 +1,11 @@
 """`evaluate-flow`: score the base and the fine-tuned model on the benchmarks."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 from flows.ui import publish_scores
 
 
-@lifecycle_flow("evaluate")
+@over_preset("evaluate")
 def evaluate_flow(chain: Chain) -> None:
     """Score the base and the fine-tuned model on the benchmarks."""
     publish_scores(chain.evaluations)

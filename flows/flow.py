@@ -15,7 +15,7 @@ from flows.preset import Preset
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
 
-def lifecycle_flow(name: str) -> Callable[[Callable[[Chain], None]], Any]:
+def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
     """Decorator: `body(chain)` becomes the Prefect flow `<name>-flow(preset, rebuild, verify)`."""
 
     def decorate(body: Callable[[Chain], None]) -> Any:
@@ -23,9 +23,11 @@ def lifecycle_flow(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             own = OWN_STAGES.get(name) or [stage for stages in OWN_STAGES.values() for stage in stages]
-            body(Chain(preset, rebuild=own if rebuild else (), verify=verify))
+            chain = Chain(preset, rebuild=own if rebuild else (), verify=verify)
+            chain.check()
+            body(chain)
 
-        return flow(run, name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")
+        return flow(name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")(run)
 
     return decorate
 

@@ -1,10 +1,10 @@
 """`interpret-flow`: measure the interpretability maps of the models."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 
 
-@lifecycle_flow("interpret")
+@over_preset("interpret")
 def interpret_flow(chain: Chain) -> None:
     """Measure the interpretability maps of the models."""
     _ = chain.maps

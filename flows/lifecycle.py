@@ -1,11 +1,11 @@
 """`lifecycle-flow`: from raw text to the report card: every stage, in order."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 from flows.ui import publish_report, publish_scores
 
 
-@lifecycle_flow("lifecycle")
+@over_preset("lifecycle")
 def lifecycle_flow(chain: Chain) -> None:
     """From raw text to the report card: every stage, in order."""
     publish_scores(chain.evaluations)

@@ -29,16 +29,16 @@ class Preset(Recipe):
     """Everything one lifecycle needs: recipes of the stages, and the runtime, which no key depends on."""
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Also the deployments' name")
-    description: str = Field("", description="One line for `athanor presets`")
+    description: str = Field(default="", description="One line for `athanor presets`")
     data: DataRecipe
-    tokenizer: TokenizerRecipe = TokenizerRecipe()  # pyright: ignore[reportCallIssue]
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe
     pretrain: TrainRecipe
-    sft: SftRecipe | None = Field(None, description="None: the base model is evaluated alone")
-    evaluate: EvalRecipe | None = Field(None, description="None: no benchmarks")
-    interpret: InterpretRecipe | None = Field(InterpretRecipe(), description="None: no maps")  # pyright: ignore
-    report: ReportRecipe = ReportRecipe()  # pyright: ignore[reportCallIssue]
-    runtime: Runtime = Runtime()  # pyright: ignore[reportCallIssue]
+    sft: SftRecipe | None = Field(default=None, description="None: the base model is evaluated alone")
+    evaluate: EvalRecipe | None = Field(default=None, description="None: no benchmarks")
+    interpret: InterpretRecipe | None = Field(default=InterpretRecipe(), description="None: no maps")
+    report: ReportRecipe = ReportRecipe()
+    runtime: Runtime = Runtime()
 
     @model_validator(mode="after")
     def _rows_fit(self) -> Preset:

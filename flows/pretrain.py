@@ -1,10 +1,10 @@
 """`pretrain-flow`: train the base model on the mixture of the sources."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 
 
-@lifecycle_flow("pretrain")
+@over_preset("pretrain")
 def pretrain_flow(chain: Chain) -> None:
     """Train the base model on the mixture of the sources."""
     _ = chain.base

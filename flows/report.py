@@ -1,11 +1,11 @@
 """`report-flow`: write the report card."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 from flows.ui import publish_report
 
 
-@lifecycle_flow("report")
+@over_preset("report")
 def report_flow(chain: Chain) -> None:
     """Write the report card."""
     publish_report(chain.report)

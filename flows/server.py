@@ -11,11 +11,11 @@ from datetime import timedelta
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import StateType
 
 from flows.deployments import WORK_POOL
 
@@ -57,5 +57,9 @@ def _crash_silent_runs() -> Automation:
             threshold=1,
             within=SILENCE,
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message="its heartbeat stopped: the process is gone")],
+        actions=[
+            ChangeFlowRunState(
+                name=None, state=StateType.CRASHED, message="its heartbeat stopped: the process is gone", force=False
+            )
+        ],
     )

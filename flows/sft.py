@@ -1,10 +1,10 @@
 """`sft-flow`: fine-tune the base model on conversations."""
 
 from flows.chain import Chain
-from flows.flow import lifecycle_flow
+from flows.flow import over_preset
 
 
-@lifecycle_flow("sft")
+@over_preset("sft")
 def sft_flow(chain: Chain) -> None:
     """Fine-tune the base model on conversations."""
     _ = chain.tuned

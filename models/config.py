@@ -18,31 +18,31 @@ Family = Literal["vanilla", "polychromatic"]
 class PolychromaticRecipe(Recipe):
     """PolyGLU routing (models/families/polychromatic.py)."""
 
-    gate_width: int = Field(32, ge=1, description="Hidden width of the routing network")
+    gate_width: int = Field(default=32, ge=1, description="Hidden width of the routing network")
     pool: Literal["causal", "sequence"] = Field(
-        "causal",
+        default="causal",
         description="causal: mean over the document so far; sequence: the published mean over the whole row, "
         "which lets the future into the gate",
     )
-    tau_start: float = Field(1.0, gt=0, description="Gumbel-softmax temperature at step 0")
-    tau_end: float = Field(0.1, gt=0, description="Temperature at the last step; linear between")
+    tau_start: float = Field(default=1.0, gt=0, description="Gumbel-softmax temperature at step 0")
+    tau_end: float = Field(default=0.1, gt=0, description="Temperature at the last step; linear between")
 
 
 class ModelRecipe(Recipe):
     """Shape of a decoder. Widths are in channels, lengths in tokens."""
 
     family: Family = Field(description="Architecture")
-    vocab_size: int | None = Field(None, ge=2, description="Token ids; none takes the tokenizer's")
+    vocab_size: int | None = Field(default=None, ge=2, description="Token ids; none takes the tokenizer's")
     d_model: int = Field(ge=2, description="Width of the residual stream")
     n_layers: int = Field(ge=1, description="Blocks")
     n_heads: int = Field(ge=1, description="Query heads")
     n_kv_heads: int = Field(ge=1, description="Key/value heads; divides n_heads")
-    head_dim: int = Field(64, ge=2, description="Channels of a head; even, because RoPE rotates pairs")
+    head_dim: int = Field(default=64, ge=2, description="Channels of a head; even, because RoPE rotates pairs")
     d_ff: int = Field(ge=1, description="Feed-forward width")
-    max_seq_len: int = Field(4096, ge=2, description="Longest row the model accepts, tokens")
-    rope_base: float = Field(10_000.0, gt=1, description="RoPE frequency base")
-    norm_eps: float = Field(1e-6, gt=0, description="Added to the mean square in RMSNorm")
-    polychromatic: PolychromaticRecipe | None = Field(None, description="Only for family=polychromatic")
+    max_seq_len: int = Field(default=4096, ge=2, description="Longest row the model accepts, tokens")
+    rope_base: float = Field(default=10_000.0, gt=1, description="RoPE frequency base")
+    norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in RMSNorm")
+    polychromatic: PolychromaticRecipe | None = Field(default=None, description="Only for family=polychromatic")
 
     @model_validator(mode="after")
     def _possible(self) -> ModelRecipe:

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
+
+from data.loader import Batch
 
 
 class Map(BaseModel):
@@ -34,14 +36,7 @@ class Map(BaseModel):
     y_ticks: list[str] = Field(default=[], description="Labels of the rows; empty means 0, 1, 2, ...")
     series: list[str] = Field(default=[], description="lines and bars: name of each row of values")
     unit: str = Field(default="", description="Unit of the values")
-    note: str = Field("", description="How it was measured, and how to read it")
-
-
-class Batch(Protocol):
-    """What a probe reads of a data.loader.Batch: int64 arrays or tensors [B, T]."""
-
-    ids_BT: Any
-    doc_start_BT: Any
+    note: str = Field(default="", description="How it was measured, and how to read it")
 
 
 class Probe(Protocol):
@@ -62,7 +57,7 @@ def measure(model: nn.Module, probes: Sequence[Probe], batches: Iterable[Batch])
         with torch.no_grad():
             for batch in batches:
                 ids_BT, doc_start_BT = (torch.as_tensor(x, device=device) for x in (batch.ids_BT, batch.doc_start_BT))
-                model.hidden(ids_BT, doc_start_BT)  # pyright: ignore[reportCallIssue]
+                model.hidden(ids_BT, doc_start_BT)
     finally:
         model.train(training)
         for handle in handles:

@@ -17,11 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
+from data.loader import Batch
 from kernels.attention import visible_keys
 from kernels.cross_entropy import IGNORE, linear_cross_entropy
 from models.blocks.norm import RMSNorm
 from models.config import ModelRecipe
-from models.maps import Batch, Map, Probe, measure
+from models.maps import Map, Probe, measure
 
 INIT_STD = 0.02
 

@@ -9,6 +9,8 @@ from pydantic import Field
 from data.config import ChatSourceRecipe, Recipe
 from tasks.trainer.config import TrainRecipe
 
+ModelName = Literal["base", "sft"]
+
 
 class SftRecipe(Recipe):
     """Supervised fine-tuning: the conversations and the optimization."""
@@ -21,29 +23,35 @@ class EvalTaskRecipe(Recipe):
     """One lm-eval task, by its lm-eval name or as one of the local tasks in tasks/benchmarks/."""
 
     name: str = Field(description="lm-eval task (gsm8k, minerva_math, ...) or local task (word_problems, ...)")
-    path: str | None = Field(None, description="Local .jsonl or .parquet used as the test split instead of the hub")
-    limit: int | None = Field(None, ge=1, description="Score only the first so many documents")
-    num_fewshot: int | None = Field(None, ge=0, description="Examples in the prompt; none takes the task's default")
-    max_new_tokens: int | None = Field(None, ge=1, description="Cap on generated tokens; none takes the task's default")
+    path: str | None = Field(
+        default=None, description="Local .jsonl or .parquet used as the test split instead of the hub"
+    )
+    limit: int | None = Field(default=None, ge=1, description="Score only the first so many documents")
+    num_fewshot: int | None = Field(
+        default=None, ge=0, description="Examples in the prompt; none takes the task's default"
+    )
+    max_new_tokens: int | None = Field(
+        default=None, ge=1, description="Cap on generated tokens; none takes the task's default"
+    )
 
 
 class EvalRecipe(Recipe):
     """Benchmarks, each scored on the base and the fine-tuned model."""
 
     tasks: dict[str, EvalTaskRecipe] = Field(description="Label in the report -> task")
-    models: tuple[Literal["base", "sft"], ...] = Field(("base", "sft"), description="Which checkpoints are scored")
-    seed: int = Field(0, ge=0, description="Seed of few-shot sampling and bootstrap")
+    models: tuple[ModelName, ...] = Field(default=("base", "sft"), description="Which checkpoints are scored")
+    seed: int = Field(default=0, ge=0, description="Seed of few-shot sampling and bootstrap")
 
 
 class InterpretRecipe(Recipe):
     """Interpretability maps, measured on held-out text with noise off."""
 
-    tokens: int = Field(16_384, ge=64, description="Held-out tokens per source the maps are measured on")
-    seq_len_tokens: int = Field(256, ge=8, description="Tokens per row")
+    tokens: int = Field(default=16_384, ge=64, description="Held-out tokens per source the maps are measured on")
+    seq_len_tokens: int = Field(default=256, ge=8, description="Tokens per row")
 
 
 class ReportRecipe(Recipe):
     """The report card."""
 
-    title: str = Field("", description="Heading; empty uses the preset's name")
-    samples: int = Field(6, ge=0, description="Generated samples shown")
+    title: str = Field(default="", description="Heading; empty uses the preset's name")
+    samples: int = Field(default=6, ge=0, description="Generated samples shown")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 
 from data.config import Recipe
 from data.errors import UserError
 from data.store import Artifact, sha256_file
-from tasks.config import EvalTaskRecipe
+from tasks.config import EvalTaskRecipe, ModelName
 from tasks.evaluation import reads_documents, run_task
 from tasks.stage import StageRun, stage
 
@@ -24,11 +24,11 @@ class EvaluateRecipe(Recipe):
     asked: dict[str, Any]
     test_sha256: str | None = None
     label: str
-    model: Literal["base", "sft"]
+    model: ModelName
     seed: int
 
     @classmethod
-    def of(cls, task: EvalTaskRecipe, label: str, model: Literal["base", "sft"], seed: int) -> EvaluateRecipe:
+    def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvaluateRecipe:
         """The recipe. Raises UserError if the task's local file is missing."""
         sha256 = None
         if task.path is not None:

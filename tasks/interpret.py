@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import chain
-from typing import Literal
 
 from data.config import Recipe
 from data.loader import held_out_batches
@@ -11,7 +10,7 @@ from data.shards import TokenShards
 from data.store import Artifact, write_json
 from models.device import choose_device
 from models.portable import load_portable
-from tasks.config import InterpretRecipe
+from tasks.config import InterpretRecipe, ModelName
 from tasks.stage import StageRun, stage
 
 
@@ -19,7 +18,7 @@ class InterpretStageRecipe(Recipe):
     """How much text the maps are measured on; the model and the shards are parents."""
 
     interpret: InterpretRecipe
-    model: Literal["base", "sft"]
+    model: ModelName
 
 
 @stage("interpret")

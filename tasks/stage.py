@@ -28,6 +28,7 @@ from prefect.states import Completed
 
 from data.code import code_fingerprint
 from data.config import Recipe
+from data.progress import Progress
 from data.runtime import Runtime
 from data.store import Artifact, Store, artifact_key, no_space
 from tasks.trainer.exits import Retryable
@@ -44,7 +45,7 @@ class StageRun:
     key: str
     runtime: Runtime
     log: Callable[[str], None]
-    progress: Callable[[float, float | None, str], None]
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Stage:
             cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
             retries=runtime.retries,
         )
-        task(recipe, artifact, runtime, inputs, stale)
+        task(recipe, artifact, runtime, inputs, stale)  # pyright: ignore[reportUnusedCoroutine]
         return store.artifact(self.name, label, artifact.key)
 
     def _is_stale(self, store: Store, artifact: Artifact, runtime: Runtime, verify: bool) -> bool:

@@ -19,8 +19,8 @@ class TokenizerStageRecipe(Recipe):
 
     tokenizer: TokenizerRecipe = Field(exclude=True)
     asked: dict[str, Any]
-    sha256: str | None = Field(None, description="Of a loaded file")
-    proportions: dict[str, float] | None = Field(None, description="Share of the training text by source")
+    sha256: str | None = Field(default=None, description="Of a loaded file")
+    proportions: dict[str, float] | None = Field(default=None, description="Share of the training text by source")
 
     @classmethod
     def of(cls, tokenizer: TokenizerRecipe, proportions: dict[str, float]) -> TokenizerStageRecipe:

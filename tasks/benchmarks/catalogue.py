@@ -117,7 +117,7 @@ def _local_data(config: Mapping[str, Any], data_file: Path, cache_dir: Path) -> 
         "fewshot_split": None,
     }
     if not _brings_examples(config):
-        changes |= {"fewshot_config": None, "num_fewshot": 0}
+        changes["fewshot_config"] = None
     return changes
 
 

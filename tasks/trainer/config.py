@@ -22,20 +22,22 @@ class TrainRecipe(Recipe):
     seq_len_tokens: int = Field(ge=2, description="Tokens per row")
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
     peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
-    min_lr_fraction: float = Field(0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
-    schedule: Literal["cosine", "wsd"] = Field("cosine", description="cosine, or warm-up / stable / decay")
-    warmup_steps: int = Field(0, ge=0, description="Linear warm-up, starting at 1/warmup_steps of the peak")
-    decay_fraction: float = Field(0.2, gt=0, le=1, description="wsd: last share of the steps, decaying linearly")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW first-moment decay")
-    beta2: float = Field(0.95, ge=0, lt=1, description="AdamW second-moment decay")
-    eps: float = Field(1e-8, gt=0, description="AdamW epsilon")
-    weight_decay: float = Field(
-        0.1, ge=0, description="Decoupled decay of matrices; never of gains, biases, alpha, beta"
+    min_lr_fraction: float = Field(default=0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
+    schedule: Literal["cosine", "wsd"] = Field(default="cosine", description="cosine, or warm-up / stable / decay")
+    warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up, starting at 1/warmup_steps of the peak")
+    decay_fraction: float = Field(
+        default=0.2, gt=0, le=1, description="wsd: last share of the steps, decaying linearly"
     )
-    grad_clip: float = Field(1.0, gt=0, description="Global gradient norm is clipped to this")
-    seed: int = Field(0, ge=0, description="Seed of initialisation, data order and noise")
-    eval_every_steps: int = Field(200, ge=1, description="Held-out evaluation interval")
-    eval_tokens: int = Field(65_536, ge=1, description="Held-out tokens per source and evaluation")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW first-moment decay")
+    beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW second-moment decay")
+    eps: float = Field(default=1e-8, gt=0, description="AdamW epsilon")
+    weight_decay: float = Field(
+        default=0.1, ge=0, description="Decoupled decay of matrices; never of gains, biases, alpha, beta"
+    )
+    grad_clip: float = Field(default=1.0, gt=0, description="Global gradient norm is clipped to this")
+    seed: int = Field(default=0, ge=0, description="Seed of initialisation, data order and noise")
+    eval_every_steps: int = Field(default=200, ge=1, description="Held-out evaluation interval")
+    eval_tokens: int = Field(default=65_536, ge=1, description="Held-out tokens per source and evaluation")
 
     @model_validator(mode="after")
     def _whole_rows(self) -> TrainRecipe:
@@ -63,7 +65,7 @@ class RunSpec(Recipe):
     runtime: Runtime
     tokenizer_dir: str = Field(description="Tokenizer artifact")
     shard_dirs: dict[str, str] = Field(description="Source name -> token-shard artifact (sft: the one chat artifact)")
-    mixture: MixtureRecipe | None = Field(None, description="pretrain only")
-    init_dir: str | None = Field(None, description="Portable checkpoint to start from (sft)")
-    project: str = Field("athanor", description="wandb project")
+    mixture: MixtureRecipe | None = Field(default=None, description="pretrain only")
+    init_dir: str | None = Field(default=None, description="Portable checkpoint to start from (sft)")
+    project: str = Field(default="athanor", description="wandb project")
     run_name: str = Field(description="Name shown in logs and wandb")

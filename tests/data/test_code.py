@@ -44,3 +44,5 @@ def test_a_helper_module_belongs_to_the_fingerprint(tmp_path, monkeypatch):
     first = fingerprint_with(CODE)
     assert fingerprint_with("# said better\n" + CODE) == first
     assert fingerprint_with(CODE.replace("1", "2")) != first
+    (tmp_path / "toy" / "page.j2").write_text("a template")
+    assert fingerprint_with(CODE) != first

@@ -82,7 +82,7 @@ def test_publishing_again_replaces_the_artifact(store):
     publish(store, "old")
     artifact = publish(store, "new")
     assert artifact.file("sub/file.txt").read_text() == "new"
-    with pytest.raises(UserError, match="holds no other.txt"):
+    with pytest.raises(UserError, match=r"holds no other\.txt"):
         artifact.file("other.txt")
 
 

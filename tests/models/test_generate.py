@@ -91,9 +91,18 @@ def test_published_pooling_decodes_by_recomputation_row_by_row(lively_model):
     assert answers == [recomputed(model, prompt, 6) for prompt in PROMPTS]
 
 
+def test_every_token_is_drawn_with_noise_of_its_own(lively_model):
+    model = lively_model("vanilla")
+    torch.nn.init.zeros_(model.embedding.weight)  # every token equally likely
+    answer = generate(model, [[4]], max_new_tokens=40, eos_id=NO_EOS, temperature=1.0)[0]
+    assert len(set(answer)) > 20
+
+
 def test_generation_runs_in_eval_mode_and_restores_the_mode(lively_model):
-    model = lively_model("polychromatic").train()
+    model, modes = lively_model("polychromatic").train(), []
+    model.blocks[0].register_forward_pre_hook(lambda module, _args: modes.append(module.training))
     generate(model, PROMPTS, max_new_tokens=2, eos_id=NO_EOS)
+    assert modes == [False, False]
     assert model.training
 
 

@@ -51,9 +51,12 @@ def test_attention_share_is_the_mean_norm_ratio_over_tokens(family, lively_model
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_measuring_leaves_mode_hooks_and_gradients_alone(family, lively_model):
-    model = lively_model(family).train()
+def test_measuring_runs_in_eval_mode_and_leaves_mode_hooks_and_gradients_alone(family, lively_model):
+    model, modes = lively_model(family).train(), []
+    handle = model.blocks[0].register_forward_pre_hook(lambda module, _args: modes.append(module.training))
     found(model)
+    handle.remove()
+    assert modes == [False, False]
     assert model.training
     assert all(p.grad is None for p in model.parameters())
     assert not any(module._forward_hooks for module in model.modules())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from data.config import MixtureRecipe
 from data.errors import UserError
@@ -180,6 +180,11 @@ def test_fine_tuning_starts_from_the_base_and_keeps_its_schedule_at_the_end(make
     train(frozen, Stop())
     before, after = load_file(base / "model.safetensors"), load_file(frozen / "model.safetensors")
     assert [name for name in before if not torch.equal(before[name], after[name])] == []
+
+    save_file(before | {"tau": torch.tensor(0.7)}, base / "model.safetensors")
+    warm = make_run("warm", **chat)
+    train(warm, Stop())
+    assert untimed(warm) == untimed(frozen), "a base that stopped before its schedule's end is taken to it"
 
     tuned = make_run("tuned", **(chat | {"train": {"steps": 8, "peak_lr": 3e-3} | CHAT_ROWS}))
     train(tuned, Stop())
