@@ -57,7 +57,7 @@ def measure(model: nn.Module, probes: Sequence[Probe], batches: Iterable[Batch])
         with torch.no_grad():
             for batch in batches:
                 ids_BT, doc_start_BT = (torch.as_tensor(x, device=device) for x in (batch.ids_BT, batch.doc_start_BT))
-                model.hidden(ids_BT, doc_start_BT)
+                model.hidden(ids_BT, doc_start_BT)  # pyright: ignore[reportCallIssue]
     finally:
         model.train(training)
         for handle in handles:

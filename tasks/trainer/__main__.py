@@ -21,13 +21,17 @@ def main(arguments: list[str]) -> Exit:
         return Exit.USER_ERROR
     from tasks.trainer.run import train  # seconds of imports, during which a stop request must not be lost
 
+    run_dir = Path(arguments[0]).absolute()
     try:
-        train(Path(arguments[0]).absolute(), stop)
+        train(run_dir, stop)
     except Exception as error:
         code = exit_of(error)
         if code is Exit.FAILED:
             raise
-        print(" ".join(str(error).split()) or type(error).__name__, file=sys.stderr)
+        said = " ".join(str(error).split()) or type(error).__name__
+        if code is Exit.IO_ERROR:
+            said += f"; see to the disk of {run_dir} and run again: what was saved there is intact"
+        print(said, file=sys.stderr)
         return code
     return Exit.DONE
 

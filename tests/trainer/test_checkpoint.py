@@ -14,6 +14,8 @@ from tasks.trainer.checkpoint import CheckpointFolder, Position, training_tensor
 
 
 class Tied(torch.nn.Module):
+    tau: torch.Tensor
+
     def __init__(self):
         super().__init__()
         self.embedding = torch.nn.Embedding(7, 4)

@@ -28,10 +28,11 @@ TIMES_AND_MONEY = {"tokens_per_s", "flops_per_s", "utilisation", "step_s", "eta_
 CHAT_ROWS = {"seq_len_tokens": 96, "batch_tokens": 4 * 96}  # a conversation has about 75 tokens
 
 
-class Stop:
+class Stop(StopRequest):
     """Asks to stop at the n-th look; never, without n."""
 
     def __init__(self, looks: int = 0):
+        super().__init__()
         self.looks = looks
 
     @property
@@ -248,6 +249,17 @@ def test_the_command_says_a_mistake_in_one_line_on_stderr(tmp_path, capsys, rest
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == f"{tmp_path}/run.json does not exist; give the folder of a run\n"
+
+
+def test_the_command_names_the_disk_that_is_full(tmp_path, monkeypatch, capsys, restore_signals):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tasks.trainer.run.train", full)
+    assert main([str(tmp_path)]) == 74
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in line
+    assert str(tmp_path) in line
 
 
 def test_the_command_raises_a_fault_of_the_code(tmp_path, monkeypatch, restore_signals):

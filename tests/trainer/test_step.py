@@ -1,6 +1,7 @@
 """One optimizer step on a model small enough to know the right answer."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def batch(value: int = 3) -> Batch:
     return Batch(zeros_BT, targets_BT, zeros_BT, np.zeros(ROWS, dtype=np.int64))
 
 
-def optimization(model, slice_rows=ROWS, said=None, **fields) -> Optimization:
+def optimization(model: Any, slice_rows=ROWS, said=None, **fields) -> Optimization:
     recipe = TrainRecipe.model_validate(
         {"steps": 1, "seq_len_tokens": TOKENS, "batch_tokens": ROWS * TOKENS, "peak_lr": 0.1, "grad_clip": 1e9} | fields
     )
