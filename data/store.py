@@ -31,7 +31,7 @@ from data.errors import UserError
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
-_UNTRACKED = {MANIFEST, "result.json"}  # result.json is the workflow engine's own record of the artifact
+ENGINE_RECORD = "prefect-result.json"  # the workflow engine's own note that this is done; no part of the artifact
 
 
 def home() -> Path:
@@ -215,7 +215,7 @@ class Store:
         files = {}
         for path in sorted(p for p in partial.rglob("*") if p.is_file()):
             name = path.relative_to(partial).as_posix()
-            if name in _UNTRACKED:
+            if name in (MANIFEST, ENGINE_RECORD):
                 continue
             fsync_path(path)
             files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}

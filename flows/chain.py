@@ -97,23 +97,23 @@ class Chain:
         return self._make(pretrain.pretrain, recipe, preset.model.family, tokenizer=self.tokenizer, shards=self.shards)
 
     @cached_property
-    def chat(self) -> Artifact | None:
-        """The conversations as masked token shards; None without SFT."""
+    def conversations(self) -> dict[str, Artifact]:
+        """The documents and the masked token shards of SFT, as `documents` and `shards`; empty without SFT."""
         if self.preset.sft is None:
-            return None
+            return {}
         label = f"{acquire.label(self.preset.sft.source)}-chat"
         documents = self._make(acquire.acquire, self._sources[CHAT], label)
-        return self._make(chat.chat, chat.ChatRecipe(), documents.label, documents=documents, tokenizer=self.tokenizer)
+        shards = self._make(chat.chat, chat.ChatRecipe(), label, documents=documents, tokenizer=self.tokenizer)
+        return {"documents": documents, "shards": shards}
 
     @cached_property
     def tuned(self) -> Artifact | None:
         """The fine-tuned model; None without SFT."""
-        if self.preset.sft is None or self.chat is None:
+        if self.preset.sft is None:
             return None
         recipe = sft.SftStageRecipe(train=self.preset.sft.train)
-        return self._make(
-            sft.sft, recipe, self.preset.model.family, base=self.base, chat=self.chat, tokenizer=self.tokenizer
-        )
+        inputs = {"base": self.base, "chat": self.conversations["shards"], "tokenizer": self.tokenizer}
+        return self._make(sft.sft, recipe, self.preset.model.family, **inputs)
 
     @cached_property
     def models(self) -> dict[ModelName, Artifact]:
@@ -172,8 +172,8 @@ class Chain:
             documents=self.documents,
             tokenizer=self.tokenizer,
             shards=self.shards,
+            conversations=self.conversations,
             models=self.models,
-            chat={"sft": self.chat} if self.chat else {},
             evaluations=self.evaluations,
             maps=self.maps,
         )

@@ -28,14 +28,14 @@ from data.progress import Progress, silent
 from data.runtime import Runtime
 from data.tokenizers import IM_END, Tokenizer, load_tokenizer
 from models.device import choose_device, choose_precision
-from models.generate import generate
+from models.generate import stream_text
 from models.portable import load_portable
+from models.sampling import Sampling
 from models.skeleton import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 26  # values held while scoring: 256 MiB of fp32 whatever the vocabulary
-ROUND_TOKENS = 64  # tokens generated between two looks for stop strings
 DEFAULT_NEW_TOKENS = 256  # lm-eval's own default
-SETTINGS = frozenset({"until", "do_sample", "temperature", "top_k", "top_p", "max_gen_toks"})
+SETTINGS = frozenset({"until", "do_sample", "temperature", "top_k", "top_p", "min_p", "max_gen_toks"})
 
 Ids = list[int]
 Window = tuple[Ids, Ids]  # tokens read, tokens scored: the last len(scored) predictions
@@ -63,9 +63,7 @@ class Decoding:
     stops: tuple[str, ...]
     stop_ids: tuple[int, ...]
     new_tokens: int
-    temperature: float  # 0 is greedy
-    top_k: int | None
-    top_p: float | None
+    sampling: Sampling
 
 
 class HarnessLM(LM):
@@ -130,7 +128,7 @@ class HarnessLM(LM):
         return [log_probability for log_probability, _ in self._score(pairs)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Per (prompt, {until, max_gen_toks, do_sample, temperature, top_k, top_p}): the text before the first stop.
+        """Per (prompt, {until, max_gen_toks, do_sample, temperature, top_k, top_p, min_p}): the text before the first stop.
 
         A prompt too long for the answer loses its beginning, but never more than leaves half of `max_seq_len`.
         Raises UserError for a decoding setting it does not know.
@@ -214,32 +212,19 @@ class HarnessLM(LM):
     def _answer(self, prompts: list[Ids], decoding: Decoding, place: int) -> list[str]:
         """Continuations of one batch. `place`, its first row's position among all, keys the sampling noise."""
         kept = max(self._max_tokens - decoding.new_tokens, self._max_tokens // 2)
-        tokens = [prompt[-kept:] for prompt in prompts]
-        starts = [len(ids) for ids in tokens]
         texts = [""] * len(prompts)
-        open_rows, made = list(range(len(prompts))), 0
-        while open_rows and made < decoding.new_tokens:
-            asked = min(ROUND_TOKENS, decoding.new_tokens - made)
-            with self._autocast():
-                answers = generate(
-                    self.model,
-                    [tokens[row] for row in open_rows],
-                    max_new_tokens=asked,
-                    eos_id=self.tokenizer.eos_id,
-                    stop_ids=decoding.stop_ids,
-                    temperature=decoding.temperature,
-                    top_k=decoding.top_k,
-                    top_p=decoding.top_p,
-                    seed=Random(f"{self._seed}/{place}/{made}").getrandbits(63),
-                )
-            made += asked
-            still_open = []
-            for row, ids in zip(open_rows, answers, strict=True):
-                tokens[row] += ids
-                texts[row], stopped = cut_at_stop(self.tokenizer.decode(tokens[row][starts[row] :]), decoding.stops)
-                if not stopped and len(ids) == asked and len(tokens[row]) < self._max_tokens:
-                    still_open.append(row)
-            open_rows = still_open
+        with self._autocast():
+            for row, piece in stream_text(
+                self.model,
+                self.tokenizer,
+                [prompt[-kept:] for prompt in prompts],
+                max_new_tokens=decoding.new_tokens,
+                stops=decoding.stops,
+                stop_ids=decoding.stop_ids,
+                sampling=decoding.sampling,
+                seed=Random(f"{self._seed}/{place}").getrandbits(63),
+            ):
+                texts[row] += piece
         return texts
 
     def _decoding(self, prompt: str, settings: dict[str, Any]) -> Decoding:
@@ -254,9 +239,12 @@ class HarnessLM(LM):
             stops=(*given["until"], IM_END) if is_chat else tuple(given["until"]),
             stop_ids=(end_id,) if is_chat and end_id is not None else (),
             new_tokens=given["max_gen_toks"],
-            temperature=given.get("temperature", 1.0) if given["do_sample"] else 0.0,
-            top_k=given.get("top_k"),
-            top_p=given.get("top_p"),
+            sampling=Sampling(
+                temperature=given.get("temperature", 1.0) if given["do_sample"] else 0.0,
+                top_k=given.get("top_k"),
+                top_p=given.get("top_p"),
+                min_p=given.get("min_p"),
+            ),
         )
 
     def _autocast(self) -> AbstractContextManager:
@@ -273,12 +261,6 @@ def scoring_windows(context: Ids, continuation: Ids, max_tokens: int) -> Iterato
     for start in range(len(context), len(tokens), max_tokens):
         stop = min(start + max_tokens, len(tokens))
         yield tokens[max(0, stop - 1 - max_tokens) : stop - 1], tokens[start:stop]
-
-
-def cut_at_stop(text: str, stops: Sequence[str]) -> tuple[str, bool]:
-    """The text before its earliest stop string, and whether there was one. An empty stop string stops nothing."""
-    found = [at for stop in stops if stop and (at := text.find(stop)) >= 0]
-    return (text[: min(found)], True) if found else (text, False)
 
 
 def _common_length(left: Ids, right: Ids) -> int:

@@ -105,6 +105,6 @@ class AttentionShare:
                 y_label="norm ratio",
                 series=["attention output / residual"],
                 note="Norm of the attention output over the norm of the stream it is added to, "
-                f"mean over {self._tokens} tokens.",
+                f"mean over {self._tokens:,} tokens.",
             )
         ]

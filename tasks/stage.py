@@ -30,7 +30,7 @@ from data.code import code_fingerprint
 from data.config import Recipe
 from data.progress import Progress
 from data.runtime import Runtime
-from data.store import Artifact, Store, artifact_key, no_space
+from data.store import ENGINE_RECORD, Artifact, Store, artifact_key, no_space
 from tasks.trainer.exits import Retryable
 
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
@@ -91,7 +91,7 @@ class Stage:
         stale = False
         if artifact.path.exists():
             stale = decision.rebuild or self._is_stale(store, artifact, runtime, decision.verify)
-        record = f"{artifact.name}/result.json"
+        record = f"{artifact.name}/{ENGINE_RECORD}"
         if stale:
             (store.root / record).unlink(missing_ok=True)
         task = self.task.with_options(

@@ -13,6 +13,8 @@ from tasks.stage import StageRun
 from tasks.trainer.config import RunSpec
 from tasks.trainer.launch import run_trainer
 from tasks.trainer.ledger import ledger_total
+from tasks.trainer.metrics import METRICS
+from tasks.trainer.rows import Row, read_rows
 
 LOG_EVERY_S = 10.0
 
@@ -31,33 +33,48 @@ def resolve_model(recipe: ModelRecipe, tokenizer: Artifact) -> ModelRecipe:
 def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     """Run or continue the training process in `run.out` and return its last figures.
 
-    Wall time and cost come from the ledger, so that they count every attempt. Checkpoints for resuming are
+    Wall time and cost come from the ledger, so that they count every attempt. What only a running process needs is
     deleted once the portable checkpoint stands.
     """
     write_json(run.out / "run.json", spec.model_dump(mode="json"))
-    final: dict[str, Any] = {}
-    last_log_s = 0.0
-
-    def on_row(row: dict[str, Any]) -> None:
-        nonlocal last_log_s
-        if row["kind"] == "event":
-            run.log(row["message"])
-        elif row["kind"] == "eval":
-            final["held_out"] = row["held_out"]
-            scores = ", ".join(f"{name} {score['bits_per_byte']:.3f}" for name, score in row["held_out"].items())
-            run.log(f"step {row['step']}: held-out bits per byte {scores}")
-        else:
-            final.update(step=row["step"], tokens=row["tokens"], loss=row["loss"])
-            run.progress(row["step"], spec.train.steps, "steps")
-            if time.monotonic() - last_log_s >= LOG_EVERY_S:
-                last_log_s = time.monotonic()
-                run.log(
-                    f"step {row['step']}/{spec.train.steps}: loss {row['loss']:.3f}, "
-                    f"{row['tokens_per_s']:,.0f} tokens/s, {row['eta_s']:.0f} s left"
-                    + (f", ${row['cost_usd']:.2f} spent" if row["cost_usd"] else "")
-                )
-
-    run_trainer(run.out, on_row)
+    run_trainer(run.out, _Relay(spec, run))
+    for leftover in ("trainer.lock", "heartbeat.json"):
+        (run.out / leftover).unlink(missing_ok=True)
     shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
+    newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}
     total = ledger_total(run.out)
-    return {**final, "wall_s": total.device_s, "cost_usd": total.usd}
+    return {
+        "steps": newest["step"]["step"],
+        "tokens": newest["step"]["tokens"],
+        "loss": newest["step"]["loss"],
+        "held_out": newest["eval"]["held_out"] if "eval" in newest else {},
+        "wall_s": total.device_s,
+        "cost_usd": total.usd,
+    }
+
+
+class _Relay:
+    """Passes the training process's rows on to the log and the progress bar."""
+
+    def __init__(self, spec: RunSpec, run: StageRun):
+        self.spec, self.run = spec, run
+        self.logged_s = -LOG_EVERY_S
+
+    def __call__(self, row: Row) -> None:
+        if row["kind"] == "event":
+            self.run.log(row["message"])
+        elif row["kind"] == "eval":
+            scores = ", ".join(f"{name} {score['bits_per_byte']:.3f}" for name, score in row["held_out"].items())
+            self.run.log(f"step {row['step']}: held-out bits per byte {scores}")
+        else:
+            self.run.progress(row["step"], self.spec.train.steps, "steps")
+            if time.monotonic() - self.logged_s >= LOG_EVERY_S:
+                self.logged_s = time.monotonic()
+                self.run.log(self._line(row))
+
+    def _line(self, row: Row) -> str:
+        spent = f", ${row['cost_usd']:.2f} spent" if row["cost_usd"] else ""
+        return (
+            f"step {row['step']}/{self.spec.train.steps}: loss {row['loss']:.3f}, "
+            f"{row['tokens_per_s']:,.0f} tokens/s, {row['eta_s']:.0f} s left{spent}"
+        )

@@ -60,7 +60,7 @@ class RoutingProbe:
 
     def maps(self) -> list[Map]:
         tokens = max(1, self._tokens[0])
-        measured = f"Mean over {tokens} tokens of held-out text, noise off, tau = {self._tau:.3g}."
+        measured = f"Mean over {tokens:,} tokens of held-out text, noise off, tau = {self._tau:.3g}."
         shares_LFK = [share / tokens for share in self._share_LFK]
         return [self._entropies(tokens, measured), self._layer_shares(shares_LFK, measured)] + [
             self._neuron_shares(shares_LFK, k, measured) for k in range(len(ACTIVATIONS))

@@ -116,7 +116,7 @@ class Polychromatic(LanguageModel):
         return super().decays(name, parameter) and not name.endswith("router.alpha")
 
     def diagnostics(self) -> dict[str, float]:
-        """tau; routing entropies in nats, noise off: static softmax(alpha), dynamic softmax(beta c / tau), actual
+        """Routing entropies in nats, noise off: static softmax(alpha), dynamic softmax(beta c / tau), actual
         softmax((alpha + beta c) / tau) on each row's last position; root mean square of alpha."""
         tau = float(self.tau)
         static, dynamic, actual, alpha_square = [], [], [], []
@@ -130,7 +130,6 @@ class Polychromatic(LanguageModel):
                 actual.append(entropy((alpha_FK + last_B1K) / tau).mean())
         found = {"static_entropy": static, "dynamic_entropy": dynamic, "actual_entropy": actual}
         return {
-            "tau": tau,
             "alpha_rms": math.sqrt(float(torch.stack(alpha_square).mean())),
             **{name: float(torch.stack(values).mean()) for name, values in found.items() if values},
         }

@@ -182,7 +182,7 @@ class TrainingRun:
             self._say(f"preempted: {reason}; run it again to continue from step {step}")
             raise Preempted(f"stopped at step {step}: {reason}")
         last = step == self._spec.train.steps
-        if step and (last or step % self._spec.train.eval_every_steps == 0) and not self._log.evaluated(step):
+        if (last or step % self._spec.train.eval_every_steps == 0) and not self._log.evaluated(step):
             self._evaluate()
         overdue = time.monotonic() - self._saved_at >= runtime.checkpoint_every_s
         if last or overdue or step % runtime.checkpoint_every_steps == 0:

@@ -10,14 +10,24 @@ from models.build import build_model
 from models.config import ModelRecipe
 
 SHAPE = dict(vocab_size=61, d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=20, max_seq_len=64)
+MODES = {  # every family as it comes, and its other modes: fields that differ from SHAPE
+    "vanilla": {"family": "vanilla"},
+    "polychromatic": {"family": "polychromatic"},
+}
+
+
+def pytest_generate_tests(metafunc):
+    """A test that asks for `mode` runs in every mode of every family."""
+    if "mode" in metafunc.fixturenames:
+        metafunc.parametrize("mode", MODES)
 
 
 @pytest.fixture(scope="session")
 def tiny_recipe():
-    """Recipe of a family with some fields changed."""
+    """Recipe of a mode, a family's name being its first, with some fields changed."""
 
-    def make(family, **changes):
-        return ModelRecipe.model_validate({"family": family, **SHAPE, **changes})
+    def make(mode, **changes):
+        return ModelRecipe.model_validate({**SHAPE, **MODES[mode], **changes})
 
     return make
 
@@ -26,8 +36,8 @@ def tiny_recipe():
 def lively_model(tiny_recipe):
     """A model in eval mode, every parameter random and of order one, gates and gains included."""
 
-    def make(family, *, seed=0, **changes):
-        model = build_model(tiny_recipe(family, **changes))
+    def make(mode, *, seed=0, **changes):
+        model = build_model(tiny_recipe(mode, **changes))
         model.init_weights(seed)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():

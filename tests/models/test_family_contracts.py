@@ -1,4 +1,4 @@
-"""What every family promises: causality, isolated documents, exact caching, useful gradients, bounded memory."""
+"""What every family promises in each of its modes: causality, isolated documents, exact caching, useful gradients, bounded memory."""
 
 import pytest
 import torch
@@ -8,9 +8,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from kernels.cross_entropy import chunk_positions
-from models.build import FAMILIES, build_model
+from models.build import build_model
 
-families = pytest.mark.parametrize("family", FAMILIES)
 layouts = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 any_layout = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -23,12 +22,11 @@ def random_ids(rows, length, seed=0):
     return torch.randint(1, 61, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
-@families
 @any_layout
 @given(layouts, st.data())
 @torch.no_grad()
-def test_later_tokens_change_nothing_before_them(family, lively_model, lengths, data):
-    model, length = lively_model(family), sum(lengths)
+def test_later_tokens_change_nothing_before_them(mode, lively_model, lengths, data):
+    model, length = lively_model(mode), sum(lengths)
     cut = data.draw(st.integers(1, length))
     ids, other = random_ids(2, length), random_ids(2, length)
     other[:, cut:] = random_ids(2, length - cut, seed=1)
@@ -36,25 +34,23 @@ def test_later_tokens_change_nothing_before_them(family, lively_model, lengths, 
     assert torch.equal(model(ids, starts)[:, :cut], model(other, starts)[:, :cut])
 
 
-@families
 @any_layout
 @given(layouts)
 @torch.no_grad()
-def test_a_packed_document_computes_what_it_computes_alone(family, lively_model, lengths):
-    model, ids = lively_model(family), random_ids(2, sum(lengths))
+def test_a_packed_document_computes_what_it_computes_alone(mode, lively_model, lengths):
+    model, ids = lively_model(mode), random_ids(2, sum(lengths))
     packed = model(ids, doc_start(lengths, rows=2))
     alone = [model(piece) for piece in ids.split(lengths, dim=1)]
     torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
 
 
-@families
 @any_layout
 @given(layouts, st.lists(st.integers(1, 5), min_size=1, max_size=8))
 @example([3, 4], [3, 4])  # a document begins where a piece does
 @example([3, 4], [2, 3])
 @torch.no_grad()
-def test_cached_decoding_in_any_pieces_equals_the_full_forward(family, lively_model, lengths, pieces):
-    model, length = lively_model(family), sum(lengths)
+def test_cached_decoding_in_any_pieces_equals_the_full_forward(mode, lively_model, lengths, pieces):
+    model, length = lively_model(mode), sum(lengths)
     ids, starts = random_ids(2, length), doc_start(lengths, rows=2)
     cache, found, at = model.new_cache(2), [], 0
     for piece in [*pieces, length]:
@@ -66,19 +62,17 @@ def test_cached_decoding_in_any_pieces_equals_the_full_forward(family, lively_mo
     torch.testing.assert_close(torch.cat(found, dim=1), model(ids, starts), atol=1e-5, rtol=1e-5)
 
 
-@families
 @torch.no_grad()
-def test_cached_decoding_without_document_starts_is_one_document(family, lively_model):
-    model, ids = lively_model(family), random_ids(2, 9)
+def test_cached_decoding_without_document_starts_is_one_document(mode, lively_model):
+    model, ids = lively_model(mode), random_ids(2, 9)
     cache = model.new_cache(2)
     found = [model(piece, cache=cache) for piece in (ids[:, :4], ids[:, 4:5], ids[:, 5:])]
     torch.testing.assert_close(torch.cat(found, dim=1), model(ids), atol=1e-5, rtol=1e-5)
 
 
-@families
 @torch.no_grad()
-def test_left_padded_rows_compute_what_each_computes_alone(family, lively_model):
-    model, texts = lively_model(family), [random_ids(1, n, seed=n) for n in (3, 8, 5)]
+def test_left_padded_rows_compute_what_each_computes_alone(mode, lively_model):
+    model, texts = lively_model(mode), [random_ids(1, n, seed=n) for n in (3, 8, 5)]
     pads = torch.tensor([[8 - text.shape[1]] for text in texts])
     ids = torch.cat([torch.nn.functional.pad(text, (8 - text.shape[1], 0)) for text in texts])
     together = model(ids, torch.where(torch.arange(8) >= pads, pads, 0))
@@ -86,16 +80,14 @@ def test_left_padded_rows_compute_what_each_computes_alone(family, lively_model)
         torch.testing.assert_close(together[row, pads[row] :], model(text)[0], atol=1e-5, rtol=1e-5)
 
 
-@families
 @torch.no_grad()
-def test_documents_differ_when_isolation_is_off(family, lively_model):
-    model, ids = lively_model(family), random_ids(1, 8)
+def test_documents_differ_when_isolation_is_off(mode, lively_model):
+    model, ids = lively_model(mode), random_ids(1, 8)
     assert (model(ids) - model(ids, doc_start([4, 4])))[:, 4:].abs().max() > 1e-2
 
 
-@families
-def test_every_parameter_gets_a_gradient_from_the_loss(family, tiny_recipe):
-    model = build_model(tiny_recipe(family))
+def test_every_parameter_gets_a_gradient_from_the_loss(mode, tiny_recipe):
+    model = build_model(tiny_recipe(mode))
     model.init_weights(0)
     ids = random_ids(4, 16)
     loss = model.train().loss(ids, ids.roll(-1, 1), doc_start([9, 7], rows=4), torch.arange(4))
@@ -103,9 +95,8 @@ def test_every_parameter_gets_a_gradient_from_the_loss(family, tiny_recipe):
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
 
 
-@families
-def test_loss_sums_plain_cross_entropy_over_counted_targets(family, lively_model):
-    model, ids = lively_model(family), random_ids(2, 16)
+def test_loss_sums_plain_cross_entropy_over_counted_targets(mode, lively_model):
+    model, ids = lively_model(mode), random_ids(2, 16)
     targets = ids.roll(-1, 1)
     targets[:, ::3] = -100
     loss = model.loss(ids, targets)
@@ -127,10 +118,9 @@ class LargestTensor(TorchDispatchMode):
         return found
 
 
-@families
-def test_training_never_holds_the_logits_of_all_positions(family, tiny_recipe):
+def test_training_never_holds_the_logits_of_all_positions(mode, tiny_recipe):
     vocab, length = 40_000, 60
-    model = build_model(tiny_recipe(family, vocab_size=vocab))
+    model = build_model(tiny_recipe(mode, vocab_size=vocab))
     model.init_weights(0)
     ids = random_ids(1, length)
     with LargestTensor() as mode:
@@ -139,9 +129,8 @@ def test_training_never_holds_the_logits_of_all_positions(family, tiny_recipe):
     assert mode.elements <= biggest_allowed < length * vocab
 
 
-@families
-def test_bf16_autocast_stays_near_fp32(family, tiny_recipe):
-    model = build_model(tiny_recipe(family))
+def test_bf16_autocast_stays_near_fp32(mode, tiny_recipe):
+    model = build_model(tiny_recipe(mode))
     model.init_weights(0)
     ids, starts = random_ids(4, 32), doc_start([20, 12], rows=4)
     exact = model.loss(ids, ids.roll(-1, 1), starts)
@@ -152,21 +141,19 @@ def test_bf16_autocast_stays_near_fp32(family, tiny_recipe):
     assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in model.parameters())
 
 
-@families
 @torch.no_grad()
-def test_weights_stored_in_bf16_compute_near_fp32(family, lively_model):
-    model, ids = lively_model(family), random_ids(2, 16)
+def test_weights_stored_in_bf16_compute_near_fp32(mode, lively_model):
+    model, ids = lively_model(mode), random_ids(2, 16)
     exact = model(ids)
     low = model.to(torch.bfloat16)(ids).float()
     assert ((low - exact).norm() / exact.norm()).item() < 0.05
 
 
-@families
-def test_weights_are_the_same_for_a_seed_also_from_the_meta_device(family, tiny_recipe):
-    first = build_model(tiny_recipe(family))
+def test_weights_are_the_same_for_a_seed_also_from_the_meta_device(mode, tiny_recipe):
+    first = build_model(tiny_recipe(mode))
     first.init_weights(5)
     with torch.device("meta"):
-        second = build_model(tiny_recipe(family))
+        second = build_model(tiny_recipe(mode))
     second = second.to_empty(device="cpu")
     for value in second.state_dict().values():
         value.fill_(float("nan"))
@@ -178,9 +165,8 @@ def test_weights_are_the_same_for_a_seed_also_from_the_meta_device(family, tiny_
     assert not torch.equal(first.embedding.weight, second.embedding.weight)
 
 
-@families
-def test_initialisation_scales_what_writes_into_the_residual_stream(family, tiny_recipe):
-    model = build_model(tiny_recipe(family, d_model=128, n_heads=8, d_ff=256, n_layers=8, head_dim=16))
+def test_initialisation_scales_what_writes_into_the_residual_stream(mode, tiny_recipe):
+    model = build_model(tiny_recipe(mode, d_model=128, n_heads=8, d_ff=256, n_layers=8, head_dim=16))
     model.init_weights(0)
     for name, parameter in model.named_parameters():
         if name.endswith("gain"):
@@ -190,9 +176,8 @@ def test_initialisation_scales_what_writes_into_the_residual_stream(family, tiny
             assert abs(parameter.std().item() / wanted - 1) < 0.05, name
 
 
-@families
-def test_weight_decay_spares_gains_biases_alpha_and_beta_and_each_parameter_is_optimized_once(family, tiny_recipe):
-    model = build_model(tiny_recipe(family))
+def test_weight_decay_spares_gains_biases_alpha_and_beta_and_each_parameter_is_optimized_once(mode, tiny_recipe):
+    model = build_model(tiny_recipe(mode))
     decayed, kept = model.parameter_groups(0.1)
     assert (decayed["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in model.named_parameters()}
@@ -202,8 +187,7 @@ def test_weight_decay_spares_gains_biases_alpha_and_beta_and_each_parameter_is_o
     assert spared == {n for n in names.values() if n.endswith(("gain", "bias", "alpha", "beta"))}
 
 
-@families
-def test_a_row_longer_than_the_model_accepts_is_refused(family, lively_model):
+def test_a_row_longer_than_the_model_accepts_is_refused(mode, lively_model):
     with pytest.raises(Exception, match="max_seq_len=64") as refused:
-        lively_model(family)(random_ids(1, 65))
+        lively_model(mode)(random_ids(1, 65))
     assert "\n" not in str(refused.value)

@@ -18,7 +18,7 @@ from prefect.testing.utilities import prefect_test_harness
 from data.config import Recipe
 from data.errors import UserError
 from data.runtime import Runtime
-from data.store import Store
+from data.store import ENGINE_RECORD, Store
 from tasks.stage import Decision, StageRun, stage
 from tasks.trainer.exits import Preempted
 
@@ -33,6 +33,7 @@ class ToyRecipe(Recipe):
 def toy(recipe: ToyRecipe, run: StageRun, **inputs) -> dict:
     BUILDS.append(recipe.text)
     (run.out / "text").write_text(recipe.text)
+    (run.out / "result.json").write_text("{}")
     if recipe.text == "broken":
         raise UserError("recipe.text=broken: use another")
     return {"length": len(recipe.text)}
@@ -102,7 +103,7 @@ def test_a_deleted_directory_reruns_that_stage_alone():
 
 def test_an_artifact_without_prefects_record_is_still_cached():
     run()
-    (first_artifact() / "result.json").unlink()
+    (first_artifact() / ENGINE_RECORD).unlink()
     assert run() == ["Cached", "Cached"]
     assert BUILDS == ["a", "b"]
 

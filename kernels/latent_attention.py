@@ -1,0 +1,29 @@
+"""Multi-head latent attention, absorbed: H query heads over one shared latent key, which is the value too.
+
+    score[b, h, t, s] = (q_latent[b, t, h] . c[b, s] + q_rope[b, t, h] . k_rope[b, s]) * scale
+    y[b, t, h]        = sum_s softmax_s(score)[b, h, t, s] c[b, s]
+
+q_latent is the query carried into the latent space by the key half of the up-projection, y is carried out of it by
+the value half (DeepSeek-V2, 2024). The cache is read once for all heads: S (R + r) values a row, against S H (dn +
+dr + dv) when keys and values are materialised; the price is R + r and R multiply-adds a score instead of dn + dr and
+dv. So it pays when few queries meet many keys, which is decoding. The reference holds the [B, H, T, S] scores.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def latent_attention(
+    q_latent_BTHR: Tensor, q_rope_BTHr: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Tensor | None, scale: float
+) -> Tensor:
+    """Returns `[B, T, H, R]`; softmax in fp32. `visible` comes from kernels.attention.visible_keys."""
+    queries, keys = q_latent_BTHR.shape[1], c_BSR.shape[1]
+    scores_BHTS = torch.einsum("bthr,bsr->bhts", q_latent_BTHR, c_BSR)
+    scores_BHTS = (scores_BHTS + torch.einsum("bthr,bsr->bhts", q_rope_BTHr, k_rope_BSr)).float() * scale
+    if visible is None and queries == keys:
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=c_BSR.device).tril()
+    if visible is not None:
+        scores_BHTS = scores_BHTS.masked_fill(~visible, -torch.inf)
+    return torch.einsum("bhts,bsr->bthr", scores_BHTS.softmax(-1).to(c_BSR.dtype), c_BSR)
