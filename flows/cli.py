@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, so that `athanor --help` answer
 from __future__ import annotations
 
 import json
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated, Any
@@ -60,11 +61,15 @@ def run(
     settings: Setting = None,
 ) -> None:
     """Run a preset from raw text to its report card. The same command continues after any interruption."""
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when Prefect is first imported
     from flows.preset import load_preset
     from flows.run import run_flow
 
     overrides = [*(settings or ()), *(["runtime.rebuild_drifted=true"] if rebuild_drifted else ())]
-    run_flow(only.value if only else "lifecycle", load_preset(preset, overrides), rebuild=rebuild, verify=verify)
+    try:
+        run_flow(only.value if only else "lifecycle", load_preset(preset, overrides), rebuild=rebuild, verify=verify)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
 
 
 @app.command()
@@ -160,8 +165,6 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
 
 
 def _fail(message: str, status: int) -> Any:

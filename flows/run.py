@@ -1,31 +1,47 @@
-"""Running a flow from the command line: Prefect's engine in this process, one readable line per event."""
+"""Running a flow from the command line, in this process."""
 
 from __future__ import annotations
 
 import importlib
-import os
 import sys
 import time
-from typing import Any
+
+from prefect.settings import temporary_settings
 
 from data.errors import UserError
 from data.store import home
+from flows.chain import Chain
+from flows.local_server import server_settings
+from flows.preset import Preset
 
 
-def run_flow(name: str, preset: Any, rebuild: bool, verify: bool) -> None:
-    """Run `<name>-flow` on a preset and print where its results are.
+def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
+    """Run `<name>-flow` on a preset.
 
-    Uses the Prefect server of PREFECT_API_URL if that is set, else a temporary one of its own.
-    Raises UserError with the flow's own message when it fails for a reason the user can mend.
+    Uses the Prefect server of PREFECT_API_URL if that is set, else a temporary one of its own. Raises UserError with
+    the flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
     """
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    home().mkdir(parents=True, exist_ok=True)
+    Chain(preset).check()
+    _make_home()
     started = time.monotonic()
     flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")
-    state = flow(preset, rebuild=rebuild, verify=verify, return_state=True)
+    try:
+        with temporary_settings(server_settings()):
+            state = flow(preset, rebuild=rebuild, verify=verify, return_state=True)
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        raise UserError(f"{error}: start `prefect server start`, or unset PREFECT_API_URL") from None
     if not state.is_completed():
-        if isinstance(state.data, UserError):
-            raise state.data
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, UserError | KeyboardInterrupt):
+            raise error
         raise UserError(f"{name} ended {state.name}: {state.message}")
     print(f"athanor: {name} {preset.name} is done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def _make_home() -> None:
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"ATHANOR_HOME={home()}: {error.strerror}; choose a folder you can write to") from None
