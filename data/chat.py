@@ -40,6 +40,12 @@ def encode_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
     return [i for ids, _ in pieces for i in ids] + _Tags(tokenizer).header["assistant"]
 
 
+def answer_ends(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """What ends an assistant's answer, as text and as ids: its end tag, which is one id where the tokenizer has it."""
+    end_id = tokenizer.token_id(IM_END)
+    return (IM_END,), () if end_id is None else (end_id,)
+
+
 def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """(ids with EOS last, mask: 1 = the token is learned). Raises UserError for a bad message."""
     ((ids, mask),) = _encode([messages], tokenizer)

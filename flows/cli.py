@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.errors import UserError
+from flows import model_commands
 
 app = typer.Typer(
     help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
@@ -141,6 +142,9 @@ def prepare_server() -> None:
 
     created = prepare_server()
     print(f"created {', '.join(created)}" if created else "nothing to do: work pool and automation are there")
+
+
+app.add_typer(model_commands.app)
 
 
 def _table(*columns: str) -> Table:

@@ -10,6 +10,8 @@ whose bits are the same on every device. Its top 52 bits give a uniform number s
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,3 +46,14 @@ def uniform(key_B: Tensor, stream: int, count: int) -> Tensor:
 def gumbel(key_B: Tensor, stream: int, count: int) -> Tensor:
     """fp32 `[B, count]`, standard Gumbel: -log(-log(uniform)), evaluated in fp64 and finite."""
     return -(-uniform(key_B, stream, count).log()).log().float()
+
+
+def truncated_normal(key_B: Tensor, stream: int, count: int, cut: float = 3.0) -> Tensor:
+    """fp32 `[B, count]`, standard normal restricted to [-cut, cut], by inversion of its distribution in fp64."""
+    reach = math.erf(cut / math.sqrt(2.0))
+    return (torch.erfinv((2.0 * uniform(key_B, stream, count) - 1.0) * reach) * math.sqrt(2.0)).float()
+
+
+def keys_at(key_B1: Tensor, position_BT: Tensor) -> Tensor:
+    """A key for every position of a row, int64; row keys `[B or 1, 1]` and positions `[B or 1, T]` broadcast."""
+    return _mix(_mix(key_B1) + (position_BT + 1) * _GOLDEN)

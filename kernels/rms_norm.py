@@ -9,6 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def rms_norm(x: Tensor, gain: Tensor, eps: float) -> Tensor:
-    """Normalise the last axis of `x [..., D]` and scale by `gain [D]`; returns x's shape and dtype."""
-    return F.rms_norm(x.float(), gain.shape, gain.float(), eps).to(x.dtype)
+def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
+    """Normalise the last axis of `x [..., D]` and scale by `gain [D]`, if any; returns x's shape and dtype."""
+    return F.rms_norm(x.float(), x.shape[-1:], None if gain is None else gain.float(), eps).to(x.dtype)

@@ -34,10 +34,9 @@ class WindowMask:
     sinks_BNs: Tensor | None = None  # row positions of each block's sinks, N blocks to a row
 
 
-def row_mask(doc_start_BT: Tensor | None, length: int, window: int, sink: int, device: torch.device) -> WindowMask:
-    """The mask of whole rows of `length` tokens."""
-    if doc_start_BT is None:
-        doc_start_BT = torch.zeros(1, length, dtype=torch.int64, device=device)
+def row_mask(doc_start_BT: Tensor, window: int, sink: int) -> WindowMask:
+    """The mask of whole rows; one row of `doc_start_BT` serves all."""
+    length, device = doc_start_BT.shape[1], doc_start_BT.device
     if sink + 2 * window >= length:
         position_T = torch.arange(length, device=device)
         visible_BTS = in_window(position_T[:, None], position_T, doc_start_BT[:, :, None], window, sink)

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from models.config import ModelRecipe
+from models.families.huginn import Huginn
+from models.families.hydra import Hydra
 from models.families.polychromatic import Polychromatic
+from models.families.swa_mla import SwaMla
 from models.families.vanilla import Vanilla
 from models.skeleton import LanguageModel
 
-FAMILIES: dict[str, type[LanguageModel]] = {"vanilla": Vanilla, "polychromatic": Polychromatic}
+FAMILIES: dict[str, type[LanguageModel]] = {
+    "vanilla": Vanilla,
+    "polychromatic": Polychromatic,
+    "swa_mla": SwaMla,
+    "huginn": Huginn,
+    "hydra": Hydra,
+}
 
 
 def build_model(recipe: ModelRecipe) -> LanguageModel:

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from data.config import Recipe
 
-Family = Literal["vanilla", "polychromatic"]
+Family = Literal["vanilla", "polychromatic", "swa_mla", "huginn", "hydra"]
 
 
 class PolychromaticRecipe(Recipe):
@@ -26,6 +26,144 @@ class PolychromaticRecipe(Recipe):
     )
     tau_start: float = Field(default=1.0, gt=0, description="Gumbel-softmax temperature at step 0")
     tau_end: float = Field(default=0.1, gt=0, description="Temperature at the last step; linear between")
+
+
+class SwaMlaRecipe(Recipe):
+    """Sliding-window and latent attention (models/families/swa_mla.py)."""
+
+    n_swa: int = Field(default=2, ge=0, description="Sliding-window blocks that begin each cycle")
+    n_mla: int = Field(default=1, ge=0, description="Latent-attention blocks that end each cycle")
+    window: int = Field(default=256, ge=1, description="Keys a query sees in its window, itself included, tokens")
+    sink: int = Field(default=4, ge=0, description="First tokens of the document that stay visible")
+    window_inclusive_compat: bool = Field(default=False, description="One key more, as the published code counts")
+    kv_rank: int = Field(default=256, ge=1, description="Latent channels behind all keys and values")
+    q_rank: int = Field(default=0, ge=0, description="Latent channels behind the queries; 0 makes them from the input")
+    qk_nope_dim: int = Field(default=128, ge=1, description="Channels of a latent-attention head without position")
+    qk_rope_dim: int = Field(default=64, ge=2, description="Channels with position, one key slice for all heads; even")
+    v_dim: int = Field(default=128, ge=1, description="Value channels of a latent-attention head")
+    kv_norm: Literal["rms", "layernorm"] = Field(default="rms", description="Norm of the latents, the queries' too")
+    norm: Literal["rms", "dynamic_tanh"] = Field(default="rms", description="Norm of the residual stream")
+    rope_factor: float = Field(default=1.0, ge=1, description="Divides positions: linear scaling for longer rows")
+    scale_residual_init: bool = Field(
+        default=False, description="Start matrices that write into the residual stream smaller by sqrt(2 n_layers)"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> SwaMlaRecipe:
+        if self.n_swa + self.n_mla == 0:
+            raise ValueError("n_swa=0 and n_mla=0 leave a cycle without blocks: one of them must be at least 1")
+        if self.qk_rope_dim % 2:
+            raise ValueError(f"qk_rope_dim={self.qk_rope_dim} must be even: RoPE rotates pairs of channels")
+        return self
+
+    @property
+    def visible_window(self) -> int:
+        """Keys in the window, the query's own included."""
+        return self.window + self.window_inclusive_compat
+
+
+class HuginnRecipe(Recipe):
+    """Depth-recurrent transformer (models/families/huginn.py). Blocks between prelude and coda form the core."""
+
+    prelude_layers: int = Field(default=2, ge=1, description="Blocks before the recurrent core")
+    coda_layers: int = Field(default=2, ge=1, description="Blocks after it; n_layers minus both are the core's")
+    mean_recurrence: int = Field(default=32, ge=1, description="Iterations of the core: mean in training, and default")
+    backprop_depth: int = Field(default=8, ge=1, description="Last iterations the gradient goes through")
+    eval_recurrence: int | None = Field(
+        default=None, ge=1, description="Iterations outside training; none takes mean_recurrence"
+    )
+    sampling: Literal["poisson-lognormal-filling", "poisson-fill", "poisson-unbounded"] = Field(
+        default="poisson-lognormal-filling", description="How the iterations of a training step are drawn"
+    )
+    injection: Literal["linear", "add"] = Field(
+        default="linear", description="How a step reads the embedding: adapter on [state ; embedding], or their sum"
+    )
+    block: Literal["sandwich", "pre-norm", "post-norm"] = Field(
+        default="sandwich", description="Norm of each branch's input, of the sum it makes, or (sandwich) of both"
+    )
+    norm_gain: bool = Field(default=True, description="Learned gains in the norms")
+    qk_bias: bool = Field(default=True, description="Learned biases on queries and keys, before RoPE")
+    init: Literal["takase", "scaled", "scaled-orthogonal"] = Field(
+        default="takase", description="takase scales embedded tokens by sqrt(d_model); scaled does not"
+    )
+    tied: bool = Field(default=True, description="The head is the embedding")
+
+    @model_validator(mode="after")
+    def _possible(self) -> HuginnRecipe:
+        if self.backprop_depth > self.mean_recurrence:
+            raise ValueError(
+                f"backprop_depth={self.backprop_depth} must not exceed mean_recurrence={self.mean_recurrence}"
+            )
+        return self
+
+
+class HydraRecipe(Recipe):
+    """Compressed attention and routing over depth, recursion and experts (models/families/hydra.py)."""
+
+    conv_kernel: int = Field(default=3, ge=1, description="Taps of the first convolution of queries and keys")
+    mixing_kernel: int = Field(default=1, ge=1, description="Taps of the second, which mixes the channels of a head")
+    conv_bias: bool = Field(default=False, description="Biases in both convolutions")
+    rope_pairing: Literal["interleaved", "half-split"] = Field(
+        default="interleaved", description="Which channels of a head RoPE turns together"
+    )
+    scale_embedding: bool = Field(default=True, description="Multiply embedded tokens by sqrt(d_model)")
+    routing: Literal["dynamic", "static"] = Field(
+        default="dynamic",
+        description="dynamic: serving skips what the routers turn away; static: no shape depends on data",
+    )
+    capacity: float = Field(default=0.75, gt=0, le=1, description="Share of tokens a block computes; 1 leaves out MoD")
+    mod_infer: Literal["threshold", "topk"] = Field(
+        default="threshold",
+        description="Serving: each token by a calibrated threshold, or the best of a whole document (scoring only)",
+    )
+    mod_loss: float = Field(
+        default=0.01, ge=0, description="Weight of MoD's loss at 32 effective layers and width 768; scaled from there"
+    )
+    recursions: int = Field(default=4, ge=1, description="Times a block may run; 1 leaves out MoR")
+    mor: Literal["gaussian", "expert_choice", "token_choice"] = Field(
+        default="gaussian", description="How the depth of a token is decided"
+    )
+    mor_exit: Literal["soft", "hard"] = Field(
+        default="soft", description="Gaussian MoR in serving: mix all depths, or stop at the most probable"
+    )
+    mor_variance: float = Field(default=0.5, gt=0, description="Of the bell over depths of Gaussian MoR")
+    ponder_loss: float = Field(default=0.01, ge=0, description="Weight of Gaussian MoR's mean depth in the loss")
+    experts: int = Field(default=0, ge=0, description="Experts of an expert layer")
+    moe_layers: int = Field(default=0, ge=0, description="Expert layers between the blocks; 0 leaves out MoE")
+    experts_per_token: int = Field(default=1, ge=1, description="Experts a token uses")
+    expert_d_ff: int | None = Field(default=None, ge=1, description="Width of an expert; none takes d_ff")
+    moe_loss: float = Field(default=0.01, ge=0, description="Weight of the experts' balance loss")
+    router_jitter: float = Field(default=0.0, ge=0, lt=1, description="Relative noise on expert logits in training")
+    curriculum: bool = Field(default=True, description="Bring in the routers by and by; false: all from the start")
+    mod_from: float = Field(default=0.1, ge=0, le=1, description="Share of the training before MoD may open")
+    mod_gate_loss: float = Field(default=5.0, gt=0, description="MoD opens once the mean loss is below, nats per token")
+    mod_forced: float = Field(default=0.2, ge=0, le=1, description="Share of the training at which MoD opens anyway")
+    mod_ramp_steps: int = Field(default=300, ge=1, description="Steps from opening MoD to its full effect")
+    mor_from: float = Field(default=0.2, ge=0, lt=1, description="Share of the training at full recursion depth")
+    mor_full: float = Field(default=0.3, gt=0, le=1, description="Share of the training after which MoR is adaptive")
+    moe_dense: float = Field(default=0.05, ge=0, le=1, description="Share of the training with every expert computed")
+    lr_scale: dict[Literal["embedding", "router", "expert"], float] = Field(
+        default={}, description="Factors on the learning rate of these parameters"
+    )
+    decay_scale: dict[Literal["embedding", "router", "expert"], float] = Field(
+        default={}, description="Factors on their weight decay"
+    )
+
+    @model_validator(mode="after")
+    def _possible(self) -> HydraRecipe:
+        if self.moe_layers and self.experts < 2:
+            raise ValueError(f"experts={self.experts} must be at least 2 where moe_layers={self.moe_layers}")
+        if self.moe_layers and self.experts_per_token > self.experts:
+            raise ValueError(f"experts_per_token={self.experts_per_token} must not exceed experts={self.experts}")
+        if self.routing == "static" and (self.mod_infer == "topk" or self.mor_exit == "hard"):
+            raise ValueError(f"routing=static skips nothing: mod_infer={self.mod_infer}, mor_exit={self.mor_exit} do")
+        if self.mor_exit == "hard" and self.mor != "gaussian":
+            raise ValueError(f"mor_exit=hard belongs to mor=gaussian; mor={self.mor} stops tokens by itself")
+        if self.mod_from > self.mod_forced:
+            raise ValueError(f"mod_from={self.mod_from} must not be after mod_forced={self.mod_forced}")
+        if self.mor_from >= self.mor_full:
+            raise ValueError(f"mor_from={self.mor_from} must be before mor_full={self.mor_full}")
+        return self
 
 
 class ModelRecipe(Recipe):
@@ -43,6 +181,9 @@ class ModelRecipe(Recipe):
     rope_base: float = Field(default=10_000.0, gt=1, description="RoPE frequency base")
     norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in RMSNorm")
     polychromatic: PolychromaticRecipe | None = Field(default=None, description="Only for family=polychromatic")
+    swa_mla: SwaMlaRecipe | None = Field(default=None, description="Only for family=swa_mla")
+    huginn: HuginnRecipe | None = Field(default=None, description="Only for family=huginn")
+    hydra: HydraRecipe | None = Field(default=None, description="Only for family=hydra")
 
     @model_validator(mode="after")
     def _possible(self) -> ModelRecipe:
@@ -50,6 +191,19 @@ class ModelRecipe(Recipe):
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: RoPE rotates pairs of channels")
-        if self.polychromatic is not None and self.family != "polychromatic":
-            raise ValueError(f"section polychromatic belongs to family=polychromatic, not family={self.family}")
+        for section in ("polychromatic", "swa_mla", "huginn", "hydra"):
+            if getattr(self, section) is not None and self.family != section:
+                raise ValueError(f"section {section} belongs to family={section}, not family={self.family}")
+        if self.family == "huginn":
+            ends = self.huginn or HuginnRecipe.model_validate({})
+            if self.n_layers <= ends.prelude_layers + ends.coda_layers:
+                raise ValueError(
+                    f"n_layers={self.n_layers} leaves no recurrent core between huginn.prelude_layers="
+                    f"{ends.prelude_layers} and huginn.coda_layers={ends.coda_layers}"
+                )
+        if self.hydra is not None and self.hydra.moe_layers > max(min(1, self.n_layers - 1), self.n_layers - 2):
+            raise ValueError(
+                f"hydra.moe_layers={self.hydra.moe_layers} do not fit between n_layers={self.n_layers} blocks: at most "
+                "n_layers - 2, or one between two"
+            )
         return self

@@ -1,7 +1,8 @@
-"""Parameters and FLOPs of a recipe, from the meta device: no memory, no weights."""
+"""Parameters, FLOPs and cache of a recipe, from the meta device: no memory, no weights."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from models.build import build_model
 from models.config import ModelRecipe
 from models.skeleton import LanguageModel
 
-PARTS = ("embedding", "attention", "ffn", "routing", "norms")
+PARTS = ("embedding", "attention", "ffn", "routing", "norms", "adapter", "head")
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,33 @@ def part_of(name: str) -> str:
 
 def parameter_counts(recipe: ModelRecipe) -> dict[str, int]:
     """Parameters by part, `total` (the tied head once) and `active`, those one token passes through."""
-    counts: dict[str, int] = {part: 0 for part in PARTS}
-    for name, parameter in _on_meta(recipe).named_parameters():
+    counts: Counter[str] = Counter()
+    model = _on_meta(recipe)
+    for name, parameter in model.named_parameters():
         counts[part_of(name)] += parameter.numel()
-    total = sum(counts.values())
-    return {**counts, "total": total, "active": total}
+    parts = {part: counts[part] for part in PARTS if part in counts}
+    return {**parts, "total": counts.total(), "active": model.active_parameters()}
 
 
 def flops_per_token(recipe: ModelRecipe, seq_len_tokens: int) -> Flops:
     """Forward and backward matrix-product FLOPs of one token in rows of one document of `seq_len_tokens`.
 
     Convention: 2 per multiply-add; attention counts the (T + 1) / 2 keys a causal query sees on average, not T;
-    embedding look-up and elementwise work count nothing; backward is twice forward; nothing is recomputed.
+    embedding look-up and elementwise work count nothing; backward is twice the part of the forward pass that gradient
+    goes through; nothing is recomputed.
     """
     model = _on_meta(recipe)
-    forward = model.body_flops_per_token((seq_len_tokens + 1) / 2) + 2.0 * model.embedding.weight.numel()
-    return Flops(forward=forward, backward=2.0 * forward)
+    context_tokens, head = (seq_len_tokens + 1) / 2, 2.0 * model.head_weight.numel()
+    return Flops(
+        forward=model.body_flops_per_token(context_tokens) + head,
+        backward=2.0 * (model.trained_body_flops_per_token(context_tokens) + head),
+    )
+
+
+def cache_bytes_per_token(recipe: ModelRecipe, context_tokens: int) -> float:
+    """Bytes of cache one row of `context_tokens` holds while decoding, per token; 0 where decoding cannot be cached.
+
+    Convention: 2 bytes a value, as computed in bf16, but 4 where a family keeps fp32 sums.
+    """
+    model = _on_meta(recipe)
+    return model.cache_bytes_per_token(context_tokens) if model.cacheable else 0.0

@@ -22,11 +22,11 @@ from lm_eval.api.model import LM
 from lm_eval.models.utils import normalize_gen_kwargs
 from torch import Tensor
 
-from data.chat import encode_prompt, render_prompt
+from data.chat import answer_ends, encode_prompt, render_prompt
 from data.errors import UserError
 from data.progress import Progress, silent
 from data.runtime import Runtime
-from data.tokenizers import IM_END, Tokenizer, load_tokenizer
+from data.tokenizers import Tokenizer, load_tokenizer
 from models.device import choose_device, choose_precision
 from models.generate import stream_text
 from models.portable import load_portable
@@ -128,7 +128,7 @@ class HarnessLM(LM):
         return [log_probability for log_probability, _ in self._score(pairs)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """Per (prompt, {until, max_gen_toks, do_sample, temperature, top_k, top_p, min_p}): the text before the first stop.
+        """Per (prompt, settings, see SETTINGS): the text before the first stop string.
 
         A prompt too long for the answer loses its beginning, but never more than leaves half of `max_seq_len`.
         Raises UserError for a decoding setting it does not know.
@@ -233,11 +233,10 @@ class HarnessLM(LM):
         unknown = sorted(set(given) - SETTINGS)
         if unknown:
             raise UserError(f"generation_kwargs {unknown[0]}: not supported; known are {', '.join(sorted(SETTINGS))}")
-        is_chat = isinstance(prompt, ChatPrompt)
-        end_id = self.tokenizer.token_id(IM_END)
+        ends, end_ids = answer_ends(self.tokenizer) if isinstance(prompt, ChatPrompt) else ((), ())
         return Decoding(
-            stops=(*given["until"], IM_END) if is_chat else tuple(given["until"]),
-            stop_ids=(end_id,) if is_chat and end_id is not None else (),
+            stops=(*given["until"], *ends),
+            stop_ids=end_ids,
             new_tokens=given["max_gen_toks"],
             sampling=Sampling(
                 temperature=given.get("temperature", 1.0) if given["do_sample"] else 0.0,

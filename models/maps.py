@@ -73,7 +73,7 @@ class AttentionShare:
         self._layers = layers
         self._residual: list[Tensor | None] = [None] * len(layers)
         self._total = torch.zeros(len(layers), dtype=torch.float64)
-        self._tokens = 0
+        self._tokens = torch.zeros(len(layers), dtype=torch.int64)
 
     def attach(self) -> list[RemovableHandle]:
         return [
@@ -92,7 +92,7 @@ class AttentionShare:
         residual_BT = self._residual[layer]
         assert residual_BT is not None
         self._total[layer] += (out_BTD.float().norm(dim=-1) / residual_BT.clamp(min=1e-12)).sum().cpu()
-        self._tokens += residual_BT.numel() if layer == 0 else 0
+        self._tokens[layer] += residual_BT.numel()
 
     def maps(self) -> list[Map]:
         return [
@@ -100,11 +100,11 @@ class AttentionShare:
                 name="attention_share",
                 title="How much attention writes into the residual stream",
                 kind="lines",
-                values=[(self._total / max(1, self._tokens)).tolist()],
+                values=[(self._total / self._tokens.clamp(min=1)).tolist()],
                 x_label="layer",
                 y_label="norm ratio",
                 series=["attention output / residual"],
-                note="Norm of the attention output over the norm of the stream it is added to, "
-                f"mean over {self._tokens:,} tokens.",
+                note="Norm of the attention output over the norm of the stream it is added to, mean over "
+                f"{int(self._tokens[:1].sum()):,} tokens, and over the iterations of layers that run repeatedly.",
             )
         ]

@@ -45,6 +45,7 @@ class Context:
     row_key_B: Tensor | None
     visible: Tensor | None  # from kernels.attention.visible_keys
     cache: Cache | None
+    targets_BT: Tensor | None = None  # only while a loss is computed; -100 is ignored
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
 
 
@@ -87,6 +88,23 @@ class LanguageModel(nn.Module, ABC):
     def body_flops_per_token(self, context_tokens: float) -> float:
         """Forward matrix-product FLOPs of one token in the body, `context_tokens` keys being visible on average."""
 
+    @abstractmethod
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        """Bytes of cache that a row of `context_tokens` holds, divided by them: 2 a value in bf16, 4 in fp32."""
+
+    def trained_body_flops_per_token(self, context_tokens: float) -> float:
+        """Those of them that gradient goes back through; fewer where a family truncates backpropagation."""
+        return self.body_flops_per_token(context_tokens)
+
+    @property
+    def head_weight(self) -> Tensor:
+        """`[V, D]`: the embedding, unless a family unties them."""
+        return self.embedding.weight
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        """Embedded tokens `[B, T, D]`; a family that scales them overrides this."""
+        return self.embedding(ids_BT)
+
     def hidden(
         self,
         ids_BT: Tensor,
@@ -98,8 +116,8 @@ class LanguageModel(nn.Module, ABC):
         return self._run(ids_BT, doc_start_BT, row_key_B, cache)[0]
 
     def logits(self, h: Tensor) -> Tensor:
-        """`[..., D]` -> `[..., V]` through the tied head."""
-        return nn.functional.linear(h, self.embedding.weight)
+        """`[..., D]` -> `[..., V]` through the head."""
+        return nn.functional.linear(h, self.head_weight)
 
     def forward(
         self,
@@ -119,12 +137,17 @@ class LanguageModel(nn.Module, ABC):
         row_key_B: Tensor | None = None,
     ) -> Loss:
         """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`."""
-        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None)
-        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.embedding.weight, targets_BT.flatten())
+        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
+        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
 
     def _run(
-        self, ids_BT: Tensor, doc_start_BT: Tensor | None, row_key_B: Tensor | None, cache: Cache | None
+        self,
+        ids_BT: Tensor,
+        doc_start_BT: Tensor | None,
+        row_key_B: Tensor | None,
+        cache: Cache | None,
+        targets_BT: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         rows, length = ids_BT.shape
         if cache is None and length > self.recipe.max_seq_len:
@@ -136,8 +159,8 @@ class LanguageModel(nn.Module, ABC):
             raise ValueError(f"the cache holds {cache.rows} rows, the batch {rows}")
         offset = cache.length if cache is not None else 0
         visible = visible_keys(doc_start_BT, offset, length, ids_BT.device)
-        context = Context(offset, doc_start_BT, row_key_B, visible, cache)
-        h_BTD = self.final_norm(self.body(self.embedding(ids_BT), context))
+        context = Context(offset, doc_start_BT, row_key_B, visible, cache, targets_BT)
+        h_BTD = self.final_norm(self.body(self.embed(ids_BT), context))
         if cache is not None:
             cache.length += length
         return h_BTD, context
@@ -148,6 +171,10 @@ class LanguageModel(nn.Module, ABC):
             raise UserError(f"this {self.recipe.family} model computes from whole rows: decoding cannot be cached")
         return Cache(batch_rows, self.new_layer_states())
 
+    def active_parameters(self) -> int:
+        """Parameters one token passes through; a family that chooses among experts overrides this."""
+        return sum(parameter.numel() for parameter in self.parameters())
+
     def init_weights(self, seed: int) -> None:
         """Set every parameter and buffer: the same numbers for the same seed on every device, also after to_empty."""
         generator = torch.Generator().manual_seed(seed)
@@ -156,15 +183,25 @@ class LanguageModel(nn.Module, ABC):
                 self.init_parameter(name, parameter, generator)
         self.apply_schedule(self.schedule(0.0))
 
+    @property
+    def init_std(self) -> float:
+        """Standard deviation of a matrix's initial values."""
+        return INIT_STD
+
+    @property
+    def residual_writes(self) -> int:
+        """How many branch outputs a token's residual stream adds up."""
+        return 2 * self.recipe.n_layers
+
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        """Gains 1, biases 0, matrices N(0, 0.02); those that write into the residual stream / sqrt(2 n_layers)."""
+        """Gains 1, biases 0, matrices N(0, 0.02); those that write into the residual stream / sqrt(residual_writes)."""
         if name.endswith(".gain"):
             parameter.fill_(1.0)
         elif name.endswith(".bias"):
             parameter.zero_()
         else:
             writes_residual = name.endswith((".out.weight", ".down.weight"))
-            std = INIT_STD / (2 * self.recipe.n_layers) ** 0.5 if writes_residual else INIT_STD
+            std = self.init_std / self.residual_writes**0.5 if writes_residual else self.init_std
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
@@ -186,6 +223,14 @@ class LanguageModel(nn.Module, ABC):
         """Store scheduled values in persistent buffers of the same names."""
         for name, value in values.items():
             self.get_buffer(name).fill_(value)
+
+    def begin_step(self, step_key: int) -> None:
+        """Called before every optimizer step with a hash of (seed, step) in 0 .. 2^63 - 1: for draws that must be the
+        same for all rows, micro-batches and ranks of the step."""
+
+    def after_step(self, loss: float) -> None:
+        """Called after every optimizer step with its loss in nats per target token, before `apply_schedule`: for
+        curricula gated by what was learned. Their state lives in persistent buffers."""
 
     def diagnostics(self) -> dict[str, float]:
         """Cheap numbers about the parameters and the newest forward pass, logged with the steps."""

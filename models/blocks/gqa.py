@@ -28,6 +28,15 @@ class KeyValues:
         self._values = self._stored(self._values, v_BTGd, start)
         return self._keys[:, : self.length], self._values[:, : self.length]
 
+    def held(self, start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of positions start .. stop-1, all stored before."""
+        assert self._keys is not None and self._values is not None and stop <= self.length
+        return self._keys[:, start:stop], self._values[:, start:stop]
+
+    def rewind(self, length: int) -> None:
+        """Forget the positions from `length` on."""
+        self.length = length
+
     def _stored(self, room: Tensor | None, new: Tensor, start: int) -> Tensor:
         if room is None or room.shape[1] < self.length:
             grown = new.new_empty(new.shape[0], max(self.length, 2 * start), *new.shape[2:])
@@ -67,3 +76,7 @@ class GroupedQueryAttention(nn.Module):
         """Forward matrix-product FLOPs of a token that sees `context_tokens` keys, itself included."""
         weights = sum(p.weight.numel() for p in (self.query, self.key, self.value, self.out))
         return 2.0 * weights + 4.0 * self.out.in_features * context_tokens
+
+    def cache_bytes_per_token(self) -> float:
+        """Bytes that a token's key and value take, in bf16."""
+        return 2.0 * (self.key.out_features + self.value.out_features)

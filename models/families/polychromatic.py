@@ -144,3 +144,8 @@ class Polychromatic(LanguageModel):
         return sum(
             block.attention.flops_per_token(context_tokens) + block.ffn.flops_per_token() for block in self.blocks
         )
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        keys_values = sum(block.attention.cache_bytes_per_token() for block in self.blocks)
+        pooled = 4 * self.section.gate_width * len(self.blocks)
+        return keys_values + pooled / context_tokens

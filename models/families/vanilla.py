@@ -61,3 +61,6 @@ class Vanilla(LanguageModel):
         return sum(
             block.attention.flops_per_token(context_tokens) + block.ffn.flops_per_token() for block in self.blocks
         )
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        return sum(block.attention.cache_bytes_per_token() for block in self.blocks)

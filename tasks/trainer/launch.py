@@ -37,6 +37,7 @@ def run_trainer(run_dir: Path, on_row: Callable[[Row], None]) -> None:
     """
     attempt = uuid.uuid4().hex[:12]
     environment = {
+        "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at barriers cost up to tenfold beside other processes
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         PARENT_VARIABLE: str(os.getpid()),

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from data.errors import UserError
 from data.loader import Batch
+from data.permutation import hash64
 from models.build import build_model
 from models.counts import flops_per_token
 from models.device import choose_device, choose_precision, peak_flops
@@ -153,6 +154,7 @@ class TrainingRun:
         recipe, step = self._spec.train, self._position.step
         started = time.perf_counter()
         lr = learning_rate(recipe, step)
+        self._model.begin_step(int(hash64(recipe.seed, step)[0] >> np.uint64(1)))
         result = self._optimization.step(next(batches), lr)
         self._position = Position(step + 1, self._position.tokens + recipe.batch_tokens)
         self._log.step(
@@ -167,6 +169,7 @@ class TrainingRun:
             cost_usd=self._ledger.usd,
             **self._throughput.after(time.perf_counter() - started, recipe.steps - step - 1),
         )
+        self._model.after_step(result.loss)
         self._model.apply_schedule(self._schedule(step + 1))
         self._ledger.tick()
         self._heartbeat.beat(step + 1)

@@ -77,7 +77,7 @@ class Optimization:
                 f"lower train.peak_lr (now {self._recipe.peak_lr}) or lengthen train.warmup_steps"
             )
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group.get("lr_scale", 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return result

@@ -1,6 +1,7 @@
 """Tiny models whose weights are large enough for every mechanism to show in the output."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,54 @@ from models.build import build_model
 from models.config import ModelRecipe
 
 SHAPE = dict(vocab_size=61, d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=20, max_seq_len=64)
+SWA_MLA = dict(window=3, sink=1, kv_rank=6, qk_nope_dim=4, qk_rope_dim=4, v_dim=6, scale_residual_init=True)
+HYDRA = dict(recursions=2, experts=4, moe_layers=1, curriculum=False)
+HUGINN = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 3, "backprop_depth": 2}
 MODES = {  # every family as it comes, and its other modes: fields that differ from SHAPE
     "vanilla": {"family": "vanilla"},
     "polychromatic": {"family": "polychromatic"},
+    **{
+        mode: {"family": "swa_mla", "n_layers": 3, "swa_mla": {**SWA_MLA, **changes}}
+        for mode, changes in {
+            "swa_mla": {},
+            "swa_mla ranks": {"q_rank": 5, "kv_norm": "layernorm"},
+            "swa_mla dynamic_tanh": {"norm": "dynamic_tanh"},
+            "swa_mla windows alone": {"n_mla": 0, "sink": 4},
+            "swa_mla latents alone": {"n_swa": 0},
+            "swa_mla compat": {"window_inclusive_compat": True, "sink": 0, "rope_factor": 2.0},
+        }.items()
+    },
+    **{
+        mode: {"family": "hydra", "n_layers": 3, "hydra": {**HYDRA, **changes}}
+        for mode, changes in {
+            "hydra": {},
+            "hydra hard exit": {"mor_exit": "hard", "recursions": 3},
+            "hydra expert_choice": {"mor": "expert_choice", "recursions": 3},
+            "hydra token_choice": {"mor": "token_choice"},
+            "hydra static": {"routing": "static"},
+            "hydra wide": {"conv_kernel": 2, "mixing_kernel": 3, "conv_bias": True, "experts_per_token": 2},
+            "hydra attention alone": {"capacity": 1, "recursions": 1, "moe_layers": 0, "rope_pairing": "half-split"},
+        }.items()
+    },
+    "huginn": {"family": "huginn", "n_layers": 4, "huginn": HUGINN},
+    "huginn pre-norm": {
+        "family": "huginn",
+        "n_layers": 4,
+        "huginn": {**HUGINN, "block": "pre-norm", "norm_gain": False},
+    },
+    "huginn post-norm": {
+        "family": "huginn",
+        "n_layers": 4,
+        "huginn": {
+            **HUGINN,
+            "block": "post-norm",
+            "injection": "add",
+            "qk_bias": False,
+            "init": "scaled-orthogonal",
+            "tied": False,
+            "sampling": "poisson-fill",
+        },
+    },
 }
 
 
@@ -43,6 +89,8 @@ def lively_model(tiny_recipe):
         with torch.no_grad():
             for parameter in model.parameters():
                 spread = 0.5 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                if mode.startswith("huginn"):  # iterated, larger weights would magnify rounding
+                    spread *= 0.5
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
         return model.eval()
 
@@ -59,3 +107,30 @@ def tokenizer_dir(tmp_path):
     (folder / "meta.json").write_text(json.dumps(meta))
     np.save(folder / "token_bytes.npy", np.ones(SHAPE["vocab_size"], np.int32))
     return folder
+
+
+class ScriptedModel(torch.nn.Module):
+    """Answers whatever it is asked with the same ids, then with the last of them; counts its steps."""
+
+    cacheable = False
+
+    def __init__(self, script, max_seq_len):
+        super().__init__()
+        self.recipe = SimpleNamespace(max_seq_len=max_seq_len)
+        self.embedding = torch.nn.Embedding(max(script) + 1, 1)
+        self.script, self.steps, self._seen = script, 0, []
+
+    def hidden(self, ids_BT, _doc_start_BT, cache=None):
+        continues = ids_BT[0, :-1].tolist() == self._seen
+        self.steps = self.steps + 1 if continues else 1
+        self._seen = ids_BT[0].tolist()
+        return ids_BT[..., None].float()
+
+    def logits(self, h_BD):
+        choice = torch.tensor([self.script[min(self.steps, len(self.script)) - 1]])
+        return torch.nn.functional.one_hot(choice, self.embedding.num_embeddings).float()
+
+
+@pytest.fixture
+def scripted_model():
+    return ScriptedModel

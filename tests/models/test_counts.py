@@ -8,11 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from data.errors import UserError
 from models.build import FAMILIES, build_model
 from models.config import ModelRecipe
-from models.counts import flops_per_token, parameter_counts
+from models.counts import cache_bytes_per_token, flops_per_token, parameter_counts
+from models.sizes import SIZES
 
 PUBLISHED = dict(
     vocab_size=151_669, d_model=1024, n_layers=28, n_heads=16, n_kv_heads=8, head_dim=64, d_ff=4096, max_seq_len=4096
 )
+WHOLE_ROWS = {"swa_mla": {"swa_mla": {"window": 64}}}  # where a family sees less of a row, what makes it see all
 
 
 def test_polychromatic_600m_counts_what_the_published_model_counts():
@@ -41,7 +43,7 @@ def test_counts_equal_the_built_model(family, tiny_recipe):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_flops_equal_those_torch_counts(family, tiny_recipe):
     rows, length = 2, 32
-    recipe = tiny_recipe(family)
+    recipe = tiny_recipe(family, **WHOLE_ROWS.get(family, {}))
     model = build_model(recipe)
     model.init_weights(0)
     ids = torch.randint(0, 61, (rows, length))
@@ -55,6 +57,41 @@ def test_flops_equal_those_torch_counts(family, tiny_recipe):
     tokens = rows * length
     assert forward.get_total_flops() / tokens == pytest.approx(wanted.forward, rel=0.001)
     assert both.get_total_flops() / tokens == pytest.approx(wanted.forward + wanted.backward, rel=0.05)
+
+
+def held_bytes(state):
+    """Bytes of all tensors in a cache's states."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, list | tuple):
+        return sum(map(held_bytes, state))
+    return sum(map(held_bytes, (state if isinstance(state, dict) else getattr(state, "__dict__", {})).values()))
+
+
+@pytest.mark.parametrize("tokens", [5, 40])
+@torch.no_grad()
+def test_cache_bytes_equal_those_that_a_bf16_prefill_leaves(mode, tokens, lively_model):
+    model = lively_model(mode)
+    cache = model.new_cache(1)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.hidden(torch.arange(1, tokens + 1)[None], cache=cache)
+    assert held_bytes(cache.layers) == pytest.approx(tokens * cache_bytes_per_token(model.recipe, tokens), rel=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:polychromatic.pool=sequence")
+def test_what_cannot_be_cached_has_no_cache_bytes(tiny_recipe):
+    assert cache_bytes_per_token(tiny_recipe("polychromatic", polychromatic={"pool": "sequence"}), 9) == 0
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_named_size_counts_on_the_meta_device(name):
+    recipe = SIZES[name]
+    counts = parameter_counts(recipe)
+    total, active = counts.pop("total"), counts.pop("active")
+    assert sum(counts.values()) == total >= active > 0
+    flops = flops_per_token(recipe, recipe.max_seq_len)
+    assert flops.forward > 0 and flops.backward > 0
+    assert cache_bytes_per_token(recipe, recipe.max_seq_len) > 0
 
 
 def test_attention_counts_the_keys_a_causal_query_sees_on_average(tiny_recipe):

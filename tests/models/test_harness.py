@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-import models.harness as harness
 from data.chat import encode_conversation
 from data.config import TokenizerRecipe
 from data.errors import UserError
@@ -17,7 +16,7 @@ from data.tokenizers import IM_END, IM_START, build_tokenizer, load_tokenizer
 from models.build import build_model
 from models.config import ModelRecipe
 from models.generate import generate
-from models.harness import ChatPrompt, HarnessLM, cut_at_stop, scoring_windows
+from models.harness import ChatPrompt, HarnessLM, scoring_windows
 
 MAX_TOKENS = 40
 TEXT = "Three hens sat on two eggs. How many eggs? Answer: 3 * 2 = 6 eggs.\n\nQuestion: naïve café – 漢字? "
@@ -138,43 +137,23 @@ def test_bf16_scores_are_near_those_of_fp32(model, tokenizer):
     assert half == pytest.approx(full, rel=0.02) and half != full
 
 
-def scripted(monkeypatch, tokenizer, text):
-    """Makes the one prompt's answer `text`; returns the list that collects how much each call asked for."""
-    script, asked = tokenizer.encode(text), []
+@pytest.fixture
+def scripted(scripted_model, tokenizer):
+    """An lm whose every answer is `text`, and its model, which counts its steps."""
 
-    def play(model, prompts, *, max_new_tokens, **_):
-        assert len(prompts) == 1
-        done = sum(asked)
-        asked.append(max_new_tokens)
-        return [script[done : done + max_new_tokens]]
+    def make(text):
+        model = scripted_model(tokenizer.encode(text), max_seq_len=MAX_TOKENS)
+        return HarnessLM(model, tokenizer, batch_rows=4), model
 
-    monkeypatch.setattr(harness, "generate", play)
-    return asked
+    return make
 
 
-def test_the_earliest_stop_string_ends_an_answer_though_it_spans_tokens(lm, tokenizer, monkeypatch):
-    asked = scripted(monkeypatch, tokenizer, "six eggs. Qzx! and so on, and on")
+def test_the_stop_string_complete_first_ends_an_answer_at_its_last_token(scripted, tokenizer):
+    lm, model = scripted("six eggs. Qzx! and so on, and on")
     assert tokenizer.encode("zx!") != tokenizer.encode("zx") and len(tokenizer.encode("Qzx!")) > 2
     settings = {"until": ["on,", "Qzx!"], "max_gen_toks": 30}
     assert lm.generate_until(requests("generate_until", ("How many", settings))) == ["six eggs. "]
-    assert len(asked) == 1
-
-
-def test_generation_goes_on_in_rounds_until_the_stop_string(lm, tokenizer, monkeypatch):
-    monkeypatch.setattr(harness, "ROUND_TOKENS", 5)
-    asked = scripted(monkeypatch, tokenizer, "one two three four five six STOP seven eight nine ten eleven")
-    settings = {"until": "STOP", "max_gen_toks": 35}
-    assert lm.generate_until(requests("generate_until", ("a", settings))) == ["one two three four five six "]
-    before = len(tokenizer.encode("one two three four five six STOP"))
-    assert len(asked) == -(-before // 5)
-
-
-def test_rounds_change_no_greedy_answer(lm, monkeypatch):
-    asked = requests("generate_until", *((TEXT[:n], {"until": ["@"], "max_gen_toks": 17}) for n in (3, 9, 40)))
-    whole = lm.generate_until(asked)
-    monkeypatch.setattr(harness, "ROUND_TOKENS", 4)
-    assert lm.generate_until(asked) == whole
-    assert any(whole)
+    assert model.steps == len(tokenizer.encode("six eggs. Qzx!"))
 
 
 def test_a_prompt_that_leaves_no_room_loses_its_beginning(lm, model, tokenizer):
@@ -193,18 +172,17 @@ def test_sampling_is_a_function_of_the_seed(model, tokenizer):
     assert first == again != other
 
 
-def test_sampling_noise_differs_between_batches_and_between_rounds(model, tokenizer, monkeypatch):
-    seeds = []
+def test_sampling_noise_differs_between_batches(model, tokenizer):
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 1.0}
+    alike = requests("generate_until", *[("a", settings)] * 2)
+    one, other = HarnessLM(model, tokenizer, batch_rows=1).generate_until(alike)
+    assert one != other
 
-    def play(model, prompts, *, max_new_tokens, seed, **_):
-        seeds.append(seed)
-        return [tokenizer.encode("abcdefgh")[:max_new_tokens] for _ in prompts]
 
-    monkeypatch.setattr(harness, "generate", play)
-    monkeypatch.setattr(harness, "ROUND_TOKENS", 3)
-    settings = {"until": [], "max_gen_toks": 6, "do_sample": True, "temperature": 1.0}
-    HarnessLM(model, tokenizer, batch_rows=1).generate_until(requests("generate_until", *[("a", settings)] * 2))
-    assert len(seeds) == len(set(seeds)) == 4
+def test_min_p_is_passed_on(lm):
+    plain = {"until": [], "max_gen_toks": 8}
+    asked = requests("generate_until", ("a", {**plain, "do_sample": True, "temperature": 1.0, "min_p": 1.0}))
+    assert lm.generate_until(asked) == lm.generate_until(requests("generate_until", ("a", plain)))
 
 
 def test_an_unknown_decoding_setting_is_refused_by_name(lm):
@@ -246,19 +224,14 @@ def test_a_chat_prompt_is_a_prefix_of_the_conversation_it_was_trained_on(lm, tok
     assert begun == asked + "6" and len(begun.ids) > len(asked.ids)
 
 
-def test_a_chat_answer_ends_at_the_end_tag(lm, tokenizer, monkeypatch):
-    stop_ids = []
-
-    def play(model, prompts, *, max_new_tokens, **settings):
-        stop_ids.append(list(settings["stop_ids"]))
-        return [tokenizer.encode(f"six{IM_END}\nmore") for _ in prompts]
-
-    monkeypatch.setattr(harness, "generate", play)
-    prompt = lm.apply_chat_template([{"role": "user", "content": "How many?"}])
-    settings = {"until": ["@"], "max_gen_toks": 20}
-    answers = lm.generate_until(requests("generate_until", (prompt, settings), (str(prompt), settings)))
-    assert answers == ["six", f"six{IM_END}\nmore"]
-    assert stop_ids == [[tokenizer.token_id(IM_END)], []]
+def test_a_chat_answer_ends_at_the_end_tag_or_its_id(lm, scripted, scripted_model, tokenizer):
+    prompt = lm.apply_chat_template([{"role": "user", "content": "?"}])
+    settings = {"until": ["@"], "max_gen_toks": 30}
+    asked = requests("generate_until", (prompt, settings), (str(prompt), settings))
+    typed, _ = scripted(f"six{IM_END}\nmore@")
+    assert typed.generate_until(asked) == ["six", f"six{IM_END}\nmore"]
+    tagged = scripted_model([*tokenizer.encode("six"), tokenizer.token_id(IM_END), 7], max_seq_len=MAX_TOKENS)
+    assert HarnessLM(tagged, tokenizer, batch_rows=1).generate_until(asked[:1]) == ["six"]
 
 
 def test_a_diverged_model_gives_an_error_and_no_number(model, tokenizer):
@@ -268,8 +241,3 @@ def test_a_diverged_model_gives_an_error_and_no_number(model, tokenizer):
 
     with pytest.raises(UserError, match="diverged"):
         Diverged(model, tokenizer, batch_rows=2).loglikelihood(requests("loglikelihood", ("a", " b")))
-
-
-def test_cutting_takes_the_earliest_stop_and_ignores_empty_ones():
-    assert cut_at_stop("abcdef", ["e", "cd", ""]) == ("ab", True)
-    assert cut_at_stop("abcdef", ["x", ""]) == ("abcdef", False)

@@ -1,0 +1,144 @@
+"""Compressed convolutional grouped-query attention: all of attention happens in a latent of H * head_dim channels.
+
+    q0, k0   = Wq x, Wk x                         H and G latent heads
+    q, k     = conv([q0; k0]) + head means        two causal convolutions, then the mean of raw q and k added back
+    q, k     = sqrt(d) q/||q||, sqrt(d) k/||k|| exp(beta_g)
+    v[t]     = [Wv x[t]; Wv' x[t-1]]              half of the value channels come from the token before
+    y        = Wo softmax(rope(q) rope(k)^T / sqrt(d)) v
+
+Scores are bounded by sqrt(d) exp(beta). Neither the convolutions nor the value shift cross a document's start.
+Every token writes its key, value and convolution rows; with a subset, only its tokens attend and are projected out.
+Source: Compressed Convolutional Attention (Zyphra 2025); the head means use the values before the convolutions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kernels.attention import attention
+from kernels.causal_conv import causal_conv_pair
+from kernels.rope import rotate_half_split, rotate_interleaved
+from models.blocks.gqa import KeyValues
+from models.blocks.token_subset import TokenSubset
+from models.config import HydraRecipe, ModelRecipe
+
+ROTATIONS = {"interleaved": rotate_interleaved, "half-split": rotate_half_split}
+NORM_EPS = 1e-12  # added to the squared norm of a head
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where the T tokens of a forward pass stand."""
+
+    offset: int  # row position of the first
+    age_BT: Tensor  # tokens of the same document before each
+    rope: Tensor  # from kernels.rope.rope_table
+    visible: Tensor | None  # from kernels.attention.visible_keys
+
+    def visible_to(self, subset: TokenSubset) -> Tensor:
+        """Like `visible`, for the subset's queries."""
+        position_BN = subset.index_BN + self.offset
+        key_S = torch.arange(self.offset + self.age_BT.shape[1], device=position_BN.device)
+        first_BN = position_BN - subset.gather(self.age_BT)
+        return ((key_S <= position_BN[:, :, None]) & (key_S >= first_BN[:, :, None]))[:, None]
+
+
+class CCGQAState:
+    """What one attention remembers while decoding: keys and values, and what the next token's convolutions and
+    value shift reach back to."""
+
+    def __init__(self) -> None:
+        self.keys_values = KeyValues()
+        self.latent_BPC: Tensor | None = None  # raw [q; k] of the last K1 + K2 - 2 positions
+        self.shifted_B1C: Tensor | None = None  # Wv' x of the last position
+
+
+class CCGQA(nn.Module):
+    """H latent query heads over G latent key/value heads."""
+
+    def __init__(self, recipe: ModelRecipe, section: HydraRecipe):
+        super().__init__()
+        self.head_dim, self.groups = recipe.head_dim, recipe.n_kv_heads
+        self.query_width, self.key_width = recipe.n_heads * recipe.head_dim, recipe.n_kv_heads * recipe.head_dim
+        self.rotate = ROTATIONS[section.rope_pairing]
+        width, bias = self.query_width + self.key_width, section.conv_bias
+        self.reach = section.conv_kernel + section.mixing_kernel - 2
+        self.query = nn.Linear(recipe.d_model, self.query_width, bias=False)
+        self.key = nn.Linear(recipe.d_model, self.key_width, bias=False)
+        self.value = nn.Linear(recipe.d_model, self.key_width - self.key_width // 2, bias=False)
+        self.shifted_value = nn.Linear(recipe.d_model, self.key_width // 2, bias=False)
+        self.conv = nn.Conv1d(width, width, section.conv_kernel, groups=width, bias=bias)
+        self.mixing = nn.Conv1d(width, width, section.mixing_kernel, groups=width // recipe.head_dim, bias=bias)
+        self.beta = nn.Parameter(torch.zeros(recipe.n_kv_heads))
+        self.out = nn.Linear(self.query_width, recipe.d_model, bias=False)
+
+    def forward(
+        self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None, subset: TokenSubset | None = None
+    ) -> Tensor:
+        """`[B, T, D]`, zero for tokens outside `subset`."""
+        q_BTHd, k_BSGd = (self.rotate(x, positions.rope) for x in self.normed(*self.mixed(x_BTD, positions, past)))
+        v_BSGd = self.values(x_BTD, positions, past)
+        if past is not None:
+            k_BSGd, v_BSGd = past.keys_values.append(k_BSGd, v_BSGd)
+        if subset is None:
+            return self.out(attention(q_BTHd, k_BSGd, v_BSGd, positions.visible).flatten(2))
+        if subset.index_BN.shape[1] == 0:
+            return torch.zeros_like(x_BTD)
+        q_BNHd, visible = subset.gather(q_BTHd), positions.visible_to(subset)
+        return subset.spread(self.out(attention(q_BNHd, k_BSGd, v_BSGd, visible).flatten(2)))
+
+    def mixed(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> tuple[Tensor, Tensor]:
+        """Queries `[B, T, H, d]` and keys `[B, T, G, d]` after the convolutions and head means."""
+        raw_BTC = torch.cat((self.query(x_BTD), self.key(x_BTD)), dim=-1)
+        if past is None or past.latent_BPC is None:
+            earlier = raw_BTC.new_zeros(raw_BTC.shape[0], self.reach, raw_BTC.shape[2])
+        else:
+            earlier = past.latent_BPC
+        raw_BSC = torch.cat((earlier, raw_BTC), dim=1)
+        if past is not None:
+            past.latent_BPC = raw_BSC[:, raw_BSC.shape[1] - self.reach :]
+        conv = (self.conv.weight[:, 0], self.conv.bias, self.mixing.weight, self.mixing.bias)
+        q_BTC, k_BTC = self._split(causal_conv_pair(raw_BSC, positions.age_BT, *conv))
+        raw_q_BTC, raw_k_BTC = self._split(raw_BTC)
+        by_group = (self.groups, -1, self.head_dim)
+        mean_BTGhd = (raw_q_BTC.unflatten(2, by_group) + raw_k_BTC.unflatten(2, (self.groups, 1, -1))) / 2
+        q_BTGhd = q_BTC.unflatten(2, by_group) + mean_BTGhd
+        k_BTGd = k_BTC.unflatten(2, (self.groups, -1)) + mean_BTGhd.mean(3)
+        return q_BTGhd.flatten(2, 3), k_BTGd
+
+    def normed(self, q_BTHd: Tensor, k_BTGd: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries of norm sqrt(d), keys of norm sqrt(d) exp(beta) of their head; fp32 inside."""
+        temperature_G1 = self.beta.float().exp()[:, None]
+        return _to_sqrt_d(q_BTHd).to(q_BTHd.dtype), (_to_sqrt_d(k_BTGd) * temperature_G1).to(k_BTGd.dtype)
+
+    def values(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> Tensor:
+        """`[B, T, G, d]`: of the G * d channels the first half is the token's, the rest the previous token's."""
+        now_BTC, next_BTC = self.value(x_BTD), self.shifted_value(x_BTD)
+        if past is None or past.shifted_B1C is None:
+            before_B1C = torch.zeros_like(next_BTC[:, :1])
+        else:
+            before_B1C = past.shifted_B1C
+        before_BTC = torch.cat((before_B1C, next_BTC[:, :-1]), dim=1)
+        if past is not None:
+            past.shifted_B1C = next_BTC[:, -1:]
+        before_BTC = torch.where((positions.age_BT > 0)[:, :, None], before_BTC, 0)
+        return torch.cat((now_BTC, before_BTC), dim=-1).unflatten(2, (self.groups, -1))
+
+    def _split(self, x_BTC: Tensor) -> tuple[Tensor, Tensor]:
+        q_BTC, k_BTC = x_BTC.split((self.query_width, self.key_width), dim=-1)
+        return q_BTC, k_BTC
+
+    def flops_per_token(self, context_tokens: float, attending: float = 1.0) -> float:
+        """Forward matrix-product FLOPs of a token that sees `context_tokens` keys, itself included, when the share
+        `attending` of the tokens queries."""
+        written = (self.query, self.key, self.value, self.shifted_value, self.mixing)
+        read = self.out.weight.numel() + 2.0 * self.query_width * context_tokens
+        return 2.0 * (sum(part.weight.numel() for part in written) + attending * read)
+
+
+def _to_sqrt_d(x: Tensor) -> Tensor:
+    x = x.float()
+    return x * (x.square().mean(-1, keepdim=True) + NORM_EPS / x.shape[-1]).rsqrt()

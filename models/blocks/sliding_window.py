@@ -1,0 +1,155 @@
+"""Sliding-window attention with document sinks, interleaved RoPE on the whole head, and its ring cache.
+
+The cache has a fixed number of slots: one for each of the newest document's `sink` first tokens, and a ring of
+`window` in which the row's newest positions overwrite the oldest. Keys are stored rotated at their row position, so
+overwriting one leaves the others valid. Which position lies in which slot is known from the pass's offset and
+document starts alone: masks and slots are worked out once a forward pass, in `Span`, for all layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kernels.rope import rotate_interleaved
+from kernels.window_attention import WindowMask, in_window, row_mask, window_attention
+from models.config import ModelRecipe
+from models.skeleton import Context
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Where a pass's T newest keys go."""
+
+    ring_t: Tensor  # slots of the last min(T, window) of them
+    source_Bs: Tensor  # for each sink slot, which of the T keys it takes
+    arrived_Bs: Tensor  # and whether it is among them
+
+
+@dataclass(frozen=True)
+class Span:
+    """What the queries of one forward pass see, and where their keys are kept. `doc_start_BT` may have one row."""
+
+    mask: WindowMask
+    doc_start_BT: Tensor
+    window: int
+    sink: int
+    slots: Slots | None
+
+    @classmethod
+    def of(cls, context: Context, length: int, window: int, sink: int, device: torch.device) -> Span:
+        """The span of a forward pass over `length` tokens."""
+        doc_start_BT = context.doc_start_BT
+        if doc_start_BT is None:
+            doc_start_BT = torch.zeros(1, length, dtype=torch.int64, device=device)
+        if context.offset == 0:
+            mask = row_mask(doc_start_BT, window, sink)
+        else:
+            mask = WindowMask(_ring_mask(doc_start_BT, context.offset, window, sink))
+        slots = None if context.cache is None else _slots(doc_start_BT, context.offset, window, sink)
+        return cls(mask, doc_start_BT, window, sink, slots)
+
+    def visible(self) -> Tensor:
+        """The mask of whole rows without blocks, `bool [B or 1, 1, T, T]`."""
+        position_T = torch.arange(self.doc_start_BT.shape[1], device=self.doc_start_BT.device)
+        start_BT1 = self.doc_start_BT[:, :, None]
+        return in_window(position_T[:, None], position_T, start_BT1, self.window, self.sink)[:, None]
+
+
+def _ring_mask(doc_start_BT: Tensor, offset: int, window: int, sink: int) -> Tensor:
+    """`bool [B or 1, 1, T, S]` over what `WindowKeyValues.append` returns behind a past of `offset` tokens."""
+    rows, length = doc_start_BT.shape
+    device = doc_start_BT.device
+    query_T = torch.arange(offset, offset + length, device=device)
+    newest = offset if length == 1 else offset - 1  # a single key is stored before it is attended to
+    ring_W = newest - (newest - torch.arange(window, device=device)) % window
+    sinks_Bs = doc_start_BT[:, :1] + torch.arange(sink, device=device)
+    hidden = -1  # a sink that has not arrived, or is still in the ring
+    parts = [torch.where(sinks_Bs <= newest - window, sinks_Bs, hidden), ring_W.expand(rows, -1)]
+    if length > 1:
+        parts.append(query_T.expand(rows, -1))
+    key_BS = torch.cat(parts, dim=1)
+    return in_window(query_T[:, None], key_BS[:, None], doc_start_BT[:, :, None], window, sink)[:, None]
+
+
+def _slots(doc_start_BT: Tensor, offset: int, window: int, sink: int) -> Slots:
+    length, device = doc_start_BT.shape[1], doc_start_BT.device
+    newest_t = torch.arange(offset + max(0, length - window), offset + length, device=device)
+    source_Bs = doc_start_BT[:, -1:] + torch.arange(sink, device=device) - offset
+    arrived_Bs = (source_Bs >= 0) & (source_Bs < length)
+    return Slots(sink + newest_t % window, source_Bs.clamp(0, length - 1), arrived_Bs)
+
+
+class WindowKeyValues:
+    """Keys and values of one layer's sinks and window, whatever the length of the past."""
+
+    def __init__(self, window: int, sink: int):
+        self._window, self._sink = window, sink
+        self._keys: Tensor | None = None
+        self._values: Tensor | None = None
+
+    def append(self, k_BTGd: Tensor, v_BTGd: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+        """Store the newest T positions; returns what their queries attend to: the first piece of a row as it is, a
+        single position's slots, or the slots as they were and the new positions behind them."""
+        keys, self._keys = self._stored(self._keys, k_BTGd, slots)
+        values, self._values = self._stored(self._values, v_BTGd, slots)
+        return keys, values
+
+    def _stored(self, room: Tensor | None, new: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+        if room is None:
+            room = new.new_zeros(new.shape[0], self._sink + self._window, *new.shape[2:])
+            attended = new
+        else:
+            attended = room if new.shape[1] == 1 else torch.cat((room, new), dim=1)
+        row_B1 = torch.arange(len(new), device=new.device)[:, None]
+        arrived = slots.arrived_Bs[..., None, None]
+        room[:, : self._sink] = torch.where(arrived, new[row_B1, slots.source_Bs], room[:, : self._sink])
+        room[:, slots.ring_t] = new[:, -len(slots.ring_t) :]
+        return attended, room
+
+
+class SlidingWindowAttention(nn.Module):
+    """H query heads over G key/value heads within a `Span`; no biases, no norm on queries and keys."""
+
+    def __init__(self, recipe: ModelRecipe, window: int, sink: int):
+        super().__init__()
+        self.window, self.sink = window, sink
+        self.head_dim = recipe.head_dim
+        query_width = recipe.n_heads * recipe.head_dim
+        key_width = recipe.n_kv_heads * recipe.head_dim
+        self.query = nn.Linear(recipe.d_model, query_width, bias=False)
+        self.key = nn.Linear(recipe.d_model, key_width, bias=False)
+        self.value = nn.Linear(recipe.d_model, key_width, bias=False)
+        self.out = nn.Linear(query_width, recipe.d_model, bias=False)
+
+    def forward(self, x_BTD: Tensor, rope: Tensor, span: Span, past: WindowKeyValues | None = None) -> Tensor:
+        """`rope` from kernels.rope.rope_table."""
+        q_BTHd, k_BSGd = self.queries_keys(x_BTD, rope)
+        v_BSGd = self.value(x_BTD).unflatten(-1, (-1, self.head_dim))
+        if past is not None:
+            assert span.slots is not None
+            k_BSGd, v_BSGd = past.append(k_BSGd, v_BSGd, span.slots)
+        return self.out(window_attention(q_BTHd, k_BSGd, v_BSGd, span.mask).flatten(2))
+
+    def queries_keys(self, x_BTD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotated queries `[B, T, H, d]` and keys `[B, T, G, d]`."""
+        q_BTHd, k_BTGd = (layer(x_BTD).unflatten(-1, (-1, self.head_dim)) for layer in (self.query, self.key))
+        return rotate_interleaved(q_BTHd, rope), rotate_interleaved(k_BTGd, rope)
+
+    def new_past(self) -> WindowKeyValues:
+        """An empty cache."""
+        return WindowKeyValues(self.window, self.sink)
+
+    def flops_per_token(self, context_tokens: float) -> float:
+        """Forward matrix-product FLOPs of a token in rows where `context_tokens` keys precede or are the query on
+        average, of which it sees at most window + sink."""
+        weights = sum(layer.weight.numel() for layer in (self.query, self.key, self.value, self.out))
+        row_tokens, most = 2.0 * context_tokens - 1.0, self.window + self.sink
+        seen = context_tokens if row_tokens <= most else most - most * (most - 1) / (2.0 * row_tokens)
+        return 2.0 * weights + 4.0 * self.out.in_features * seen
+
+    def cache_bytes(self, context_tokens: int) -> int:
+        """Bytes of all slots, in bf16, whatever the context."""
+        return 2 * 2 * self.key.out_features * (self.window + self.sink)

@@ -1,0 +1,285 @@
+"""HYDRA: compressed convolutional attention, and routers that decide how much of the model a token passes through.
+
+    block      x = MoD(x, MoR(x, h -> h + CCGQA(norm h), h -> h + SwiGLU(norm h)))
+    between    x += alpha * MoE(norm x)                             after some of the blocks
+    loss       CE + w_mod BCE + 0.01 ponder + 0.01 balance          w_mod = 0.01 (n R / 32) sqrt(D / 768)
+
+Mixture of depths (MoD) wraps a block that a mixture of recursions (MoR) runs up to R times with the same weights,
+attention included, so decoding keeps R caches a block. In training every token is computed and the routers weigh;
+in serving the tokens a MoD router turns away are skipped, but their keys, values and convolution rows are written.
+`routing="static"` weighs in serving too: no shape depends on data.
+
+Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
+persistent buffers. MoD is off at first; from `mod_from` on it opens once the loss is below `mod_gate_loss` and ramps
+over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. MoR runs at
+full depth until `mor_from` and adapts fully from `mor_full` on. Experts are dense during `moe_dense`.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from data.loader import Batch
+from kernels.cross_entropy import IGNORE
+from kernels.rope import rope_table
+from models.blocks.ccgqa import CCGQAState, Positions
+from models.blocks.hydra_block import Block, ExpertLayer, Pass
+from models.blocks.hydra_probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
+from models.blocks.mod import CapacityRouter
+from models.blocks.moe import ALPHA_START, positions_among
+from models.blocks.mor import Recursions
+from models.config import HydraRecipe, ModelRecipe
+from models.maps import AttentionShare, Map, Probe
+from models.skeleton import Context, LanguageModel
+
+LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
+MOD_FORCED_RAMP = 0.1  # of the training
+
+
+class Hydra(LanguageModel):
+    """CCGQA + MoD + MoR + MoE."""
+
+    progress: Tensor
+    mod_floor: Tensor
+    mor_adaptive: Tensor
+    moe_dense: Tensor
+    mod_ramp: Tensor
+    loss_mean: Tensor
+    loss_steps: Tensor
+
+    def __init__(self, recipe: ModelRecipe):
+        super().__init__(recipe)
+        self.section = section = recipe.hydra or HydraRecipe.model_validate({})
+        self.cacheable = section.mod_infer == "threshold" or section.capacity == 1
+        if not self.cacheable:
+            warnings.warn(
+                "hydra.mod_infer=topk lets later tokens of a document decide about earlier ones: scores are optimistic "
+                "and decoding cannot be cached; mod_infer=threshold avoids both",
+                stacklevel=2,
+            )
+        self.weighs = section.routing == "static"  # weigh in serving as in training, skip nothing
+        self.blocks = cast(
+            "Sequence[Block]", nn.ModuleList(Block(recipe, section, layer) for layer in range(recipe.n_layers))
+        )
+        self.expert_layers = cast(
+            "Sequence[ExpertLayer]",
+            nn.ModuleList(ExpertLayer(recipe, section) for _ in range(section.moe_layers)),
+        )
+        self._experts_after = {
+            after: number for number, after in enumerate(positions_among(recipe.n_layers, section.moe_layers))
+        }
+        for name in ("progress", "mod_floor", "mor_adaptive", "moe_dense", "mod_ramp", "loss_mean", "loss_steps"):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float32))
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        x_BTD = self.embedding(ids_BT)
+        return x_BTD * self.recipe.d_model**0.5 if self.section.scale_embedding else x_BTD
+
+    def body(self, x_BTD: Tensor, context: Context) -> Tensor:
+        run = self._pass(x_BTD, context)
+        for layer, block in enumerate(self.blocks):
+            slots = [None] * self.section.recursions if context.cache is None else context.cache.layers[layer]
+            x_BTD = block(x_BTD, run, slots)
+            number = self._experts_after.get(layer)
+            if number is not None:
+                x_BTD = self.expert_layers[number](x_BTD, run, number)
+        if self.training:
+            context.aux |= self._weighted(run.losses)
+        return x_BTD
+
+    def _pass(self, x_BTD: Tensor, context: Context) -> Pass:
+        recipe, length = self.recipe, x_BTD.shape[1]
+        rope = rope_table(context.offset, length, recipe.head_dim, recipe.rope_base, x_BTD.device)
+        position_T = torch.arange(context.offset, context.offset + length, device=x_BTD.device)
+        doc_start_BT = context.doc_start_BT
+        if doc_start_BT is None:
+            age_BT = position_T.expand(x_BTD.shape[:2])
+        else:
+            age_BT = (position_T - doc_start_BT).expand(x_BTD.shape[:2])
+        mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
+        serving = not self.training and not self.weighs
+        return Pass(
+            positions=Positions(context.offset, age_BT, rope, context.visible),
+            context=context,
+            counted_BT=_teaching(context, x_BTD),
+            mod_open=mod_open,
+            mor_adaptive=self.mor_adaptive,
+            moe_dense=self.moe_dense,
+            skip=serving and bool(mod_open == 1),
+            gather=serving,
+        )
+
+    def _weighted(self, losses: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+        """Auxiliary losses: the mean over the layers, times its weight."""
+        recipe, section = self.recipe, self.section
+        depth = recipe.n_layers * section.recursions
+        weights = {
+            "mod": section.mod_loss * depth / 32 * math.sqrt(recipe.d_model / 768),
+            "ponder": section.ponder_loss,
+            "moe": section.moe_loss,
+        }
+        return {name: weights.get(name, 1.0) * torch.stack(found).mean() for name, found in losses.items()}
+
+    def new_layer_states(self) -> list[list[CCGQAState]]:
+        return [[CCGQAState() for _ in range(self.section.recursions)] for _ in self.blocks]
+
+    @property
+    def residual_writes(self) -> int:
+        return 2 * self.recipe.n_layers * self.section.recursions
+
+    def init_weights(self, seed: int) -> None:
+        super().init_weights(seed)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, (CapacityRouter, Recursions)):
+                    module.reset()
+            for buffer in (self.mod_ramp, self.loss_mean, self.loss_steps):
+                buffer.zero_()
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        if name.endswith("attention.beta"):
+            parameter.zero_()
+        elif name.endswith("ffn.alpha"):
+            parameter.fill_(ALPHA_START)
+        else:
+            super().init_parameter(name, parameter, generator)
+            if name.endswith("experts.down"):
+                parameter.div_(self.residual_writes**0.5)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Decayed parameters, then the others; further groups where the section scales learning rate or decay."""
+        section, groups = self.section, defaultdict(list)
+        for name, parameter in self.named_parameters():
+            kind = _kind(name)
+            decay = weight_decay * section.decay_scale.get(kind, 1.0) if self.decays(name, parameter) else 0.0
+            groups[decay, section.lr_scale.get(kind, 1.0)].append(parameter)
+        return [{"params": found, "weight_decay": decay, "lr_scale": lr} for (decay, lr), found in groups.items()]
+
+    def schedule(self, progress: float) -> dict[str, float]:
+        section = self.section
+        if not section.curriculum:
+            return {"progress": progress, "mod_floor": 1.0, "mor_adaptive": 1.0, "moe_dense": 0.0}
+        return {
+            "progress": progress,
+            "mod_floor": _ramp(progress, section.mod_forced, section.mod_forced + MOD_FORCED_RAMP),
+            "mor_adaptive": _ramp(progress, section.mor_from, section.mor_full),
+            "moe_dense": float(progress < section.moe_dense),
+        }
+
+    @torch.no_grad()
+    def after_step(self, loss: float) -> None:
+        section = self.section
+        self.loss_steps.add_(1)
+        self.loss_mean.lerp_(torch.full_like(self.loss_mean, loss), 1.0 - LOSS_MEMORY)
+        mean = self.loss_mean / (1.0 - LOSS_MEMORY**self.loss_steps)  # as if it had begun at the first loss
+        opens = (self.progress >= section.mod_from) & (mean < section.mod_gate_loss)
+        opens = opens | (self.progress >= section.mod_forced) | (self.mod_ramp > 0)
+        self.mod_ramp.add_(opens / section.mod_ramp_steps).clamp_(max=1)
+        routers = [module for module in self.modules() if isinstance(module, CapacityRouter)]
+        if routers:
+            measured = torch.stack([router.measured for router in routers])
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(measured)
+            for router, seen in zip(routers, measured, strict=True):
+                router.calibrate(seen)
+
+    def diagnostics(self) -> dict[str, float]:
+        """How far MoD is open, and of the newest forward pass: share of tokens above the threshold and above r = 1/2,
+        variance of r, mean depth, largest and smallest share of an expert, divergence of the experts."""
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for block in self.blocks:
+            if block.mod is not None and block.mod.latest:
+                gate_BT = block.mod.latest["logit"].sigmoid()
+                found["mod_passing"].append(block.mod.latest["chosen"].float().mean())
+                found["mod_above_half"].append((gate_BT > 0.5).float().mean())
+                found["mod_variance"].append(gate_BT.var(correction=0))
+            if block.mor is not None and block.mor.latest:
+                found["mor_depth"].append(block.mor.latest["depth"].mean())
+        for layer in self.expert_layers:
+            found["expert_divergence"].append(layer.ffn.experts.divergence())
+            if layer.ffn.latest:
+                load_E = layer.ffn.load()
+                found["expert_load_max"].append(load_E.max())
+                found["expert_load_min"].append(load_E.min())
+        means = {name: torch.stack(values).mean() for name, values in found.items()}
+        means["mod_open"] = torch.maximum(self.mod_floor, self.mod_ramp)
+        return {name: float(value) for name, value in means.items()}
+
+    def probes(self) -> Sequence[Probe]:
+        blocks, experts = list(self.blocks), [layer.ffn for layer in self.expert_layers]
+        probes: list[Probe] = [AttentionShare([(block.attention_norm, block.attention) for block in blocks])]
+        if self.section.capacity < 1:
+            probes.append(SkipProbe(blocks, self.section.capacity))
+        if self.section.recursions > 1:
+            probes.append(DepthProbe(blocks, self.section.recursions))
+        return [*probes, ExpertProbe(experts)] if experts else probes
+
+    def maps(self, batches: Iterable[Batch]) -> list[Map]:
+        batches = list(batches)
+        found = super().maps(batches)
+        if self.weighs or self.section.capacity == 1:
+            return found
+        served = mean_loss(self, batches)
+        self.weighs = True
+        try:
+            return [*found, routing_gap(served, mean_loss(self, batches))]
+        finally:
+            self.weighs = False
+
+    def active_parameters(self) -> int:
+        section = self.section
+        experts = [weight.numel() for layer in self.expert_layers for weight in layer.ffn.experts.parameters()]
+        idle = sum(experts) * (section.experts - section.experts_per_token) // max(1, section.experts)
+        return super().active_parameters() - idle
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        recipe, attention = self.recipe, self.blocks[0].attention
+        kept = attention.reach * (attention.query_width + attention.key_width) + attention.key_width // 2
+        slots = recipe.n_layers * self.section.recursions
+        return slots * 2.0 * (2 * attention.key_width + kept / context_tokens)
+
+    def body_flops_per_token(self, context_tokens: float) -> float:
+        """In training, and where routing is static, every token is computed; in serving the share MoD lets through,
+        and of it the share MoR is meant to keep going."""
+        serving = not self.training and not self.weighs
+        total = sum(layer.ffn.flops_per_token() for layer in self.expert_layers)
+        for block in self.blocks:
+            routers = [part.router for part in (block.mod, block.mor) if part is not None]
+            total += 2.0 * sum(weight.numel() for part in routers for weight in part.parameters() if weight.ndim == 2)
+            for r in range(self.section.recursions):
+                share = 1.0
+                if serving:
+                    share = self.section.capacity * (1.0 if block.mor is None else block.mor.expected_share(r))
+                total += block.attention.flops_per_token(context_tokens, share) + share * block.ffn.flops_per_token()
+        return total
+
+
+def _ramp(progress: float, start: float, stop: float) -> float:
+    """0 until `start`, 1 from `stop`, linear between."""
+    return min(1.0, max(0.0, (progress - start) / (stop - start)))
+
+
+def _kind(name: str) -> str:
+    """What the scales of the section call a parameter: embedding, router, expert, or anything else."""
+    owners = name.split(".")
+    kinds = {"embedding": "embedding", "router": "router", "experts": "expert"}
+    return next((kind for owner, kind in kinds.items() if owner in owners), "other")
+
+
+def _teaching(context: Context, x_BTD: Tensor) -> Tensor:
+    """bool `[B, T]`: the tokens of documents with any target, which padding has not; all, if there are no targets."""
+    if context.targets_BT is None:
+        return torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+    is_target_BT = context.targets_BT != IGNORE
+    if context.doc_start_BT is None:
+        return is_target_BT.any(1, keepdim=True).expand_as(is_target_BT)
+    targets_BT = torch.zeros_like(context.doc_start_BT).scatter_add(1, context.doc_start_BT, is_target_BT.long())
+    return targets_BT.gather(1, context.doc_start_BT) > 0

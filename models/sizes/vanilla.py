@@ -1,0 +1,19 @@
+"""The controlled baseline at the size of PolychromaticLM; `models.twin` matches one to any other model."""
+
+from __future__ import annotations
+
+from models.config import ModelRecipe
+
+SIZES = {
+    "vanilla-600m": ModelRecipe(
+        family="vanilla",
+        vocab_size=151_669,
+        d_model=1024,
+        n_layers=28,
+        n_heads=16,
+        n_kv_heads=8,
+        head_dim=64,
+        d_ff=4096,
+        max_seq_len=4096,
+    )
+}
