@@ -15,7 +15,6 @@ from typing import Annotated
 import typer
 
 from data.errors import UserError
-from data.store import Store
 
 app = typer.Typer()
 
@@ -43,7 +42,10 @@ class Device(StrEnum):
 
 
 ModelPlace = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A pretrain or sft artifact (a prefix of its name or key is enough), or a folder")
+    str,
+    typer.Argument(
+        metavar="MODEL", help="A pretrain or sft artifact (a prefix of its name or key will do), or a folder"
+    ),
 ]
 LayoutOption = Annotated[LayoutName, typer.Option("--layout", help="Whose checkpoint it is")]
 
@@ -118,7 +120,7 @@ def twin(
 
 @app.command()
 def import_checkpoint(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pt or .safetensors file, or a folder of safetensors")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pt or .safetensors file, or a folder of them")],
     layout: LayoutOption,
     tokenizer: Annotated[Path, typer.Option(help="The tokenizer.json it was trained with, or a folder that holds one")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist")],
@@ -152,7 +154,7 @@ def import_checkpoint(
 @app.command()
 def export_checkpoint(
     model: ModelPlace,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="polychromatic: a .pt file; huginn: a folder; must not exist")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="New .pt file (polychromatic) or folder (huginn)")],
     layout: LayoutOption,
     steps: Annotated[
         int | None, typer.Option(min=0, help="Optimizer steps it was trained for; default: what its own log says")
@@ -178,13 +180,17 @@ def export_checkpoint(
 @app.command()
 def generate(
     model: ModelPlace,
-    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to go on from; with --chat, what the user says")],
-    chat: Annotated[bool, typer.Option("--chat", help="Ask a fine-tuned model: the prompt is a user's message")] = False,
+    prompt: Annotated[str, typer.Argument(metavar="PROMPT", help="The text to go on from")],
+    chat: Annotated[bool, typer.Option("--chat", help="The text is a user's message to a fine-tuned model")] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Stop after so many tokens")] = 256,
     temperature: Annotated[float, typer.Option(help="0 takes the likeliest token; 1 samples as the model says")] = 0.0,
     top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens")] = None,
-    top_p: Annotated[float | None, typer.Option(help="... the likeliest that together have this probability")] = None,
-    min_p: Annotated[float | None, typer.Option(help="... those with this share of the likeliest's probability")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the likeliest that together have this probability")
+    ] = None,
+    min_p: Annotated[
+        float | None, typer.Option(help="Sample among those as likely as this share of the likeliest")
+    ] = None,
     stop: Annotated[list[str] | None, typer.Option(help="End before this text; repeatable")] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same text")] = 0,
     device: Annotated[Device, typer.Option(help="Where to compute; auto takes a GPU if there is one")] = Device.auto,
@@ -212,7 +218,7 @@ def generate(
     else:
         ids, (ends, end_ids) = tokenizer.encode(prompt) or [tokenizer.eos_id], ((), ())
     if len(ids) >= (limit := network.recipe.max_seq_len):
-        raise UserError(f"the prompt has {len(ids)} tokens and leaves no room for an answer: the model takes {limit} in all")
+        raise UserError(f"the prompt has {len(ids)} tokens and leaves no room for an answer: the model takes {limit}")
     precision = choose_precision("auto", where)
     pieces = stream_text(
         network,
@@ -232,6 +238,7 @@ def generate(
 
 def _model_folder(text: str) -> Path:
     """The portable checkpoint that `text` means: a folder, or an artifact of the store. UserError if it is neither."""
+    from data.store import Store
     from models.portable import WEIGHTS
 
     folder = Path(text)

@@ -42,14 +42,12 @@ def causal_conv_pair(
     if depthwise_bias_C is not None:
         a_BUC = a_BUC + depthwise_bias_C
     mixing_HdeK = mixing_CdK.unflatten(0, (-1, width))
-    y_BTHd = 0.0
+    outside = 0 if depthwise_bias_C is None else depthwise_bias_C.to(a_BUC.dtype)
+    tapped = []
     for j in range(taps_2):
-        a_BTC = _shifted(a_BUC, j, length)
-        if j:
-            outside = 0 if depthwise_bias_C is None else depthwise_bias_C.to(a_BTC.dtype)
-            a_BTC = torch.where((age_BT >= j)[:, :, None], a_BTC, outside)
-        y_BTHd = y_BTHd + torch.einsum("bthe,hde->bthd", a_BTC.unflatten(2, (-1, width)), mixing_HdeK[..., -1 - j])
-    y_BTC = y_BTHd.flatten(2)
+        a_BTC = torch.where((age_BT >= j)[:, :, None], _shifted(a_BUC, j, length), outside)
+        tapped.append(torch.einsum("bthe,hde->bthd", a_BTC.unflatten(2, (-1, width)), mixing_HdeK[..., -1 - j]))
+    y_BTC = torch.stack(tapped).sum(0).flatten(2) if taps_2 > 1 else tapped[0].flatten(2)
     if mixing_bias_C is not None:
         y_BTC = y_BTC + mixing_bias_C
     return y_BTC.to(x_BSC.dtype)

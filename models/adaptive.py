@@ -61,10 +61,13 @@ def speculate(
     stop_ids: Sequence[int] = (),
 ) -> list[list[int]]:
     """Greedy answers as `models.generate.generate` gives them; rows accept different numbers of drafted tokens, so each
-    is decoded by itself. `draft_steps` iterations draft up to `lookahead` tokens. UserError unless both are at least 1.
+    is decoded by itself. `draft_steps` iterations draft up to `lookahead` tokens. UserError unless both are at least 1,
+    and within `adaptively(..., continuous=True)`, where a token cannot be verified beside the one before it.
     """
     if lookahead < 1:
         raise UserError(f"lookahead={lookahead} must be 1 or more")
+    if model.decoding.continuous:
+        raise UserError("speculative decoding and a continuous chain of thought exclude each other: choose one")
     training = model.training
     model.eval()
     try:

@@ -88,15 +88,15 @@ def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps:
 def import_portable(path: Path, layout_name: str, tokenizer_dir: Path, out: Path) -> Imported:
     """Read a published checkpoint and write it, with a tokenizer artifact, as the portable checkpoint `out`.
 
-    `out` appears whole or not at all. UserError as `import_checkpoint`, if `out` exists, or if the tokenizer has ids the
-    model lacks.
+    `out` appears whole or not at all. UserError as `import_checkpoint`, if `out` exists, or if the tokenizer has ids
+    the model lacks.
     """
     if out.exists():
         raise UserError(f"{out} exists already: choose another place, or remove it first")
     imported = import_checkpoint(path, layout_name)
     tokens, ids = load_tokenizer(tokenizer_dir).vocab_size, imported.model.embedding.num_embeddings
     if tokens > ids:
-        raise UserError(f"the tokenizer has {tokens} ids, the model of {path} {ids}: give the tokenizer it was trained with")
+        raise UserError(f"the tokenizer has {tokens} ids, the model of {path} {ids}: give the one it was trained with")
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         partial = Path(scratch) / out.name
@@ -132,8 +132,8 @@ def _recipe(path: Path, layout_name: str, stored: Stored) -> ModelRecipe:
         ) from None
     except ValidationError as error:
         problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise UserError(f"{path}: its {where or 'model'} is not supported: {' '.join(problem['msg'].split())}") from None
+        where = ".".join(map(str, problem["loc"])) or "model"
+        raise UserError(f"{path}: its {where} is not supported: {' '.join(problem['msg'].split())}") from None
     except (ValueError, TypeError, IndexError):
         raise UserError(f"{path} is not in the {layout_name} layout: its tensors have other shapes") from None
 
@@ -150,9 +150,9 @@ def _ours(
     state: dict[str, Tensor] = {}
     for name, parts in sources.items():
         wanted = [expected[part] for part in parts]
-        shape = layout.shape(name, wanted, model.recipe)
-        if theirs[name].shape != shape:
-            raise UserError(f"{path}: {name} has shape {list(theirs[name].shape)}, the other tensors ask for {list(shape)}")
+        shape, given = layout.shape(name, wanted, model.recipe), theirs[name].shape
+        if given != shape:
+            raise UserError(f"{path}: {name} has shape {list(given)}, the other tensors ask for {list(shape)}")
         pieces = theirs[name].reshape(-1, *wanted[0].shape[1:]).split([len(part) for part in wanted])
         # Pieces of one tensor share its memory, which safetensors refuses to write.
         state |= {part: piece.clone() if len(parts) > 1 else piece for part, piece in zip(parts, pieces, strict=True)}

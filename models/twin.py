@@ -44,8 +44,8 @@ def vanilla_twin(recipe: ModelRecipe, match: Match = "parameters", seq_len_token
         if abs(cost(vanilla(d_ff)) / wanted - 1) <= TOLERANCE:
             return vanilla(d_ff)
     raise UserError(
-        f"no vanilla d_ff matches this {recipe.family} model's {wanted:,.0f} {match} within {TOLERANCE:.0%}: the nearest, "
-        f"d_ff={d_ff}, has {cost(vanilla(d_ff)):,.0f}; change d_model, n_layers or the heads"
+        f"no vanilla d_ff matches this {recipe.family} model's {wanted:,.0f} {match} within {TOLERANCE:.0%}: the "
+        f"nearest, d_ff={d_ff}, has {cost(vanilla(d_ff)):,.0f}; change d_model, n_layers or the heads"
     )
 
 

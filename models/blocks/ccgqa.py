@@ -117,11 +117,8 @@ class CCGQA(nn.Module):
     def values(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> Tensor:
         """`[B, T, G, d]`: of the G * d channels the first half is the token's, the rest the previous token's."""
         now_BTC, next_BTC = self.value(x_BTD), self.shifted_value(x_BTD)
-        if past is None or past.shifted_B1C is None:
-            before_B1C = torch.zeros_like(next_BTC[:, :1])
-        else:
-            before_B1C = past.shifted_B1C
-        before_BTC = torch.cat((before_B1C, next_BTC[:, :-1]), dim=1)
+        earlier = torch.zeros_like(next_BTC[:, :1]) if past is None or past.shifted_B1C is None else past.shifted_B1C
+        before_BTC = torch.cat((earlier, next_BTC[:, :-1]), dim=1)
         if past is not None:
             past.shifted_B1C = next_BTC[:, -1:]
         before_BTC = torch.where((positions.age_BT > 0)[:, :, None], before_BTC, 0)

@@ -52,15 +52,19 @@ class Watch:
     """Follows the steps of `[B, T]` positions, from the initial state on."""
 
     def __init__(self, exit: Exit, state_BTD: Tensor, vocab_size: int):
-        self._exit = exit
+        self.exit = exit
         self._threshold = THRESHOLDS[exit.criterion] if exit.threshold is None else exit.threshold
         self._compare = _COMPARE[exit.criterion]
         self._before = _before_the_first_step(exit.criterion, state_BTD, vocab_size)
 
+    def due(self, step: int) -> bool:
+        """Whether there is a check after `step` steps."""
+        return step % self.exit.check_every == 0
+
     def stops(self, seen: Tensor) -> Tensor:
         """Which positions, bool `[B, T]`, have iterated enough; `seen` is their newest states or logits."""
         value_BT, self._before = self._compare(self._before, seen.float())
-        if self._exit.criterion == "argmax-stability":
+        if self.exit.criterion == "argmax-stability":
             return value_BT >= self._threshold
         return value_BT < self._threshold
 

@@ -1,7 +1,7 @@
 """HYDRA's block: attention and feed-forward layer inside a recursion inside a gate; and its expert layer.
 
-    block   y = MoD(x, MoR(x, h -> h + CCGQA(norm h), h -> h + SwiGLU(norm h)))
-    expert  y = x + alpha MoE(norm x)
+block   y = MoD(x, MoR(x, h -> h + CCGQA(norm h), h -> h + SwiGLU(norm h)))
+expert  y = x + alpha MoE(norm x)
 """
 
 from __future__ import annotations
@@ -79,16 +79,12 @@ class Block(nn.Module):
 
         if self.mor is None:
             return once(x_BTD, 0, active_BT)
-        y_BTD, losses = self.mor(
-            x_BTD, once, run.mor_adaptive, active_BT, run.context.doc_start_BT, run.counted_BT
-        )
+        y_BTD, losses = self.mor(x_BTD, once, run.mor_adaptive, active_BT, run.context.doc_start_BT, run.counted_BT)
         for name, loss in losses.items():
             run.losses[name].append(loss)
         return y_BTD
 
-    def once(
-        self, h_BTD: Tensor, positions: Positions, past: CCGQAState | None, subset: TokenSubset | None
-    ) -> Tensor:
+    def once(self, h_BTD: Tensor, positions: Positions, past: CCGQAState | None, subset: TokenSubset | None) -> Tensor:
         """Attention and feed-forward layer; tokens outside `subset` come back as they are."""
         h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, subset)
         if subset is None:
@@ -122,8 +118,6 @@ class ExpertLayer(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, run: Pass, stream: int) -> Tensor:
-        y_BTD, loss = self.ffn(
-            self.ffn_norm(x_BTD), run.counted_BT, run.moe_dense, run.context.row_key_B, stream
-        )
+        y_BTD, loss = self.ffn(self.ffn_norm(x_BTD), run.counted_BT, run.moe_dense, run.context.row_key_B, stream)
         run.losses["moe"].append(loss)
         return x_BTD + y_BTD

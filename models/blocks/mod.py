@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-CALIBRATION_RATE = 0.05  # of the running mean, once 1 / steps is below it
+CALIBRATION_RATE = 0.1  # of the running mean, once 1 / steps is below it
 
 
 class CapacityRouter(nn.Module):

@@ -103,7 +103,7 @@ class GaussianRecursions(Recursions):
         if self.hard_exit and not self.training:
             last_BT = share_BTR.argmax(-1)
             share_BTR = F.one_hot(last_BT, self.recursions).float()
-        h_BTD, y_BTD = x_BTD, 0.0
+        h_BTD, y_BTD = x_BTD, torch.zeros_like(x_BTD)
         for r in range(self.recursions):
             h_BTD = self.run(block, h_BTD, r, _both(active_BT, None if last_BT is None else last_BT >= r))
             y_BTD = y_BTD + share_BTR[:, :, r, None] * h_BTD

@@ -26,7 +26,9 @@ class Recurrent(Protocol):
     """What is watched."""
 
     embedding: nn.Embedding
-    core: nn.Module
+
+    @property
+    def core(self) -> nn.Module: ...
 
     @property
     def recurrence(self) -> Recurrence: ...
@@ -95,8 +97,8 @@ class RecurrenceProbe:
         targets = sum(int(sample.followed().sum()) for sample in self._samples)
         return [
             self._trajectory(torch.cat(changes_RN, dim=1), steps, measured),
-            self._loss(sum(losses_R) / max(1, targets), steps, measured),
-            self._exits(sum(exits_CR) / tokens, steps, measured),
+            self._loss(torch.stack(losses_R).sum(0) / max(1, targets), steps, measured),
+            self._exits(torch.stack(exits_CR).sum(0) / tokens, steps, measured),
         ]
 
     def _replay(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:

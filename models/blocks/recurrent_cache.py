@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from models.blocks.exits import Exit
 from models.blocks.gqa import KeyValues
 
 _ANCHOR_STEPS = 8
@@ -44,13 +45,17 @@ class Lookup:
     def __post_init__(self) -> None:
         shared = _SHARED.fullmatch(self.name)
         if shared is None and self.name not in _NAMES:
-            raise UserError(f"cache look-up {self.name!r} does not exist: {', '.join(_NAMES)}, compress-sN, compress-rN")
+            raise UserError(
+                f"cache look-up {self.name!r} does not exist: {', '.join(_NAMES)}, compress-sN, compress-rN"
+            )
         if shared is not None and shared[1] == "s" and int(shared[2]) % self.core_layers:
-            raise UserError(f"cache look-up {self.name}: its number must be a multiple of {self.core_layers} core layers")
+            raise UserError(
+                f"cache look-up {self.name}: its number must be a multiple of {self.core_layers} core layers"
+            )
 
     @property
     def one_slot_per_step(self) -> bool:
-        """Whether no two steps share a slot."""
+        """Whether no two steps ever share a slot."""
         return self.name in ("full", "latest", "available")
 
     def slot(self, step: int, layer: int) -> int:
@@ -77,19 +82,28 @@ def store(past: KeyValues, start: int, active_BT: Tensor | None, k: Tensor, v: T
 
 
 class CoreCache:
-    """What the core remembers: its slots, how many steps each position took, and the newest position's state."""
+    """What the core remembers: its slots, how many steps each position took, the newest position's state; and how it
+    decodes."""
 
-    def __init__(self, lookup: Lookup):
-        self.lookup = lookup
+    def __init__(self, lookup: Lookup, exit: Exit | None, continuous: bool):
+        self.lookup, self.exit, self.continuous = lookup, exit, continuous
         self.slots: defaultdict[int, KeyValues] = defaultdict(KeyValues)
         self.depth_BS: Tensor | None = None
         self.state_B1D: Tensor | None = None
+
+    @property
+    def together(self) -> bool:
+        """Whether the positions of a piece can go through a step together: a later one must see no more of an
+        earlier one than is there by then, and the coda's reading at a check is final only for those that stop."""
+        return self.lookup.one_slot_per_step and (self.exit is None or not self.exit.reads_logits)
 
     def enter(self, step: int, start: int, active_BT: Tensor) -> None:
         """Positions start .. start+T-1 begin a step (counted from 0), those where `active_BT` is True."""
         fresh_BT = torch.zeros_like(active_BT, dtype=torch.int64)
         past_BS = fresh_BT[:, :0] if self.depth_BS is None else self.depth_BS[:, :start]
-        now_BT = fresh_BT if step == 0 or self.depth_BS is None else self.depth_BS[:, start : start + active_BT.shape[1]]
+        now_BT = (
+            fresh_BT if step == 0 or self.depth_BS is None else self.depth_BS[:, start : start + active_BT.shape[1]]
+        )
         self.depth_BS = torch.cat((past_BS, torch.where(active_BT, step + 1, now_BT)), dim=1)
 
     def remember(

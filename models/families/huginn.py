@@ -245,57 +245,49 @@ class Huginn(LanguageModel):
 
     def new_layer_states(self) -> list[Any]:
         """Per prelude block, for the whole core, per coda block."""
-        core = CoreCache(Lookup(self.decoding.lookup, len(self.core.blocks)))
+        how = self.decoding
+        core = CoreCache(Lookup(how.lookup, len(self.core.blocks)), how.exit, how.continuous)
         return [*(KeyValues() for _ in self.prelude), core, *(KeyValues() for _ in self.coda)]
 
     def _decode(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, position_BT: Tensor, past: list[Any]) -> Tensor:
         """The coda's output for new positions, each iterated until its exit; all caches go with them."""
         core: CoreCache = past[len(self.prelude)]
         coda: list[KeyValues] = past[len(self.prelude) + 1 :]
-        if self.decoding.continuous and piece.length == 1 and core.state_B1D is not None:
+        if core.continuous and piece.length == 1 and core.state_B1D is not None:
             s_BTD = torch.where((position_BT > 0)[:, :, None], core.state_B1D, s_BTD)
-        exits = self.decoding.exit
-        together = core.lookup.one_slot_per_step and not (exits is not None and exits.reads_logits)
-        pieces = [(slice(None), piece)] if together or piece.length == 1 else list(piece.columns())
+        pieces = [(slice(None), piece)] if core.together or piece.length == 1 else list(piece.columns())
         read = [self._decode_piece(s_BTD[:, cut], e_BTD[:, cut], one, core, coda) for cut, one in pieces]
         return torch.cat(read, dim=1)
 
     def _decode_piece(
         self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, core: CoreCache, coda: list[KeyValues]
     ) -> Tensor:
-        exits = self.decoding.exit
-        watch = None if exits is None else Watch(exits, s_BTD, self.embedding.num_embeddings)
+        watch = None if core.exit is None else Watch(core.exit, s_BTD, self.embedding.num_embeddings)
         running_BT = torch.ones(s_BTD.shape[:2], dtype=torch.bool, device=s_BTD.device)
         read_BTD: Tensor | None = None
         steps = self.recurrence.steps
         for step in range(steps):
             core.enter(step, piece.start, running_BT)
             seen = replace(piece, visible=core.visible(piece.visible, step, piece.start, piece.length))
-            active_BT = None if exits is None else running_BT
-            remember = partial(core.remember, step, piece.start, active_BT)
-            next_BTD = self.core(s_BTD, e_BTD, seen, remember)
-            s_BTD = torch.where(running_BT[:, :, None], next_BTD, s_BTD)
-            if exits is None or watch is None or (step + 1) % exits.check_every or step + 1 == steps:
+            remember = partial(core.remember, step, piece.start, None if watch is None else running_BT)
+            s_BTD = torch.where(running_BT[:, :, None], self.core(s_BTD, e_BTD, seen, remember), s_BTD)
+            if watch is None or not watch.due(step + 1) or step + 1 == steps:
                 continue
-            if exits.reads_logits:
-                read_BTD = self._read_running(s_BTD, piece, coda, running_BT, read_BTD)
+            if watch.exit.reads_logits:
+                read_BTD = self._read_cached(s_BTD, piece, coda)
                 running_BT = running_BT & ~watch.stops(self.logits(self.final_norm(read_BTD)))
             else:
                 running_BT = running_BT & ~watch.stops(s_BTD)
             if not running_BT.any():
                 break
         core.state_B1D = s_BTD[:, -1:]
-        return read_BTD if read_BTD is not None and not running_BT.any() else self._read_running(
-            s_BTD, piece, coda, running_BT, read_BTD
-        )
+        if read_BTD is None or running_BT.any():
+            read_BTD = self._read_cached(s_BTD, piece, coda)
+        return read_BTD
 
-    def _read_running(
-        self, s_BTD: Tensor, piece: Piece, coda: list[KeyValues], running_BT: Tensor, before_BTD: Tensor | None
-    ) -> Tensor:
-        """The coda's output where positions still run; where they stopped, what it was, and its caches too."""
-        remember = [partial(store, past, piece.start, running_BT) for past in coda]
-        read_BTD = self.read(s_BTD, piece, remember)
-        return read_BTD if before_BTD is None else torch.where(running_BT[:, :, None], read_BTD, before_BTD)
+    def _read_cached(self, s_BTD: Tensor, piece: Piece, coda: list[KeyValues]) -> Tensor:
+        """`read`, and its keys and values in place of those of an earlier check; of a state that stopped, the same."""
+        return self.read(s_BTD, piece, [partial(store, past, piece.start, None) for past in coda])
 
     # Initialisation, counts, measurements -----------------------------------------------------------------------
 

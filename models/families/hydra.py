@@ -21,7 +21,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,8 @@ from models.skeleton import Context, LanguageModel
 
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
 MOD_FORCED_RAMP = 0.1  # of the training
+
+Kind = Literal["embedding", "router", "expert"]
 
 
 class Hydra(LanguageModel):
@@ -159,8 +161,10 @@ class Hydra(LanguageModel):
         section, groups = self.section, defaultdict(list)
         for name, parameter in self.named_parameters():
             kind = _kind(name)
-            decay = weight_decay * section.decay_scale.get(kind, 1.0) if self.decays(name, parameter) else 0.0
-            groups[decay, section.lr_scale.get(kind, 1.0)].append(parameter)
+            lr, decay = (
+                (1.0, 1.0) if kind is None else (section.lr_scale.get(kind, 1.0), section.decay_scale.get(kind, 1.0))
+            )
+            groups[weight_decay * decay if self.decays(name, parameter) else 0.0, lr].append(parameter)
         return [{"params": found, "weight_decay": decay, "lr_scale": lr} for (decay, lr), found in groups.items()]
 
     def schedule(self, progress: float) -> dict[str, float]:
@@ -252,8 +256,8 @@ class Hydra(LanguageModel):
         serving = not self.training and not self.weighs
         total = sum(layer.ffn.flops_per_token() for layer in self.expert_layers)
         for block in self.blocks:
-            routers = [part.router for part in (block.mod, block.mor) if part is not None]
-            total += 2.0 * sum(weight.numel() for part in routers for weight in part.parameters() if weight.ndim == 2)
+            routers = (weight for name, weight in block.named_parameters() if _kind(name) == "router")
+            total += 2.0 * sum(weight.numel() for weight in routers if weight.ndim == 2)
             for r in range(self.section.recursions):
                 share = 1.0
                 if serving:
@@ -267,11 +271,11 @@ def _ramp(progress: float, start: float, stop: float) -> float:
     return min(1.0, max(0.0, (progress - start) / (stop - start)))
 
 
-def _kind(name: str) -> str:
-    """What the scales of the section call a parameter: embedding, router, expert, or anything else."""
+def _kind(name: str) -> Kind | None:
+    """What the scales of the section call a parameter."""
     owners = name.split(".")
-    kinds = {"embedding": "embedding", "router": "router", "experts": "expert"}
-    return next((kind for owner, kind in kinds.items() if owner in owners), "other")
+    kinds: dict[str, Kind] = {"embedding": "embedding", "router": "router", "experts": "expert"}
+    return next((kind for owner, kind in kinds.items() if owner in owners), None)
 
 
 def _teaching(context: Context, x_BTD: Tensor) -> Tensor:

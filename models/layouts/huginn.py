@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from data.store import write_json
-from models.config import HuginnRecipe, ModelRecipe
+from models.config import HuginnRecipe
 from models.layouts.layout import Layout, State, count_layers
 from models.layouts.stored import CONFIG, WEIGHTS
 from models.skeleton import LanguageModel

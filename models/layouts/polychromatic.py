@@ -66,7 +66,7 @@ def _tables(model: LanguageModel) -> dict[str, Tensor]:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], model: LanguageModel, steps: int) -> None:
-    tau = float(str(model.get_buffer("tau").cpu().numpy()))  # 0.7, and not the 0.69999998 that fp32 makes of it
+    tau = float(str(model.get_buffer("tau").float().cpu().numpy()))  # 0.7, not the 0.69999998 that fp32 makes of it
     empty = {"optimizer_state_dict": {}, "scheduler_state_dict": {}}
     torch.save({"model_state_dict": tensors, **empty, "step": steps, "tau": tau}, path)
 

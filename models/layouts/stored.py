@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Stored:
 
 
 def read_stored(path: Path) -> Stored:
-    """Open a .safetensors file, a file of torch.save, or a folder of safetensors. UserError, one line, if it is none."""
+    """Open a .safetensors file, a file of torch.save, or a folder of safetensors. UserError if it is none of them."""
     folder = path if path.is_dir() else path.parent
     config = _read_object(folder / CONFIG) if (folder / CONFIG).exists() else {}
     if path.is_dir():
@@ -54,7 +55,8 @@ def read_stored(path: Path) -> Stored:
 
 def _read_torch(path: Path) -> dict[str, Any]:
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # torch's thoughts about other pickle protocols
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is no file of torch.save, or wants to build more than tensors and plain values, which could run "
@@ -84,7 +86,10 @@ def _read_folder(folder: Path) -> dict[str, Tensor]:
     shards = _read_object(folder / INDEX).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(n, str) and Path(n).name == n for n in shards.values()):
         raise UserError(f"{folder / INDEX} must name, under weight_map, files of its own folder")
-    return {name: tensor for n in sorted(set(shards.values())) for name, tensor in _read_safetensors(folder / n).items()}
+    tensors: dict[str, Tensor] = {}
+    for shard in sorted(set(shards.values())):
+        tensors |= _read_safetensors(folder / shard)
+    return tensors
 
 
 def _read_object(path: Path) -> dict[str, Any]:

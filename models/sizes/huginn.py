@@ -40,9 +40,7 @@ def _recurrent(
     }
     ends = {"prelude_layers": prelude, "coda_layers": coda}
     depth = {"mean_recurrence": recurrence[0], "backprop_depth": recurrence[1]}
-    return ModelRecipe.model_validate(
-        {"family": "huginn", **shape, **fields, "huginn": {**ends, **depth, **section}}
-    )
+    return ModelRecipe.model_validate({"family": "huginn", **shape, **fields, "huginn": {**ends, **depth, **section}})
 
 
 def _baseline(n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, d_ff: int, max_seq_len: int) -> ModelRecipe:

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from kernels.causal_conv import causal_conv_pair
 
 HEADS, WIDTH = 3, 4
-shapes = pytest.mark.parametrize(("taps_1", "taps_2", "bias"), [(3, 1, False), (3, 3, True), (1, 2, True), (2, 4, False)])
+shapes = pytest.mark.parametrize(
+    ("taps_1", "taps_2", "bias"), [(3, 1, False), (3, 3, True), (1, 2, True), (2, 4, False)]
+)
 
 
 def weights(taps_1, taps_2, bias, seed=0):

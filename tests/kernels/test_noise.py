@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import kernels.noise as module
-from kernels.noise import gumbel, hash_bits, uniform
+from kernels.noise import gumbel, hash_bits, keys_at, truncated_normal, uniform
 
 KEYS = torch.tensor([0, 1, -5, 2**62, -(2**63)])
 
@@ -54,6 +54,26 @@ def test_gumbel_has_its_mean_and_variance_and_is_finite():
     assert noise.isfinite().all()
     assert abs(noise.mean() - 0.5772157) < 0.02
     assert abs(noise.var() - math.pi**2 / 6) < 0.05
+
+
+@pytest.mark.parametrize("cut", [1.0, 3.0])
+def test_truncated_normal_has_its_distribution_and_stays_within_its_cut(cut):
+    noise = truncated_normal(torch.arange(50), 7, 4000, cut).double()
+    assert noise.abs().max() <= cut
+    assert abs(noise.mean()) < 0.01
+    inside = math.erf(cut / math.sqrt(2))
+    below = 0.5 + math.erf(0.5 / math.sqrt(2)) / (2 * inside)  # P(noise < 1/2)
+    assert abs((noise < 0.5).double().mean() - below) < 0.005
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    assert abs(noise.var() - (1 - 2 * cut * density / inside)) < 0.01
+
+
+def test_keys_of_positions_depend_on_row_and_position_alone_and_differ():
+    position = torch.tensor([[0, 1, 2, 0, 1], [5, 6, 7, 8, 9]])
+    keys = keys_at(KEYS[:2, None], position)
+    assert torch.equal(keys[0, :2], keys[0, 3:])
+    assert torch.equal(keys[1:], keys_at(KEYS[1:2, None], position[1:]))
+    assert len(keys_at(KEYS[:, None], torch.arange(100)[None]).unique()) == 500
 
 
 @pytest.mark.parametrize("bits", [0, -1])

@@ -40,7 +40,9 @@ def ours(name, tensor):
 
 
 def renamed(state):
-    return {key: part for name, tensor in state.items() if name not in DERIVED for key, part in ours(name, tensor).items()}
+    return {
+        key: part for name, tensor in state.items() if name not in DERIVED for key, part in ours(name, tensor).items()
+    }
 
 
 def model_of(cfg, state, rope_base):

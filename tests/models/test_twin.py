@@ -1,0 +1,81 @@
+"""The vanilla twin equals its model within 1 %, and is otherwise the same."""
+
+import pytest
+
+from data.errors import UserError
+from models.build import FAMILIES
+from models.config import ModelRecipe
+from models.counts import flops_per_token, parameter_counts
+from models.sizes import SIZES
+from models.twin import vanilla_twin
+
+
+def parameters(recipe):
+    return parameter_counts(recipe)["total"]
+
+
+def training_flops(recipe, seq_len_tokens):
+    flops = flops_per_token(recipe, seq_len_tokens)
+    return flops.forward + flops.backward
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_the_twin_of_every_named_size_has_its_parameters_within_one_percent(name):
+    twin = vanilla_twin(SIZES[name])
+    assert twin.family == "vanilla"
+    assert abs(parameters(twin) / parameters(SIZES[name]) - 1) <= 0.01
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_the_other_twin_of_every_named_size_has_its_training_flops_within_one_percent(name):
+    twin = vanilla_twin(SIZES[name], "training-flops", seq_len_tokens=512)
+    assert abs(training_flops(twin, 512) / training_flops(SIZES[name], 512) - 1) <= 0.01
+
+
+def test_flops_are_matched_at_the_row_length_asked_for():
+    window = SIZES["swa-mla-small"]  # windows make long rows cheaper than the twin's full attention
+    short, long = (vanilla_twin(window, "training-flops", tokens).d_ff for tokens in (256, 4096))
+    assert short > long
+    assert vanilla_twin(window, "training-flops") == vanilla_twin(window, "training-flops", window.max_seq_len)
+
+
+def test_a_tiny_model_of_any_mode_has_a_twin_that_shares_everything_but_d_ff(mode, tiny_recipe):
+    recipe = tiny_recipe(mode, vocab_size=512, d_ff=200)
+    twin = vanilla_twin(recipe)
+    own = {"family", "d_ff", *FAMILIES}
+    assert {n: v for n, v in twin if n not in own} == {n: v for n, v in recipe if n not in own}
+    assert all(getattr(twin, section, None) is None for section in FAMILIES)
+    assert abs(parameters(twin) / parameters(recipe) - 1) <= 0.01
+
+
+def test_a_twin_is_its_own_twin():
+    twin = vanilla_twin(SIZES["polychromatic-600m"])
+    assert vanilla_twin(twin) == twin == vanilla_twin(twin, "training-flops")
+
+
+def test_a_width_that_is_fast_on_gpus_is_taken_where_it_matches():
+    assert vanilla_twin(SIZES["polychromatic-600m"]).d_ff % 64 == 0
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        {  # what both share already costs more
+            "family": "swa_mla",
+            "n_heads": 32,
+            "swa_mla": {"n_swa": 0, "kv_rank": 1, "qk_nope_dim": 1, "qk_rope_dim": 2, "v_dim": 1},
+        },
+        {  # a unit of d_ff costs too much
+            "family": "polychromatic",
+            "d_model": 4,
+            "head_dim": 2,
+            "n_heads": 1,
+            "polychromatic": {"gate_width": 4},
+        },
+    ],
+)
+def test_a_model_that_no_width_matches_is_refused_in_one_line(recipe):
+    shape = dict(vocab_size=8, d_model=32, n_layers=1, n_heads=4, n_kv_heads=1, head_dim=8, d_ff=3)
+    with pytest.raises(UserError, match=r"no vanilla d_ff matches this \w+ model's [\d,]+ parameters") as refused:
+        vanilla_twin(ModelRecipe.model_validate({**shape, **recipe}))
+    assert "\n" not in str(refused.value)
