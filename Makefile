@@ -8,7 +8,7 @@ run: .venv/installed
 	$(BIN)/athanor run quickstart
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 lint: .venv/installed
 	$(BIN)/ruff check .

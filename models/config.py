@@ -139,6 +139,9 @@ class HydraRecipe(Recipe):
     mod_gate_loss: float = Field(default=5.0, gt=0, description="MoD opens once the mean loss is below, nats per token")
     mod_forced: float = Field(default=0.2, ge=0, le=1, description="Share of the training at which MoD opens anyway")
     mod_ramp_steps: int = Field(default=300, ge=1, description="Steps from opening MoD to its full effect")
+    mod_skip_from: float | None = Field(
+        default=None, ge=0, le=1, description="Share of the training after which it skips tokens as serving does"
+    )
     mor_from: float = Field(default=0.2, ge=0, lt=1, description="Share of the training at full recursion depth")
     mor_full: float = Field(default=0.3, gt=0, le=1, description="Share of the training after which MoR is adaptive")
     moe_dense: float = Field(default=0.05, ge=0, le=1, description="Share of the training with every expert computed")
@@ -155,8 +158,12 @@ class HydraRecipe(Recipe):
             raise ValueError(f"experts={self.experts} must be at least 2 where moe_layers={self.moe_layers}")
         if self.moe_layers and self.experts_per_token > self.experts:
             raise ValueError(f"experts_per_token={self.experts_per_token} must not exceed experts={self.experts}")
-        if self.routing == "static" and (self.mod_infer == "topk" or self.mor_exit == "hard"):
-            raise ValueError(f"routing=static skips nothing: mod_infer={self.mod_infer}, mor_exit={self.mor_exit} do")
+        skips = self.mod_infer == "topk" or self.mor_exit == "hard" or self.mod_skip_from is not None
+        if self.routing == "static" and skips:
+            raise ValueError(
+                f"routing=static skips nothing, but mod_infer={self.mod_infer}, mor_exit={self.mor_exit} or "
+                f"mod_skip_from={self.mod_skip_from} do"
+            )
         if self.mor_exit == "hard" and self.mor != "gaussian":
             raise ValueError(f"mor_exit=hard belongs to mor=gaussian; mor={self.mor} stops tokens by itself")
         if self.mod_from > self.mod_forced:

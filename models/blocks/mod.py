@@ -6,8 +6,8 @@
 
 Choosing the best `capacity` of a document (the published top-k) lets later tokens decide about earlier ones. Here
 that choice is only a target: a binary cross-entropy pulls r towards membership. The threshold replaces it in serving:
-in training every step measures, per row, the logit that `capacity` of its tokens reach; the running mean of these is
-the threshold, kept with the weights. A token then knows its fate from itself alone.
+in training every step measures the logit that `capacity` of its tokens reach; the running mean of these is the
+threshold, kept with the weights. A token then knows its fate from itself alone.
 Sources: Raposo et al. 2024 (arXiv 2404.02258); HYDRA.
 """
 
@@ -27,7 +27,6 @@ class CapacityRouter(nn.Module):
 
     threshold: Tensor
     calibrations: Tensor
-    measured: Tensor
 
     def __init__(self, d_model: int, start: float | None):
         """`start`: the probability a new router gives every token; None leaves out the bias."""
@@ -37,7 +36,7 @@ class CapacityRouter(nn.Module):
         self.bias = None if start is None else nn.Parameter(torch.zeros(1))
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("calibrations", torch.zeros(()))
-        self.register_buffer("measured", torch.zeros(2), persistent=False)
+        self._measured: list[tuple[Tensor, Tensor]] = []
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Logits `[B, T]`."""
@@ -51,7 +50,7 @@ class CapacityRouter(nn.Module):
             self.bias.fill_(math.log(self.start / (1.0 - self.start)))
         self.threshold.zero_()
         self.calibrations.zero_()
-        self.measured.zero_()
+        self._measured = []
 
     def reaches(self, logit_BT: Tensor) -> Tensor:
         """Which tokens pass, each decided by itself."""
@@ -59,22 +58,29 @@ class CapacityRouter(nn.Module):
 
     @torch.no_grad()
     def measure(self, logit_BT: Tensor, capacity: Tensor | float, counted_BT: Tensor) -> None:
-        """Remember, for `calibrate`, the logit that `capacity` of the counted tokens of each row reach."""
-        count_B = counted_BT.sum(1)
-        last_B = (torch.ceil(capacity * count_B).long() - 1).clamp(min=0)
-        ordered_BT = logit_BT.masked_fill(~counted_BT, -math.inf).sort(dim=1, descending=True).values
-        reached_B = ordered_BT.gather(1, last_B[:, None]).squeeze(1)
-        some_B = count_B > 0
-        self.measured += torch.stack((torch.where(some_B, reached_B, 0).sum(), some_B.sum()))
+        """Note for `calibrate` the logits of the counted tokens, of which `capacity` shall pass."""
+        self._measured.append((logit_BT.masked_fill(~counted_BT, -math.inf).flatten(), capacity * counted_BT.sum()))
+
+    @torch.no_grad()
+    def measured(self) -> Tensor:
+        """Of all that was noted since the last call: the logit that the wanted number of tokens reach, times the
+        tokens; and the tokens. fp32 `[2]`, zero for nothing."""
+        noted, self._measured = self._measured, []
+        if not noted:
+            return torch.zeros_like(self.threshold).expand(2)
+        ordered_N = torch.cat([logit_N for logit_N, _ in noted]).sort(descending=True).values
+        wanted = torch.stack([torch.as_tensor(count) for _, count in noted]).sum()
+        last = (torch.ceil(wanted).long() - 1).clamp(min=0)
+        tokens = (ordered_N > -math.inf).sum()
+        return torch.stack((torch.where(tokens > 0, ordered_N[last], 0.0) * tokens, tokens)).to(self.threshold)
 
     @torch.no_grad()
     def calibrate(self, measured: Tensor) -> None:
-        """Move the threshold to what one step measured: the sum over rows, and the rows."""
-        total, rows = measured.unbind()
-        self.measured.zero_()
-        rate = torch.where(rows > 0, (1.0 / (self.calibrations + 1.0)).clamp(min=CALIBRATION_RATE), 0.0)
-        self.threshold.lerp_(total / rows.clamp(min=1), rate)
-        self.calibrations.add_(rows > 0)
+        """Move the threshold to what one step measured, see `measured`."""
+        total, tokens = measured.unbind()
+        rate = torch.where(tokens > 0, (1.0 / (self.calibrations + 1.0)).clamp(min=CALIBRATION_RATE), 0.0)
+        self.threshold.lerp_(total / tokens.clamp(min=1), rate)
+        self.calibrations.add_(tokens > 0)
 
 
 @torch.no_grad()

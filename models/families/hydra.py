@@ -11,7 +11,8 @@ in serving the tokens a MoD router turns away are skipped, but their keys, value
 
 Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
 persistent buffers. MoD is off at first; from `mod_from` on it opens once the loss is below `mod_gate_loss` and ramps
-over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. MoR runs at
+over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. From
+`mod_skip_from` on training skips the tokens that serving will skip, which closes the gap between the two. MoR runs at
 full depth until `mor_from` and adapts fully from `mor_full` on. Experts are dense during `moe_dense`.
 """
 
@@ -51,6 +52,7 @@ class Hydra(LanguageModel):
 
     progress: Tensor
     mod_floor: Tensor
+    mod_skip: Tensor
     mor_adaptive: Tensor
     moe_dense: Tensor
     mod_ramp: Tensor
@@ -78,7 +80,16 @@ class Hydra(LanguageModel):
         self._experts_after = {
             after: number for number, after in enumerate(positions_among(recipe.n_layers, section.moe_layers))
         }
-        for name in ("progress", "mod_floor", "mor_adaptive", "moe_dense", "mod_ramp", "loss_mean", "loss_steps"):
+        for name in (
+            "progress",
+            "mod_floor",
+            "mod_skip",
+            "mor_adaptive",
+            "moe_dense",
+            "mod_ramp",
+            "loss_mean",
+            "loss_steps",
+        ):
             self.register_buffer(name, torch.zeros((), dtype=torch.float32))
 
     def embed(self, ids_BT: Tensor) -> Tensor:
@@ -108,6 +119,7 @@ class Hydra(LanguageModel):
             age_BT = (position_T - doc_start_BT).expand(x_BTD.shape[:2])
         mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
         serving = not self.training and not self.weighs
+        may_skip = serving or (self.section.mod_skip_from is not None and self.training and bool(self.mod_skip))
         return Pass(
             positions=Positions(context.offset, age_BT, rope, context.visible),
             context=context,
@@ -115,7 +127,7 @@ class Hydra(LanguageModel):
             mod_open=mod_open,
             mor_adaptive=self.mor_adaptive,
             moe_dense=self.moe_dense,
-            skip=serving and bool(mod_open == 1),
+            skip=may_skip and bool(mod_open == 1),
             gather=serving,
         )
 
@@ -169,11 +181,13 @@ class Hydra(LanguageModel):
 
     def schedule(self, progress: float) -> dict[str, float]:
         section = self.section
+        skip = float(section.mod_skip_from is not None and progress >= section.mod_skip_from)
         if not section.curriculum:
-            return {"progress": progress, "mod_floor": 1.0, "mor_adaptive": 1.0, "moe_dense": 0.0}
+            return {"progress": progress, "mod_floor": 1.0, "mod_skip": skip, "mor_adaptive": 1.0, "moe_dense": 0.0}
         return {
             "progress": progress,
             "mod_floor": _ramp(progress, section.mod_forced, section.mod_forced + MOD_FORCED_RAMP),
+            "mod_skip": skip,
             "mor_adaptive": _ramp(progress, section.mor_from, section.mor_full),
             "moe_dense": float(progress < section.moe_dense),
         }
@@ -189,7 +203,7 @@ class Hydra(LanguageModel):
         self.mod_ramp.add_(opens / section.mod_ramp_steps).clamp_(max=1)
         routers = [module for module in self.modules() if isinstance(module, CapacityRouter)]
         if routers:
-            measured = torch.stack([router.measured for router in routers])
+            measured = torch.stack([router.measured() for router in routers])
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(measured)
             for router, seen in zip(routers, measured, strict=True):

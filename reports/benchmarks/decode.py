@@ -130,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     name = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
-    machine = f"{name}, {torch.get_num_threads()} threads, {versions}. {asked.note}"
+    machine = f"{name}, threads: {torch.get_num_threads()}, {versions}. {asked.note}"
     text = report(rows, command, machine.rstrip(". ") + ".")
     print(text, end="")
     if asked.out is not None:

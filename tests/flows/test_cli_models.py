@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -16,6 +17,7 @@ import yaml
 import models.generate
 from data.chat import encode_prompt
 from data.config import TokenizerRecipe
+from data.store import Store, artifact_key
 from data.tokenizers import build_tokenizer, load_tokenizer
 from flows.cli import main
 from flows.model_commands import LayoutName
@@ -129,6 +131,20 @@ def test_generate_prints_what_the_model_says(checkpoint, network, tokenizer_fold
     (ids,) = generate(network, [tokenizer.encode("three hens")], max_new_tokens=9, eos_id=tokenizer.eos_id)
     assert done.stdout == tokenizer.decode(ids) + "\n"
     assert done.stderr == ""
+
+
+def test_generate_finds_an_artifact_of_the_store_by_its_name_and_names_a_torn_one(checkpoint, athanor):
+    store, key = Store(), artifact_key("pretrain", 1, {}, {})
+    artifact = store.artifact("pretrain", "mine", key)
+    partial = store.partial(artifact, resume=False)
+    shutil.copytree(checkpoint, partial, dirs_exist_ok=True)
+    manifest = dict(code_version=1, recipe={}, parents={}, code="", versions={}, wall_s=0.0, cost_usd=0.0, facts={})
+    store.publish(artifact, partial, {**manifest, "created": ""})
+    options = ("three hens", "--max-new-tokens", "9")
+    by_name = athanor("generate", "pretrain/mine", *options).stdout
+    assert by_name and by_name == athanor("generate", str(checkpoint), *options).stdout
+    (artifact.path / "config.json").unlink()
+    assert "is torn: config.json is missing" in athanor("generate", "pretrain/mine", *options).stderr
 
 
 def test_generate_samples_with_its_seed_and_ends_before_a_stop_text(checkpoint, athanor):

@@ -43,6 +43,12 @@ def test_mod_is_forced_open_though_the_loss_stays_high(tiny_recipe):
     assert history[30] == history[100] == 1.0
 
 
+def test_once_forced_mod_needs_no_more_than_its_own_ramp(tiny_recipe):
+    model = curriculum_model(tiny_recipe)
+    history = {step: opened(model) for step in train_as_the_trainer_does(model, [9.0] * 100)}
+    assert (history[20], history[22], history[25]) == pytest.approx((0.0, 0.4, 1.0))
+
+
 def test_one_low_loss_among_high_ones_does_not_open_mod(tiny_recipe):
     model = curriculum_model(tiny_recipe)
     losses = [9.0] * 100

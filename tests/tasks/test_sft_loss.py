@@ -21,7 +21,8 @@ def test_packed_loss_is_the_sum_of_the_conversations_losses(tmp_path, family):
     documents, tokenizer_dir, chat = tmp_path / "documents", tmp_path / "tokenizer", tmp_path / "chat"
     documents.mkdir()
     write_documents(ChatSourceRecipe(builtin="word-problems", max_documents=40), documents)
-    build_tokenizer(TokenizerRecipe(vocab_size=300), (d.text for d in read_documents(documents, "train")), tokenizer_dir)
+    texts = (document.text for document in read_documents(documents, "train"))
+    build_tokenizer(TokenizerRecipe(vocab_size=300), texts, tokenizer_dir)
     write_chat_shards(documents, tokenizer_dir, chat)
     tokenizer = load_tokenizer(tokenizer_dir)
     model = build_model(
