@@ -34,11 +34,6 @@ def write_report(inputs: ReportInputs, out: Path) -> dict:
     return {"html_bytes": len(page.encode()), "figures": len(pictures), "sections": [part.id for part in parts]}
 
 
-def headline_markdown(inputs: ReportInputs) -> str:
-    """The title and the summary alone, as Markdown."""
-    return _render("card.md.j2", inputs, [])
-
-
 def report_markdown_inline(out: Path) -> str:
     """`report.md` of a written report with its images as `data:` URIs, for viewers that see no files."""
 

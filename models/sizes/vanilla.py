@@ -1,19 +1,7 @@
-"""The controlled baseline at the size of PolychromaticLM; `models.twin` matches one to any other model."""
+"""The controlled baseline: the shape of PolychromaticLM; `models.twin` matches one to any other model."""
 
 from __future__ import annotations
 
-from models.config import ModelRecipe
+from models.sizes import polychromatic
 
-SIZES = {
-    "vanilla-600m": ModelRecipe(
-        family="vanilla",
-        vocab_size=151_669,
-        d_model=1024,
-        n_layers=28,
-        n_heads=16,
-        n_kv_heads=8,
-        head_dim=64,
-        d_ff=4096,
-        max_seq_len=4096,
-    )
-}
+SIZES = {"vanilla-600m": polychromatic.SIZES["polychromatic-600m"].model_copy(update={"family": "vanilla"})}

@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reports.card import headline_markdown, report_markdown_inline, write_report
+from reports.card import report_markdown_inline, write_report
 
 VOID = {"meta", "link", "br", "img"}
 SECTIONS = ["asked", "lineage", "data", "pretraining", "fine-tuning", "benchmarks", "maps", "samples", "cost",
@@ -90,8 +90,13 @@ def test_figure_colours_follow_the_theme(html):
     assert "prefers-color-scheme: dark" in html
 
 
-def test_headline_numbers_are_those_of_the_run(run, html):
-    text = headline_markdown(run)
+def summary(folder) -> str:
+    """What stands above the first section of a written report."""
+    return (folder / "report.md").read_text().partition("\n## ")[0]
+
+
+def test_headline_numbers_are_those_of_the_run(run, html, written):
+    text = summary(written)
     last = [row for row in run.pretrain_metrics if row["kind"] == "step"][-1]["tokens"]
     assert last == 1_228_800 and "1.23\u00a0M tokens" in text
     assert "1.31\u00a0M parameters" in text
@@ -107,9 +112,10 @@ def test_benchmarks_claim_a_difference_only_where_intervals_are_apart(written):
     assert lines["sums", "nats", "SFT"][-1] == "better than base"  # lower is better
 
 
-def test_money_appears_only_where_time_has_a_price(html, priced_run):
-    assert "$" not in headline_markdown(priced_run).replace("\\$0.15", "")
-    assert "\\$0.15" in headline_markdown(priced_run)
+def test_money_appears_only_where_time_has_a_price(html, priced_run, tmp_path):
+    write_report(priced_run, tmp_path)
+    assert "$" not in summary(tmp_path).replace("\\$0.15", "")
+    assert "\\$0.15" in summary(tmp_path)
     assert "$" not in re.sub(r"<pre.*?</pre>", "", html, flags=re.S)
 
 
