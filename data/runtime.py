@@ -26,7 +26,14 @@ class Runtime(BaseModel):
     keep_checkpoints: int = Field(default=2, ge=2, description="Newest checkpoints kept; fewer could lose the run")
     retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
     price_usd_per_hour: float = Field(
-        default=0.0, ge=0, description="What this machine costs, for the ledger and the report"
+        default=0.0, ge=0, description="What this machine costs; 0 takes the device's price from the price table"
+    )
+    budget_usd: float | None = Field(default=None, gt=0, description="Money the whole lifecycle may cost, all attempts")
+    budget_hours: float | None = Field(default=None, gt=0, description="Hours it may take on this machine, likewise")
+    budget_s: float | None = Field(
+        default=None,
+        ge=0,
+        description="Device seconds one training may use over all its attempts; worked out from the two above",
     )
     wandb: Literal["auto", "off", "offline", "online"] = Field(
         default="auto", description="auto logs online when WANDB_API_KEY is set, else offline"

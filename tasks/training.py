@@ -17,6 +17,7 @@ from tasks.trainer.metrics import METRICS
 from tasks.trainer.rows import Row, read_rows
 
 LOG_EVERY_S = 10.0
+TRAINING_STAGES = ("pretrain", "sft")
 
 
 def resolve_model(recipe: ModelRecipe, tokenizer: Artifact) -> ModelRecipe:
