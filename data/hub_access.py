@@ -26,12 +26,16 @@ class Access:
 
 
 def hub_access(kind: Kind, repo: str, revision: str | None = None) -> Access:
-    """Ask the hub of HF_ENDPOINT about a repository, as whoever HF_TOKEN says; never raises, never waits for long."""
+    """Ask the hub of HF_ENDPOINT about a repository, as whoever HF_TOKEN or `hf auth login` says.
+
+    Never raises, and waits at most TIMEOUT_S for each part of an answer.
+    """
     import httpx
+    from huggingface_hub import get_token
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return Access("offline", "offline mode is on; unset HF_HUB_OFFLINE or give local files")
-    token = os.environ.get("HF_TOKEN")
+    token = get_token()
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     endpoint = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     place = f"{endpoint}/api/{kind}s/{repo}"

@@ -28,7 +28,8 @@ from flows.survey import StageSurvey, Survey
 from tasks.trainer.ledger import Ledger, ledger_total
 from tasks.training import TRAINING_STAGES
 
-RESERVE_MARGIN = 1.25  # later stages are kept so much more than they are estimated at
+RESERVE_MARGIN = 1.25  # other stages are kept so much more than they are estimated at
+SMALLEST_MARGIN = 1.05  # the smallest budget is named so much larger, as estimates shift a little
 TICK_S = 5.0
 
 
@@ -111,11 +112,11 @@ class Budget:
             return
         assert split.estimate is not None
         used_s = ledger_total(self.folder).device_s / self._machine.devices
-        smallest_s = used_s + split.reserve_s + split.least_s
+        smallest_s = used_s + SMALLEST_MARGIN * (split.reserve_s + split.least_s)
         raise UserError(
-            f"the budget of {self._amount()} is too small: {self.show(split.reserve_s)} are kept for the other stages and "
-            f"the warm-up of {split.training.stage} takes {self.show(split.least_s)}, but {self.show(split.left_s)} are "
-            f"left; the smallest that works is {self._option(smallest_s)}"
+            f"the budget of {self._amount()} is too small: {self.show(split.left_s)} are left, but the warm-up of "
+            f"{split.training.stage} takes {self.show(split.least_s)}, the other stages {self.show(split.reserve_s)}; "
+            f"the smallest that works is {self._option(smallest_s)}"
         )
 
     def runtime_for(self, stage: str, artifact: Artifact) -> Runtime:
@@ -179,8 +180,8 @@ class Budget:
     def _spent(self) -> str:
         total = ledger_total(self.folder)
         return (
-            f"the budget of {self._amount()} is spent (${total.usd:.2f}, {total.device_s / 3600:.2f} device hours); what is "
-            f"built stays in the store; a larger budget goes on from here"
+            f"the budget of {self._amount()} is spent (${total.usd:.2f}, {total.device_s / 3600:.2f} device hours); "
+            f"what is built stays in the store, and a larger budget goes on from there"
         )
 
 

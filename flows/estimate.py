@@ -23,6 +23,8 @@ from models.config import ModelRecipe
 from models.counts import Flops, flops_per_token, parameter_counts
 from models.device import choose_precision
 from models.memory import StepMemory, step_memory
+from tasks.benchmarks.local import local_names
+from tasks.config import EvalTaskRecipe
 from tasks.trainer.config import TrainRecipe
 from tasks.trainer.step import SLICE_TOKENS
 from tasks.training import resolve_model
@@ -33,8 +35,11 @@ TRAIN_TOKENIZER_BYTES_PER_S = 1e6  # of text
 BYTES_PER_TOKEN = 4.0
 DOCUMENT_BYTES = {"builtin": 200, "hub": 4000, "path": 4000}  # where max_documents bounds a source
 UNBOUNDED_TEXT_BYTES = 4e6  # of built-in text without max_bytes
-BENCHMARK_DOCUMENTS, BENCHMARK_TOKENS = 1500, 600  # of a benchmark without limit; prompt and answer
-DECODING_SLOWDOWN = 8.0  # FLOP/s while scoring and decoding, against training
+BENCHMARK_DOCUMENTS = 1500  # of a benchmark without limit
+PROMPT_TOKENS, ANSWER_TOKENS = 1000, 256  # of lm-eval's benchmarks, examples included
+LOCAL_PROMPT_TOKENS, LOCAL_ANSWER_TOKENS = 60, 64  # of those in tasks/benchmarks
+LAYER_STEP_S = 1e-3  # a layer of a decoding step costs so much however small it is
+PROBING_SLOWDOWN = 3.0  # measuring maps, against a forward pass
 STARTUP_S = 10.0  # importing, loading a model
 CHECKPOINT_BYTES_PER_PARAMETER, PORTABLE_BYTES_PER_PARAMETER = 12, 4
 DOCUMENTS_SHARE, SHARDS_SHARE = 0.4, 1.0  # bytes on disk for a byte of text
@@ -189,12 +194,23 @@ class Estimator:
                 trained = self.preset.tokenizer.path is None and self.preset.tokenizer.hub is None
                 return _over(self.preset.tokenizer.train_bytes if trained else 0.0, TRAIN_TOKENIZER_BYTES_PER_S, 0.0)
             case "evaluate":
-                task = getattr(stage.recipe, "task")  # noqa: B009  EvaluateRecipe's, an excluded field
-                return self._forward((task.limit or BENCHMARK_DOCUMENTS) * BENCHMARK_TOKENS * DECODING_SLOWDOWN)
+                return self._evaluation(getattr(stage.recipe, "task"))  # noqa: B009  an excluded field
             case "interpret":
                 assert self.preset.interpret is not None
-                return self._forward(self.preset.interpret.tokens * len(self.preset.data.sources) * DECODING_SLOWDOWN)
+                return self._forward(self.preset.interpret.tokens * len(self.preset.data.sources) * PROBING_SLOWDOWN)
         return Estimate(STARTUP_S, "assumed")
+
+    def _evaluation(self, task: EvalTaskRecipe) -> Estimate:
+        """Prompts are read at training's FLOP/s; answers are decoded in batches, a step costing what its layers do."""
+        local = task.name in local_names()
+        documents = task.limit or BENCHMARK_DOCUMENTS
+        answer_tokens = task.max_new_tokens or (LOCAL_ANSWER_TOKENS if local else ANSWER_TOKENS)
+        read = self._forward(documents * ((LOCAL_PROMPT_TOKENS if local else PROMPT_TOKENS) + answer_tokens))
+        if read.wall_s is None:
+            return read
+        batches = -(-documents // self.preset.runtime.eval_batch_rows)
+        decode_s = batches * answer_tokens * self.preset.model.n_layers * LAYER_STEP_S
+        return Estimate(read.wall_s + decode_s, read.source)
 
     def _forward(self, tokens: float) -> Estimate:
         train = self.preset.pretrain

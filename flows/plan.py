@@ -60,13 +60,14 @@ def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) ->
         return Plan(preset, machine, findings)
     survey = Survey(preset)
     needed = survey.needed_by(flow)
-    findings += [*access_findings(preset, needed), *version_findings()]
+    findings += access_findings(preset, needed)
     estimator = Estimator(survey, machine)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
     except UserError as error:  # the vocabulary
         return Plan(preset, machine, [*findings, Finding("error", "model", str(error))])
-    findings.append(disk_finding(sum(estimate.disk_bytes for _, estimate in stages)))
+    if on is None:
+        findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
     memory = None
     if any(stage.stage in TRAINING_STAGES and stage.state != "cached" for stage in needed):
         memory = estimator.memory()

@@ -8,28 +8,29 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.estimate import Estimate, TrainingEstimate
+from flows.estimate import TrainingEstimate
 from flows.plan import Plan
-from flows.survey import StageSurvey
 
 WIDTH = 100
 _STATES = {"cached": "[green]cached[/]", "resume": "[yellow]resume[/]", "run": "[bold]run[/]"}
-_LEVELS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "error": "[red]error[/]"}
+_LEVELS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]"}
 
 
 def print_plan(plan: Plan, console: Console) -> None:
-    """Stages, model, memory, totals, budget, checks."""
-    console = Console(file=console.file, width=min(WIDTH, console.width))
+    """Stages, model, memory, totals, budget, checks; errors are the caller's to say."""
+    console = Console(file=console.file, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
     console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}\n", highlight=False)
     if plan.stages:
         console.print(_stages(plan))
         console.print()
-    for line in (*_model(plan), *_memory(plan), *_total(plan), *_budget(plan)):
+    for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):
         console.print(line, highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     for finding in plan.findings:
+        if finding.level == "error":
+            continue
         table.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
     console.print(table)
 
@@ -43,31 +44,35 @@ def _machine(plan: Plan) -> str:
 
 
 def _stages(plan: Plan) -> Table:
+    priced = plan.machine is not None and plan.machine.usd_per_hour > 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("artifact", overflow="fold", max_width=38)
+    table.add_column("artifact", overflow="fold", max_width=41)
     table.add_column("state")
     table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column("known by")
+    if priced:
+        table.add_column("cost", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for stage, estimate in plan.stages:
-        time, cost = _span(estimate.wall_s), _cost(plan, estimate.wall_s)
+        cells = [_span(estimate.wall_s), estimate.source.partition(" ")[0].strip(":,")]
+        cells += [_cost(plan, estimate.wall_s)] if priced else []
         if stage.state == "cached":
-            time = cost = ""
+            cells = [""] * len(cells)
         name = f"{stage.stage}/{stage.artifact.label}"
-        table.add_row(escape(name), _STATES[stage.state], time, cost, escape(_why(stage, estimate)))
+        table.add_row(escape(name), _STATES[stage.state], *cells, escape(stage.why))
     return table
 
 
-def _why(stage: StageSurvey, estimate: Estimate) -> str:
-    why = stage.why
-    if isinstance(estimate, TrainingEstimate):
-        steps = (
-            f"{estimate.steps_left:,} of {estimate.steps:,} steps left" if stage.step else f"{estimate.steps:,} steps"
-        )
-        why += f"; {steps}, {_short(estimate.tokens)} tokens, {_short(estimate.flops)} FLOPs; {estimate.source}"
-    elif estimate.wall_s is None:
-        why += f"; {estimate.source}"
-    return why
+def _training(plan: Plan) -> Iterator[str]:
+    for stage, estimate in plan.stages:
+        if not isinstance(estimate, TrainingEstimate):
+            continue
+        line = f"{stage.stage:9}{estimate.steps:,} steps, {_short(estimate.tokens)} tokens"
+        line += f", {_short(estimate.flops)} FLOPs" if estimate.flops else ""
+        line += f", {estimate.steps_left:,} steps left" if stage.step else ""
+        if estimate.step_s is not None:
+            line += f"; {estimate.tokens / estimate.steps / estimate.step_s:,.0f} tokens/s"
+        yield f"{line}, {escape(estimate.source)}"
 
 
 def _model(plan: Plan) -> Iterator[str]:
@@ -105,13 +110,13 @@ def _total(plan: Plan) -> Iterator[str]:
     if not plan.stages:
         return
     disk = _bytes(sum(estimate.disk_bytes for _, estimate in plan.stages))
-    least = f", and what is unknown: {len(plan.unknown)} stages" if plan.unknown else ""
+    least, unknown = ("at least ", f"; the time of {len(plan.unknown)} is unknown") if plan.unknown else ("", "")
     waiting = sum(stage.state != "cached" for stage, _ in plan.stages)
     if not waiting:
         yield "total    nothing to build: everything is in the store"
         return
-    cost = _cost(plan, plan.total_s)
-    yield f"total    {waiting} to build, {_span(plan.total_s)}{f', {cost}' if cost else ''}, {disk} on disk{least}"
+    cost = _aside(_cost(plan, plan.total_s))
+    yield f"total    {waiting} to build, {least}{_span(plan.total_s)}{cost}, {disk} on disk{unknown}"
 
 
 def _budget(plan: Plan) -> Iterator[str]:

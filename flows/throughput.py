@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from statistics import median
 
@@ -49,7 +50,7 @@ def training_rate(
         share = f"assumed: {ASSUMED_UTILISATION:.0%} of the peak of {machine.name}"
         return Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share)
     if machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
-        return _timed(recipe, per_token, seq_len_tokens, runtime)
+        return _timed(recipe, per_token, seq_len_tokens, runtime.threads)
     return None
 
 
@@ -76,15 +77,16 @@ def _measured(path: Path, flops_per_token: float, peak_flops_per_s: float) -> Ra
     return Rate(median(row["flops_per_s"] for row in steps), f"measured in {path.parent.parent.name}/{folder}")
 
 
-def _timed(recipe: ModelRecipe, flops_per_token: float, seq_len_tokens: int, runtime: Runtime) -> Rate:
-    """Time forward and backward of one batch of at least TIMED_TOKENS, after one that warms up."""
+@cache
+def _timed(recipe: ModelRecipe, flops_per_token: float, seq_len_tokens: int, asked_threads: int | None) -> Rate:
+    """Time forward and backward of one batch of about TIMED_TOKENS, after one that warms up; once per process."""
     import torch
 
     from models.build import build_model
 
     threads = torch.get_num_threads()
-    if runtime.threads is not None:
-        torch.set_num_threads(runtime.threads)
+    if asked_threads is not None:
+        torch.set_num_threads(asked_threads)
     try:
         model = build_model(recipe)
         model.init_weights(0)

@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 from unittest.mock import patch
 
 import torch
@@ -59,19 +59,26 @@ def step_memory(
     device_type: str = "cpu",
     optimizer_bytes_per_parameter: float = 8.0,
     gradient_bytes_per_parameter: float = 4.0,
-    shards: int = 1,
+    ranks: int = 1,
+    zero_stage: Literal[0, 1, 2, 3] = 0,
+    prepare: Callable[[LanguageModel], None] | None = None,
 ) -> StepMemory:
     """Peak of forward and backward of `rows` packed rows, with fp32 weights, gradients and optimizer state in place.
 
-    `precision` other than float32 means autocast. `shards` is the number of devices that gradients and optimizer
-    state are divided over, as ZeRO-2 does. recipe.vocab_size must be filled in.
+    `precision` other than float32 means autocast. ZeRO divides over `ranks`: from stage 1 the optimizer state, from 2
+    the gradients, from 3 the weights. `prepare` is called with the model before the step, e.g. to switch activation
+    checkpointing on. recipe.vocab_size must be filled in.
     """
-    weights, activations = _count(recipe, rows, seq_len_tokens, precision, device_type)
+    weights, activations = _count(recipe, rows, seq_len_tokens, precision, device_type, prepare)
     parameters = weights.parameters
+
+    def share(stage: int) -> int:
+        return ranks if zero_stage >= stage else 1
+
     return StepMemory(
-        weights_bytes=weights.bytes,
-        gradients_bytes=round(parameters * gradient_bytes_per_parameter / shards),
-        optimizer_bytes=round(parameters * optimizer_bytes_per_parameter / shards),
+        weights_bytes=round(weights.bytes / share(3)),
+        gradients_bytes=round(parameters * gradient_bytes_per_parameter / share(2)),
+        optimizer_bytes=round(parameters * optimizer_bytes_per_parameter / share(1)),
         activations_bytes=activations,
     )
 
@@ -102,7 +109,12 @@ class _Weights:
 
 
 def _count(
-    recipe: ModelRecipe, rows: int, seq_len_tokens: int, precision: torch.dtype, device_type: str
+    recipe: ModelRecipe,
+    rows: int,
+    seq_len_tokens: int,
+    precision: torch.dtype,
+    device_type: str,
+    prepare: Callable[[LanguageModel], None] | None,
 ) -> tuple[_Weights, int]:
     with torch.device("meta"):
         model = build_model(recipe)
@@ -111,6 +123,8 @@ def _count(
     weights = _Weights(sum(p.numel() for p in model.parameters()), sum(t.nbytes for t in tensors.values()))
     with FakeTensorMode(allow_non_fake_inputs=True), _chunks_of(device_type):
         model.to_empty(device="cpu").train()
+        if prepare is not None:
+            prepare(model)
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
         there = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None), *model.buffers()]
