@@ -57,7 +57,7 @@ def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) ->
         machine = None
         findings.append(Finding("error", "device", str(error)))
     if findings or machine is None:
-        return Plan(preset, machine, findings)
+        return Plan(preset, machine, [*findings, *access_findings(preset, None)])
     survey = Survey(preset)
     needed = survey.needed_by(flow)
     findings += access_findings(preset, needed)

@@ -36,13 +36,18 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with every number")] = False,
 ) -> None:
-    """Say what a run would do, what it costs and whether it can succeed. Nothing is built or downloaded.
+    """Say what a run would do, what it costs and whether it can succeed.
 
-    Each stage is cached, resumes, or runs, and why: the fields in which it differs from the nearest artifact of its
-    kind. Times are measured in earlier runs, else assumed; the table says which. Prices stand in flows/prices.yaml;
-    yours go into ATHANOR_HOME/prices.yaml. Hub data sets and tokenizers are asked for access, as HF_TOKEN.
+    Nothing is built or downloaded. Each artifact is cached, resumes, or runs,
+    and why: the fields in which it differs from the nearest one of its kind.
 
-    Exit status 2, and one line for each reason, if the run would fail.
+    Times are measured in earlier runs, timed here, or assumed; the table says
+    which. Prices stand in flows/prices.yaml; yours go into
+    ATHANOR_HOME/prices.yaml, written as H100: {usd_per_hour: 2.5}.
+
+    Hub data sets and tokenizers that are still to be read are asked for
+    access. If the run would fail, the exit status is 2 and each reason is one
+    line.
     """
     from rich.console import Console
 

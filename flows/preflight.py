@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from data.config import SourceRecipe
+from data.config import SourceRecipe, TokenizerRecipe
 from data.errors import UserError
 from data.hub_access import Kind, hub_access
 from data.store import home
@@ -23,6 +23,7 @@ from flows.preset import Preset
 from flows.survey import StageSurvey
 from tasks import acquire
 from tasks.benchmarks import catalogue
+from tasks.config import EvalTaskRecipe
 from tasks.evaluation import validate_task
 from tasks.stage import versions
 from tasks.tokenizer import TokenizerStageRecipe
@@ -63,8 +64,11 @@ def recipe_findings(preset: Preset) -> list[Finding]:
     return [finding for subject, check in checks for finding in _caught(subject, check)]
 
 
-def access_findings(preset: Preset, stages: list[StageSurvey]) -> list[Finding]:
-    """One finding for each hub repository that stages still to be built read; all are asked at once."""
+def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Finding]:
+    """One finding for each hub repository that stages still to be built read; all are asked at once.
+
+    Without `stages`, for want of keys, everything counts as still to be built.
+    """
     wanted = list(_repositories(preset, stages))
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(_access, wanted))
@@ -119,27 +123,30 @@ def _caught(subject: str, check: Callable[[], object]) -> Iterator[Finding]:
         yield Finding("error", subject, str(error))
 
 
-def _repositories(preset: Preset, stages: list[StageSurvey]) -> Iterator[_Repository]:
-    missing = [stage for stage in stages if stage.state != "cached"]
-    waiting = {stage.artifact.name for stage in missing}
+def _repositories(preset: Preset, stages: list[StageSurvey] | None) -> Iterator[_Repository]:
+    def waiting(stage: str, field: str = "", value: object = None) -> bool:
+        alike = (s for s in stages or () if s.stage == stage and (not field or getattr(s.recipe, field) == value))
+        return stages is None or any(found.state != "cached" for found in alike)
+
     for subject, source in _sources(preset):
-        built = next(
-            (s for s in stages if isinstance(s.recipe, acquire.AcquireRecipe) and s.recipe.source == source), None
-        )
-        if source.hub is not None and (built is None or built.artifact.name in waiting):
-            yield _Repository(subject, "dataset", source.hub, source.hub_revision, lambda: False)  # it is streamed
+        if source.hub is not None and waiting("acquire", "source", source):  # streamed, so no cache helps
+            yield _Repository(subject, "dataset", source.hub, source.hub_revision, lambda: False)
     tokenizer = preset.tokenizer
-    if tokenizer.hub is not None and any(stage.stage == "tokenizer" for stage in missing):
-        yield _Repository(
-            "tokenizer", "model", tokenizer.hub, tokenizer.hub_revision, lambda: _tokenizer_cached(tokenizer)
-        )
+    if tokenizer.hub is not None and waiting("tokenizer"):
+        revision = tokenizer.hub_revision
+        yield _Repository("tokenizer", "model", tokenizer.hub, revision, lambda: _tokenizer_cached(tokenizer))
     asked: set[str] = set()
-    for stage in missing:
-        if stage.stage == "evaluate":
-            task: Any = getattr(stage.recipe, "task")  # noqa: B009  EvaluateRecipe's, an excluded field
-            for repo in sorted(catalogue.hub_datasets(task) - asked):
-                asked.add(repo)
-                yield _Repository(f"task {task.name}", "dataset", repo, None, lambda repo=repo: _dataset_cached(repo))
+    for label, task in preset.evaluate.tasks.items() if preset.evaluate else ():
+        for repo in sorted(_hub_datasets(task) - asked) if waiting("evaluate", "label", label) else ():
+            asked.add(repo)
+            yield _Repository(f"task {task.name}", "dataset", repo, None, lambda repo=repo: _dataset_cached(repo))
+
+
+def _hub_datasets(task: EvalTaskRecipe) -> set[str]:
+    try:
+        return catalogue.hub_datasets(task)
+    except UserError:  # an unknown task, which is an error of its own
+        return set()
 
 
 def _access(wanted: _Repository) -> Finding:
@@ -152,18 +159,17 @@ def _access(wanted: _Repository) -> Finding:
     return Finding("error", subject, access.problem)
 
 
-def _tokenizer_cached(tokenizer: Any) -> bool:
+def _tokenizer_cached(tokenizer: TokenizerRecipe) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    return isinstance(
-        try_to_load_from_cache(tokenizer.hub, "tokenizer.json", revision=tokenizer.hub_revision or "main"), str
-    )
+    revision = tokenizer.hub_revision or "main"
+    return isinstance(try_to_load_from_cache(str(tokenizer.hub), "tokenizer.json", revision=revision), str)
 
 
 def _dataset_cached(repo: str) -> bool:
-    import datasets
+    from datasets.config import HF_DATASETS_CACHE
 
-    return (Path(datasets.config.HF_DATASETS_CACHE) / repo.replace("/", "___").lower()).is_dir()
+    return (Path(HF_DATASETS_CACHE) / repo.replace("/", "___").lower()).is_dir()
 
 
 def _gib(size_bytes: float) -> str:

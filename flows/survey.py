@@ -111,7 +111,7 @@ def _survey(
     nearest, differences = _nearest(stage, recipe, artifact, parent_keys(inputs), store)
     if nearest is None:
         return found("run", "nothing there yet")
-    return found("run", f"{', '.join(map(str, differences))} (nearest: {nearest.path.name})", differences)
+    return found("run", f"{', '.join(map(str, differences))} (nearest: {nearest.key[:12]})", differences)
 
 
 def newest_step(partial: Path) -> int | None:

@@ -50,7 +50,7 @@ def training_rate(
         share = f"assumed: {ASSUMED_UTILISATION:.0%} of the peak of {machine.name}"
         return Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share)
     if machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
-        return _timed(recipe, per_token, seq_len_tokens, runtime.threads)
+        return _timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads)
     return None
 
 
@@ -78,13 +78,13 @@ def _measured(path: Path, flops_per_token: float, peak_flops_per_s: float) -> Ra
 
 
 @cache
-def _timed(recipe: ModelRecipe, flops_per_token: float, seq_len_tokens: int, asked_threads: int | None) -> Rate:
+def _timed(recipe_json: str, flops_per_token: float, seq_len_tokens: int, asked_threads: int | None) -> Rate:
     """Time forward and backward of one batch of about TIMED_TOKENS, after one that warms up; once per process."""
     import torch
 
     from models.build import build_model
 
-    threads = torch.get_num_threads()
+    recipe, threads = ModelRecipe.model_validate_json(recipe_json), torch.get_num_threads()
     if asked_threads is not None:
         torch.set_num_threads(asked_threads)
     try:

@@ -51,7 +51,8 @@ def test_a_changed_field_is_named_with_both_values_and_what_follows_names_its_pa
     pretrain = stages["pretrain"]
     assert pretrain.state == "run"
     assert [str(difference) for difference in pretrain.differences] == ["train.peak_lr: 0.003 -> 0.001"]
-    assert pretrain.why.startswith("train.peak_lr: 0.003 -> 0.001 (nearest: polychromatic-")
+    nearest = survey(built())["pretrain"].artifact.key
+    assert pretrain.why == f"train.peak_lr: 0.003 -> 0.001 (nearest: {nearest[:12]})"
     assert stages["sft"].why.startswith("base is another")
 
 
