@@ -66,7 +66,7 @@ def test_builtin_text_becomes_a_report_and_every_stage_is_cached_after_that(tmp_
         json.loads((only(stage) / "run.json").read_text())["runtime"]["budget_s"] for stage in ("pretrain", "sft")
     ]
     assert all(0 < seconds < 50 * 3600 for seconds in allowed_s)
-    assert sum(a.manifest["wall_s"] for a in Store().artifacts()) < ledger_total(budget).device_s < 400
+    assert sum(a.manifest["wall_s"] for a in Store().artifacts()) < ledger_total(budget).device_s < 4000
 
     again = run(preset)
     assert "made in" not in again and again.count("Cached(type=COMPLETED)") == len(names)
