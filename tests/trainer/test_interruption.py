@@ -15,7 +15,7 @@ from tasks.trainer.rows import read_rows
 from tasks.trainer.run import train
 from tasks.trainer.stopping import StopRequest
 
-TIMES_AND_MONEY = {"tokens_per_s", "flops_per_s", "utilisation", "step_s", "eta_s", "cost_usd"}
+TIMES_AND_MONEY = {"tokens_per_s", "flops_per_s", "utilisation", "step_s", "wall_s", "eta_s", "cost_usd"}
 STEPS = 40
 
 

@@ -9,7 +9,8 @@ from models.config import HuginnRecipe
 from models.portable import load_portable
 from tasks.trainer.exits import Preempted
 from tasks.trainer.rows import read_rows
-from tasks.trainer.run import read_spec, train
+from tasks.trainer.run import train
+from tasks.trainer.start import read_spec
 from tasks.trainer.stopping import StopRequest
 
 SECTION = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 4, "backprop_depth": 2}

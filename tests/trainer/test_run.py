@@ -21,10 +21,11 @@ from tasks.trainer.__main__ import main
 from tasks.trainer.exits import Exit, Preempted, exit_of
 from tasks.trainer.ledger import ledger_total
 from tasks.trainer.rows import read_rows
-from tasks.trainer.run import read_spec, train
+from tasks.trainer.run import train
+from tasks.trainer.start import read_spec
 from tasks.trainer.stopping import StopRequest
 
-TIMES_AND_MONEY = {"tokens_per_s", "flops_per_s", "utilisation", "step_s", "eta_s", "cost_usd"}
+TIMES_AND_MONEY = {"tokens_per_s", "flops_per_s", "utilisation", "step_s", "wall_s", "eta_s", "cost_usd"}
 CHAT_ROWS = {"seq_len_tokens": 96, "batch_tokens": 4 * 96}  # a conversation has about 75 tokens
 
 
