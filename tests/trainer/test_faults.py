@@ -14,25 +14,12 @@ from models.skeleton import Loss
 from tasks.trainer.exits import Preempted
 from tasks.trainer.rows import read_rows
 from tasks.trainer.run import train
-from tasks.trainer.stopping import StopRequest
+from tests.trainer.stop import Stop
 
 GUARD = {"anchor_steps": 5, "skips": 3, "rollbacks": 1}
 STEPS = 24
 BAD_SLOT = 3
 EVERY_STEP = {"permanent_every_steps": 1, "checkpoint_every_steps": 1}
-
-
-class Stop(StopRequest):
-    """Asks to stop at the n-th look; never, without n."""
-
-    def __init__(self, looks: int = 0):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def reason(self):
-        self.looks -= 1
-        return "SIGTERM" if self.looks == 0 else None
 
 
 @pytest.fixture
@@ -57,7 +44,7 @@ def plant(monkeypatch):
     return plant
 
 
-def run(make_run, name: str, stop: StopRequest | None = None, **fields):
+def run(make_run, name: str, stop: Stop | None = None, **fields):
     folder = make_run(name, train={"steps": STEPS, "guard": GUARD} | fields)
     train(folder, stop or Stop())
     return folder
