@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> Exit:
 
     run_dir = Path(arguments[0]).absolute()
     try:
-        train(run_dir, stop, running_s=time.time() - psutil.Process().create_time())
+        train(run_dir, stop, time.time() - psutil.Process().create_time())
     except Exception as error:
         code = exit_of(error)
         if code is Exit.FAILED:

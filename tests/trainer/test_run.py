@@ -24,6 +24,7 @@ from tasks.trainer.metrics import reproducible_rows
 from tasks.trainer.rows import read_rows
 from tasks.trainer.run import train
 from tasks.trainer.start import read_spec
+from tasks.trainer.stopping import StopRequest
 from tests.trainer.stop import Stop
 
 CHAT_ROWS = {"seq_len_tokens": 96, "batch_tokens": 4 * 96}  # a conversation has about 75 tokens
