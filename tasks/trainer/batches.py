@@ -11,6 +11,7 @@ import torch
 from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
+from data.tokenizers import load_tokenizer
 from tasks.trainer.config import RunSpec
 
 Loader = MixtureLoader | ChatLoader
@@ -18,20 +19,21 @@ Loader = MixtureLoader | ChatLoader
 
 def build_loader(spec: RunSpec) -> Loader:
     """The loader of the objective. Raises UserError for shards that are missing or do not fit the spec."""
-    shape = {
-        "seed": spec.train.seed,
-        "steps": spec.train.steps,
-        "seq_len_tokens": spec.train.seq_len_tokens,
-        "batch_rows": spec.train.batch_rows,
-    }
+    train = spec.train
     shard_dirs = {source: Path(folder) for source, folder in spec.shard_dirs.items()}
     if spec.objective == "pretrain":
         if spec.mixture is None:
             raise UserError("run.json: objective=pretrain needs `mixture`; got none")
-        return MixtureLoader(shard_dirs, spec.mixture, **shape)
+        tokenizer = load_tokenizer(Path(spec.tokenizer_dir)) if spec.mixture.filter else None
+        return MixtureLoader(
+            shard_dirs, spec.mixture, seed=train.seed, steps=train.steps, phases=train.phases, tokenizer=tokenizer
+        )
     if set(shard_dirs) != {"chat"}:
         raise UserError(f"run.json: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
-    return ChatLoader(shard_dirs["chat"], **shape)
+    if train.length_phases is not None:
+        raise UserError("run.json: train.length_phases: packed conversations have rows of one length; leave it out")
+    rows = {"seq_len_tokens": train.seq_len_tokens, "batch_rows": train.batch_rows}
+    return ChatLoader(shard_dirs["chat"], seed=train.seed, steps=train.steps, **rows)
 
 
 def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
@@ -45,15 +47,18 @@ def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
     return {source: batches for source, batches in found.items() if batches}
 
 
-def read_ahead(loader: Loader, first_step: int, steps: int, batch_rows: int) -> Iterator[Batch]:
+def read_ahead(loader: Loader, first_step: int, steps: int) -> Iterator[Batch]:
     """The batches of steps first_step .. steps - 1, in order; each is read while the one before it is used."""
-    slots = range(batch_rows)
+
+    def read(step: int) -> Batch:
+        return loader.batch(step, range(loader.batch_rows(step)))
+
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as reader:
-        coming = reader.submit(loader.batch, first_step, slots) if first_step < steps else None
+        coming = reader.submit(read, first_step) if first_step < steps else None
         for step in range(first_step, steps):
             assert coming is not None
             batch = coming.result()
-            coming = reader.submit(loader.batch, step + 1, slots) if step + 1 < steps else None
+            coming = reader.submit(read, step + 1) if step + 1 < steps else None
             yield batch
 
 

@@ -112,8 +112,9 @@ class TrainingRun:
         self._optimization = Optimization(
             self._model, recipe, self._device, self._autocast, runtime.micro_batch_rows, self._say
         )
-        flops = flops_per_token(spec.model, recipe.seq_len_tokens)
-        self._throughput = Throughput(recipe.batch_tokens, flops.forward + flops.backward, peak_flops(self._device))
+        flops = {p.seq_len_tokens: flops_per_token(spec.model, p.seq_len_tokens) for p in recipe.phases}
+        self._flops_per_token = {length: found.forward + found.backward for length, found in flops.items()}
+        self._throughput = Throughput(recipe.batch_tokens, peak_flops(self._device))
 
         self._checkpoints = CheckpointFolder(
             run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, runtime.keep_checkpoints
@@ -136,7 +137,7 @@ class TrainingRun:
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
         recipe = self._spec.train
-        batches = read_ahead(self._loader, self._position.step, recipe.steps, recipe.batch_rows)
+        batches = read_ahead(self._loader, self._position.step, recipe.steps)
         while True:
             self._between_steps()
             if self._position.step == recipe.steps:
@@ -155,7 +156,9 @@ class TrainingRun:
         started = time.perf_counter()
         lr = learning_rate(recipe, step)
         self._model.begin_step(int(hash64(recipe.seed, step)[0] >> np.uint64(1)))
-        result = self._optimization.step(next(batches), lr)
+        batch = next(batches)
+        result = self._optimization.step(batch, lr)
+        flops = self._flops_per_token[batch.ids_BT.shape[1]]
         self._position = Position(step + 1, self._position.tokens + recipe.batch_tokens)
         self._log.step(
             step + 1,
@@ -164,10 +167,11 @@ class TrainingRun:
             grad_norm=result.grad_norm,
             tokens=self._position.tokens,
             mix=self._loader.counts(step),
+            ignored_rows=batch.ignored_rows,
             schedule=self._schedule(step),
             aux={**result.aux, **self._model.diagnostics()},
             cost_usd=self._ledger.usd,
-            **self._throughput.after(time.perf_counter() - started, recipe.steps - step - 1),
+            **self._throughput.after(time.perf_counter() - started, recipe.steps - step - 1, flops),
         )
         self._model.after_step(result.loss)
         self._model.apply_schedule(self._schedule(step + 1))

@@ -96,12 +96,13 @@ class Optimization:
             self._say(f"out of device memory; going on with {self._slice_rows} rows at a time")
 
     def _accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
-        rows = len(batch.ids_BT)
+        rows, row_tokens = batch.ids_BT.shape
+        slice_rows = self._slice_rows * self._recipe.seq_len_tokens // row_tokens  # as many tokens of shorter rows
         targets = max(1, int((batch.targets_BT != IGNORE).sum()))
         totals: dict[str, torch.Tensor] = {}
-        for start in range(0, rows, self._slice_rows):
+        for start in range(0, rows, slice_rows):
             with self._autocast:
-                loss = self.model.loss(**rows_of(batch, start, min(rows, start + self._slice_rows), self._device))
+                loss = self.model.loss(**rows_of(batch, start, min(rows, start + slice_rows), self._device))
             parts = {"loss": loss.total / targets}
             parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
             torch.stack(list(parts.values())).sum().backward()
