@@ -73,7 +73,7 @@ class ChatSourceRecipe(SourceRecipe):
 class FilterRecipe(Recipe):
     """Which rows are noise, judged by their tokens alone: those beyond any threshold. Nothing is learned from them."""
 
-    max_token_share: float = Field(default=0.5, gt=0, le=1, description="Largest share of a row that one token may be")
+    max_token_share: float = Field(default=0.6, gt=0, le=1, description="Largest share of a row that one token may be")
     min_entropy_nats: float = Field(
         default=1.5, ge=0, le=20, description="Smallest entropy of a row's token frequencies; at most ln of its length"
     )
