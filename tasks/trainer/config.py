@@ -30,7 +30,9 @@ class TrainRecipe(Recipe):
     steps: int = Field(ge=1, description="Optimizer steps")
     seq_len_tokens: int = Field(ge=2, description="Tokens per row; with length_phases those of the last phase")
     length_phases: tuple[LengthPhase, ...] | None = Field(
-        default=None, description="Shorter rows first, in order; batch_tokens stays, so a step has more of them"
+        default=None,
+        min_length=1,
+        description="Shorter rows first, in order; batch_tokens stays, so a step has more of them",
     )
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
     peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
