@@ -142,19 +142,46 @@ def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | N
     return draw(name, f"{title}: throughput", alt, 2.5 + 1.5 * known_peak, paint)
 
 
-def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> Picture | None:
-    """One small panel for each value in `field` (`schedule`, `aux`), over steps; the first `_MAX_PANELS` of them."""
-    every = named_series(rows, field)
+Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def schedule_figure(
+    name: str, caption: str, declared: Mapping[str, Sequence[float]], rows: Sequence[Row]
+) -> Picture | None:
+    """Every schedule as it was declared and, where the steps log it, as it was carried out.
+
+    What never changes is left out, and so is the share of the sources, which the data mix shows.
+    """
+    if not rows:
+        return None
+    at = np.array(declared.get("step", ()))
+    asked = {
+        value: (at, np.array(column, dtype=float))
+        for value, column in declared.items()
+        if value != "step" and not value.startswith("share of ") and len(set(column)) > 1
+    }
+    done = {"learning rate": series(rows, "lr"), **named_series(rows, "schedule")}
+    done = {value: drawn for value, drawn in done.items() if len(drawn[0]) and (value in asked or not declared)}
+    return values_figure(name, caption, done, asked)
+
+
+def values_figure(name: str, caption: str, every: Series, asked: Series | None = None) -> Picture | None:
+    """One small panel for each series over steps, the first `_MAX_PANELS` of them; `asked` dashed behind."""
+    asked = asked or {}
+    every = {**{value: (np.array([]), np.array([])) for value in asked}, **every}
     if not every:
         return None
     found = dict(list(every.items())[:_MAX_PANELS])
     note = f"{len(every) - len(found)} more are in metrics.jsonl." if len(every) > len(found) else ""
+    note += "Dashed: as declared before the run." if asked else ""
     columns = min(len(found), 3)
     lines = -(-len(found) // columns)
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, (value, (at, values)) in zip(panels, found.items(), strict=False):
+            if value in asked:
+                axes.plot(*asked[value], color=MUTED, linestyle=DASHES[1])
             axes.plot(*thinned(at, values), color=SERIES[0])
             axes.set_title(_label(value, 36))
             axes.margins(x=0.01)
@@ -164,7 +191,8 @@ def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> P
         for axes in panels[len(found) :]:
             axes.set_axis_off()
 
-    said = "; ".join(f"{key} from {number(v[0])} to {number(v[-1])}" for key, (_, v) in found.items())
+    ends = {value: drawn if len(drawn) else asked[value][1] for value, (_, drawn) in found.items()}
+    said = "; ".join(f"{key} from {number(v[0])} to {number(v[-1])}" for key, v in ends.items())
     return draw(name, caption, f"Line charts over steps: {said}.", 0.6 + 1.75 * lines, paint, note)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from typing import Any
@@ -10,7 +11,7 @@ from data.errors import UserError
 from data.store import Artifact, write_json
 from models.config import ModelRecipe
 from tasks.stage import StageRun
-from tasks.trainer.config import RunSpec
+from tasks.trainer.config import SUMMARY, RunSpec
 from tasks.trainer.launch import run_trainer
 from tasks.trainer.ledger import ledger_total
 from tasks.trainer.metrics import METRICS
@@ -44,7 +45,7 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}
     total = ledger_total(run.out)
     return {
-        "steps": newest["step"]["step"],
+        **json.loads((run.out / SUMMARY).read_text()),
         "tokens": newest["step"]["tokens"],
         "loss": newest["step"]["loss"],
         "held_out": newest["eval"]["held_out"] if "eval" in newest else {},

@@ -16,6 +16,7 @@ from data.phases import Phase
 from data.runtime import Runtime
 from models.config import ModelRecipe
 
+SUMMARY = "summary.json"  # how the run went, beside its weights: steps planned and done, cuts, rollbacks
 STABLE_SCHEDULES = ("wsd", "trapezoid", "constant")  # those that stay at the peak for a while
 
 

@@ -30,8 +30,9 @@ from tasks.trainer.batches import ReadAhead, build_loader, held_out, slice_token
 from tasks.trainer.blocks import prepare_blocks
 from tasks.trainer.budget import Pace, revised
 from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
-from tasks.trainer.config import RunSpec
+from tasks.trainer.config import SUMMARY, RunSpec
 from tasks.trainer.course import Course
+from tasks.trainer.declaration import declared_schedule
 from tasks.trainer.engines.engine import Engine
 from tasks.trainer.exits import Preempted
 from tasks.trainer.guard import Guard
@@ -43,7 +44,7 @@ from tasks.trainer.stopping import StopRequest
 from tasks.trainer.throughput import Throughput
 from tasks.trainer.world import World
 
-SUMMARY = "summary.json"
+SCHEDULE = "schedule.json"
 WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
 CHECKPOINTS = "checkpoints"
 LOCK = "trainer.lock"
@@ -130,6 +131,9 @@ class TrainingRun:
         self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(self._loader.batch_rows(step)))
         cleanup.callback(self._batches.close)
         self._journal.begin(self._position.step)
+        if world.first:
+            scheduled = model if spec.objective == "pretrain" else None
+            write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))
 
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
