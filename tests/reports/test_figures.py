@@ -110,8 +110,8 @@ def test_the_schedules_show_what_was_declared_beside_what_was_done(run):
     rows = [row for row in run.pretrain_metrics if row["kind"] == "step"]
     picture = schedule_figure("s", "Schedules", run.pretrain_schedule, rows)
     assert picture is not None
-    assert "tokens per row from 64 to 128" in picture.alt
-    assert "learning rate from 0.0001 to 0" in picture.alt
+    assert "tokens per row from 64.0 to 128" in picture.alt
+    assert "learning rate from 0.000100 to 0" in picture.alt
     assert "constant" not in picture.alt
     assert "share of" not in picture.alt, "the data mix has a figure of its own"
 
