@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from data.config import MixtureRecipe
-from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style
+from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style, steps_axis
 from reports.inputs import StageRow
 from reports.metrics import (
     Row,
@@ -33,12 +33,6 @@ _MAX_PANELS = 12
 
 def _label(text: str, limit: int = 28) -> str:
     return one_line(text, limit)
-
-
-def _steps_axis(axes: Axes) -> None:
-    axes.set_xlabel("optimizer steps completed")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def _thousands(axes: Axes) -> None:
@@ -73,7 +67,7 @@ def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
             axes[-1].set_title("Held-out text, bits per byte")
             axes[-1].margins(x=0.01)
             legend(axes[-1])
-        _steps_axis(axes[-1])
+        steps_axis(axes[-1])
 
     said = []
     if np.isfinite(loss).any():
@@ -109,7 +103,7 @@ def rate_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
         else:
             bottom.set_ylim(bottom=0)
         legend(bottom)
-        _steps_axis(bottom)
+        steps_axis(bottom)
 
     alt = f"Line charts over steps; learning rate up to {number(np.nanmax(rate))}, at the end {number(rate[-1])}; "
     alt += f"gradient norm between {number(np.nanmin(norm))} and {number(np.nanmax(norm))}."
@@ -136,7 +130,7 @@ def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | N
             axes[1].set_title("Model FLOPs used, share of the device's peak")
             axes[1].set_ylim(0, 1)
             axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-        _steps_axis(axes[-1])
+        steps_axis(axes[-1])
 
     alt = f"Line chart over steps; median throughput {compact(float(np.nanmedian(rate)))} tokens per second."
     return draw(name, f"{title}: throughput", alt, 2.5 + 1.5 * known_peak, paint)
@@ -192,7 +186,7 @@ def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: in
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.margins(x=0.01)
-        _steps_axis(axes)
+        steps_axis(axes)
         legend(axes)
 
     everything = sum(int(counts.sum()) for _, counts in found.values())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,28 @@ from data.config import MixtureRecipe
 from data.mixture import scheduled_weights
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one run went: its loss as logged and averaged (nats per token), and the held-out bits per byte.
+
+    step_N and eval_step_M are int64, the rest float64 with NaN for what is not finite.
+    """
+
+    name: str
+    step_N: np.ndarray
+    loss_N: np.ndarray
+    ema_N: np.ndarray
+    eval_step_M: np.ndarray
+    bits_per_byte_M: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, losses: Sequence[Sequence], evaluations: Sequence[Sequence]) -> Curve:
+        """From rows (step, loss, average) and rows (step, bits per byte); None becomes NaN."""
+        step_N, loss_N, ema_N = np.array([tuple(row) for row in losses], dtype=float).reshape(-1, 3).T
+        eval_step_M, bits_M = np.array([tuple(row) for row in evaluations], dtype=float).reshape(-1, 2).T
+        return cls(name, step_N.astype(np.int64), loss_N, ema_N, eval_step_M.astype(np.int64), bits_M)
 
 
 def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -56,15 +79,32 @@ def held_out(rows: Sequence[Row], field: str = "bits_per_byte") -> dict[str, tup
     return {source: (np.array(at), np.array(values, dtype=float)) for source, (at, values) in found.items()}
 
 
+class Ema:
+    """Exponential moving average that keeps the share `keep` of itself at each value, corrected for its start."""
+
+    def __init__(self, keep: float):
+        self._keep = keep
+        self._total = self._weight = 0.0
+
+    def push(self, value: float) -> None:
+        """Take in a value; one that is not finite changes nothing."""
+        if math.isfinite(value):
+            self._total = self._keep * self._total + (1 - self._keep) * value
+            self._weight = self._keep * self._weight + (1 - self._keep)
+
+    @property
+    def mean(self) -> float:
+        """The average of what was taken in; NaN before the first value."""
+        return self._total / self._weight if self._weight else math.nan
+
+
 def smoothed(values: np.ndarray, span: int) -> np.ndarray:
     """Exponential moving average over about `span` values, corrected for its start; gaps carry the mean on."""
-    keep = 1 - 1 / max(span, 1)
-    total = weight = 0.0
+    average = Ema(1 - 1 / max(span, 1))
     out = np.full(len(values), np.nan)
     for i, value in enumerate(values):
-        if math.isfinite(value):
-            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out[i] = total / weight if weight else math.nan
+        average.push(value)
+        out[i] = average.mean
     return out
 
 
