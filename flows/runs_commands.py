@@ -54,7 +54,7 @@ def list_runs() -> None:
     from reports.text import money
     from tasks.runs import read
 
-    listing = table("run", "family", "parameters", "state", "step", "loss", "bits/byte", "cost", "started")
+    listing = table("run", "family", "parameters", "state", "step", "loss", "best bits/byte", "cost", "started")
     with _database() as db:
         for row in read.overview(db):
             listing.add_row(
@@ -100,7 +100,7 @@ def compare(
 ) -> None:
     """Lay runs beside one another: averaged loss at the same steps, best evaluations, speed, cost, and one plot.
 
-    Losses are EMA 0.99. They compare only with the same tokenizer; bits per byte always do.
+    Losses in the table are EMA 0.99. They compare only with the same tokenizer; bits per byte always do.
     """
     from reports.text import money
     from tasks.runs import read
@@ -233,7 +233,7 @@ def _draw(curves: list[Curve], png: Path | None) -> None:
 
     width = min(shutil.get_terminal_size((100, 24)).columns, 160)
     if plot := terminal_plot(curves, width, PLOT_LINES, colour=Console().is_terminal):
-        print(f"\nloss, EMA 0.99\n{plot}")
+        print(f"\n{plot}")
     if png is not None:
         from reports.comparison import comparison_figure
 

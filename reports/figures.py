@@ -23,6 +23,7 @@ from reports.metrics import (
     realised_rows,
     series,
     smoothed,
+    smoothing_span,
     thinned,
 )
 from reports.text import compact, duration, money, number, one_line, share
@@ -41,7 +42,7 @@ def _thousands(axes: Axes) -> None:
 
 def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     """The logged values faint, their moving average on top."""
-    span = max(len(values) // 80, 5)
+    span = smoothing_span(len(values))
     axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.45, linewidth=0.8, label="as logged")
     axes.plot(*thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average, {span} steps")
     axes.margins(x=0.01)
@@ -71,7 +72,7 @@ def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
 
     said = []
     if np.isfinite(loss).any():
-        smooth = smoothed(loss, max(len(loss) // 80, 5))
+        smooth = smoothed(loss, smoothing_span(len(loss)))
         said.append(f"training loss falls from {number(smooth[0])} to {number(smooth[-1])} nats per token")
         if smooth[-1] >= smooth[0]:
             said[-1] = f"training loss goes from {number(smooth[0])} to {number(smooth[-1])} nats per token"

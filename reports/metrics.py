@@ -21,24 +21,30 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Curve:
-    """How one run went: its loss as logged and averaged (nats per token), and the held-out bits per byte.
+    """How one run went: its loss as logged (nats per token), and the held-out bits per byte.
 
-    step_N and eval_step_M are int64, the rest float64 with NaN for what is not finite.
+    step_N and eval_step_M are int64, the others float64 with NaN for what is not finite.
     """
 
     name: str
     step_N: np.ndarray
     loss_N: np.ndarray
-    ema_N: np.ndarray
     eval_step_M: np.ndarray
     bits_per_byte_M: np.ndarray
 
     @classmethod
     def of(cls, name: str, losses: Sequence[Sequence], evaluations: Sequence[Sequence]) -> Curve:
-        """From rows (step, loss, average) and rows (step, bits per byte); None becomes NaN."""
-        step_N, loss_N, ema_N = np.array([tuple(row) for row in losses], dtype=float).reshape(-1, 3).T
-        eval_step_M, bits_M = np.array([tuple(row) for row in evaluations], dtype=float).reshape(-1, 2).T
-        return cls(name, step_N.astype(np.int64), loss_N, ema_N, eval_step_M.astype(np.int64), bits_M)
+        """From rows (step, loss) and rows (step, bits per byte); None becomes NaN."""
+        columns = []
+        for rows in (losses, evaluations):
+            step_N, value_N = np.array([tuple(row) for row in rows], dtype=float).reshape(-1, 2).T
+            columns += [step_N.astype(np.int64), value_N]
+        return cls(name, *columns)
+
+
+def smoothing_span(*lengths: int) -> int:
+    """Over how many values series of these lengths are averaged to be drawn over one another."""
+    return max(max(lengths, default=0) // 80, 5)
 
 
 def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import plotille
 
-from reports.metrics import Curve, thinned
+from reports.metrics import Curve, smoothed, smoothing_span, thinned
 from reports.text import one_line
 
 COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "white")
@@ -16,7 +15,7 @@ _AXIS_CHARACTERS = 14
 
 
 def terminal_plot(curves: Sequence[Curve], width: int, height: int, colour: bool) -> str:
-    """The averaged losses over one another, in `width` by about `height` characters; '' if none is finite.
+    """The losses over one another, averaged, in `width` by about `height` characters; '' if none is finite.
 
     Without colour, several runs are told apart by the letters A, B, ...
     """
@@ -25,9 +24,10 @@ def terminal_plot(curves: Sequence[Curve], width: int, height: int, colour: bool
     figure.with_colors, figure.origin = colour, False
     figure.x_label, figure.y_label = "step", "loss"
     figure.register_label_formatter(float, _tick)
+    span = smoothing_span(*(len(curve.step_N) for curve in curves))
     drawn = []
     for i, curve in enumerate(curves):
-        steps, losses = thinned(curve.step_N, curve.ema_N, bins=2 * figure.width)
+        steps, losses = thinned(curve.step_N, smoothed(curve.loss_N, span), bins=2 * figure.width)
         finite = np.isfinite(losses)
         if finite.any():
             letter = None if colour or len(curves) == 1 else chr(ord("A") + i % 26)
@@ -38,11 +38,12 @@ def terminal_plot(curves: Sequence[Curve], width: int, height: int, colour: bool
         return ""
     ends, lows, highs = zip(*drawn, strict=True)
     margin = 0.02 * (max(highs) - min(lows)) or 0.5
-    figure.set_x_limits(0.0, max(ends))
+    ticks = figure.width // 10
+    figure.set_x_limits(0.0, float(-(-max(ends) // ticks) * ticks))  # so that every tick is a whole step
     figure.set_y_limits(min(lows) - margin, max(highs) + margin)
-    return figure.show(legend=len(curves) > 1)
+    return f"loss, moving average of {span} steps\n{figure.show(legend=len(curves) > 1)}"
 
 
-def _tick(value: float, chars: int, delta: Any, left: bool = False) -> str:
+def _tick(val: float, chars: int, delta: float, left: bool = False) -> str:
     """A number on the axis of steps (`left`) or of losses."""
-    return f"{value:,.0f}".ljust(chars) if left else f"{value:.3f}".rjust(chars)
+    return f"{val:,.0f}".ljust(chars) if left else f"{val:.3f}".rjust(chars)

@@ -29,7 +29,7 @@ SPEC = "run.json"
 RESULT = "result.json"
 PARTIAL = ".partial"
 TRAINER_LOCK = "trainer.lock"
-EVERY_S = 1.0
+EVERY_S = 5.0  # opening, writing and closing takes 2 ms of the time of a processor
 PATIENCE_S = 1.0  # for another writer, whose transactions take milliseconds
 Insert = Callable[[sqlite3.Connection, str, Row], None]
 
@@ -49,6 +49,17 @@ class RunFolder:
     def run(self) -> str:
         """The run's name in the database: the first 12 digits of its key."""
         return self.spec["key"][:12]
+
+    @cached_property
+    def parameters(self) -> int | None:
+        """Parameters of the model; None for a recipe that today's code does not understand. Imports torch."""
+        from models.config import ModelRecipe
+        from models.counts import parameter_counts
+
+        try:
+            return parameter_counts(ModelRecipe.model_validate(self.spec["model"]))["total"]
+        except ValidationError:
+            return None
 
     @property
     def published(self) -> bool:
@@ -82,8 +93,7 @@ class Recorder:
     def record(self) -> None:
         """Take up new rows now."""
         try:
-            with writing(PATIENCE_S) as db:
-                follow(db, self._folder)
+            bring_up(self._folder)
         except Exception as error:
             if not self._said:
                 self._said = True
@@ -101,8 +111,8 @@ def complaint(error: Exception) -> str:
 def record_benchmark(evaluation: str, model: Artifact, result: dict[str, Any], say: Callable[[str], None]) -> None:
     """Write the scores of a `result.json`; `evaluation` is the key of the artifact it belongs to."""
     try:
+        bring_up(RunFolder(model.path))
         with writing(PATIENCE_S) as db:
-            follow(db, RunFolder(model.path))
             _insert_scores(db, model.key[:12], evaluation[:12], result)
     except Exception as error:
         say(complaint(error))
@@ -119,16 +129,18 @@ def catch_up(store: Store) -> None:
     with writing(PATIENCE_S) as db:
         behind = [folder for folder in folders if _is_behind(db, folder)]
     for folder in behind:
-        with writing(PATIENCE_S) as db:
-            follow(db, folder)
+        bring_up(folder)
     with writing(PATIENCE_S) as db:
         _take_up_benchmarks(db, store)
 
 
 def rebuild(store: Store) -> dict[str, int]:
     """Make the database anew from the files in the store; rows of deleted runs go. Returns the rows by table."""
+    folders = run_folders(store)
+    for folder in folders:
+        _ = folder.parameters
     with emptied() as db:
-        for folder in run_folders(store):
+        for folder in folders:
             follow(db, folder)
         _take_up_benchmarks(db, store)
         return {
@@ -152,11 +164,26 @@ def run_folders(store: Store) -> list[RunFolder]:
     return [folder for _, folder in found.values()]
 
 
+def bring_up(folder: RunFolder) -> None:
+    """Take up what is new in the files of a run, in a transaction of its own. Raises as `writing` does."""
+    with writing(PATIENCE_S) as db:
+        if folder.run in _known_runs(db):
+            follow(db, folder)
+            return
+    _ = folder.parameters  # seconds of imports, once, while the database is free
+    with writing(PATIENCE_S) as db:
+        follow(db, folder)
+
+
 def follow(db: sqlite3.Connection, folder: RunFolder) -> None:
     """Take up what is new in the files of a run, within the caller's transaction."""
     _register(db, folder)
     for name, (tables, insert) in _FILES.items():
         _follow_file(db, folder.run, folder.path / name, tables, insert)
+
+
+def _known_runs(db: sqlite3.Connection) -> set[str]:
+    return {run for (run,) in db.execute("SELECT run FROM runs")}
 
 
 def _is_behind(db: sqlite3.Connection, folder: RunFolder) -> bool:
@@ -182,24 +209,13 @@ def _register(db: sqlite3.Connection, folder: RunFolder) -> None:
             "stage": spec["objective"],
             "label": folder.label,
             "family": spec["model"]["family"],
-            "parameters": _parameters(spec["model"]),
+            "parameters": folder.parameters,
             "steps_planned": spec["train"]["steps"],
             "published": folder.published,
             "recipe": json.dumps({name: spec.get(name) for name in ("model", "train", "mixture")}),
         }
         db.execute(f"INSERT INTO runs ({', '.join(values)}) VALUES ({_marks(values)})", tuple(values.values()))
     db.execute("UPDATE runs SET published = ? WHERE run = ?", (folder.published, folder.run))
-
-
-def _parameters(model: dict[str, Any]) -> int | None:
-    """Parameters of a model recipe; None for one that today's code does not understand."""
-    from models.config import ModelRecipe
-    from models.counts import parameter_counts  # imports torch: only when a run is new
-
-    try:
-        return parameter_counts(ModelRecipe.model_validate(model))["total"]
-    except ValidationError:
-        return None
 
 
 def _follow_file(db: sqlite3.Connection, run: str, path: Path, tables: tuple[str, ...], insert: Insert) -> None:
@@ -276,12 +292,14 @@ def _insert_scores(db: sqlite3.Connection, run: str, evaluation: str, result: di
 
 def _take_up_benchmarks(db: sqlite3.Connection, store: Store) -> None:
     """Scores of evaluate artifacts that the database lacks, of the models it knows."""
-    runs = {run for (run,) in db.execute("SELECT run FROM runs")}
+    runs = _known_runs(db)
     known = {evaluation for (evaluation,) in db.execute("SELECT DISTINCT evaluation FROM benchmarks")}
     for artifact in store.artifacts():
-        if artifact.stage == "evaluate" and artifact.key[:12] not in known and store.problem(artifact) is None:
-            if (run := artifact.manifest["parents"]["model"][:12]) in runs:
-                _insert_scores(db, run, artifact.key[:12], json.loads(artifact.file(RESULT).read_text()))
+        evaluation = artifact.key[:12]
+        if artifact.stage != "evaluate" or evaluation in known or store.problem(artifact) is not None:
+            continue
+        if (run := artifact.manifest["parents"]["model"][:12]) in runs:
+            _insert_scores(db, run, evaluation, json.loads(artifact.file(RESULT).read_text()))
 
 
 def _next(db: sqlite3.Connection, table: str, column: str, run: str) -> tuple[int]:

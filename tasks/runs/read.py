@@ -33,11 +33,14 @@ _SUMMARY = """SELECT name,
     min(value) AS lowest, max(value) AS highest, avg(value) AS mean
 FROM {view} AS s WHERE run = :run GROUP BY name"""
 _SECTIONS = {
-    "held-out text, bits per byte": """SELECT source, count(*) AS evaluations, min(bits_per_byte) AS best, step AS at_step,
+    "held-out text, bits per byte": """SELECT source, count(*) AS evaluations,
     (SELECT bits_per_byte FROM held_out AS f WHERE f.run = :run AND f.source = h.source ORDER BY step LIMIT 1) AS first,
-    (SELECT bits_per_byte FROM held_out AS f WHERE f.run = :run AND f.source = h.source ORDER BY step DESC LIMIT 1) AS last
+    (SELECT bits_per_byte FROM held_out AS f WHERE f.run = :run AND f.source = h.source ORDER BY step DESC LIMIT 1)
+        AS last,
+    min(bits_per_byte) AS best, step AS at_step
 FROM held_out AS h WHERE run = :run GROUP BY source""",
-    "benchmarks": "SELECT task, metric, value, ci_low, ci_high, n, chance FROM benchmarks WHERE run = :run ORDER BY 1, 2",
+    "benchmarks": """SELECT task, metric, value, ci_low, ci_high, n, chance
+FROM benchmarks WHERE run = :run ORDER BY task, metric""",
     "routing, auxiliary losses": _SUMMARY.format(view="routing"),
     "schedule": _SUMMARY.format(view="schedule"),
     "data mix": """SELECT source, sum(rows) AS rows,
@@ -74,7 +77,8 @@ def reading() -> Iterator[sqlite3.Connection]:
             if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
                 raise UserError(f"{path} was made by another version: {_REBUILD}")
             db.row_factory = sqlite3.Row
-            db.create_window_function("ema", 2, _EmaWindow)  # pyright: ignore[reportArgumentType]
+            window: Any = _EmaWindow
+            db.create_window_function("ema", 2, window)
             db.set_authorizer(lambda action, *_: sqlite3.SQLITE_OK if action in _ALLOWED else sqlite3.SQLITE_DENY)
             yield db
     except sqlite3.DatabaseError as error:
@@ -93,7 +97,7 @@ class _EmaWindow:
             self._ema.push(value)
 
     def inverse(self, *_: Any) -> None:
-        raise ValueError("ema needs a window that starts with its partition")
+        raise ValueError("an average cannot forget what left its window")
 
     def value(self) -> float | None:
         return self._ema.mean if self._ema else None  # SQLite makes NULL of NaN
@@ -110,8 +114,10 @@ def query(db: sqlite3.Connection, sql: str) -> tuple[list[str], list[sqlite3.Row
         return [column[0] for column in cursor.description], cursor.fetchall()
     except (sqlite3.Error, sqlite3.Warning) as error:
         said = str(error)
-        if error.__class__ is sqlite3.DatabaseError and "not authorized" in said or "prohibited" in said:
-            said = "only SELECT is allowed, the database is made from the runs' logs"
+        if "authoriz" in said or "prohibited" in said:
+            said = "only SELECT is allowed: the database is made from the runs' logs"
+        elif "'inverse'" in said:
+            said = "ema needs a window that starts with its partition: OVER (PARTITION BY run ORDER BY step)"
         elif "no such" in said:
             said = f"{said}; tables and columns: {_SCHEMA_HINT}"
         raise UserError(f"query: {' '.join(said.split())}") from None
@@ -179,7 +185,7 @@ def median_tokens_per_s(db: sqlite3.Connection, run: str) -> float | None:
 
 
 def state_now(row: sqlite3.Row) -> str:
-    """complete, running, stopped or deleted: the state of an `overview` row, and what its folder says at this moment."""
+    """complete, running, stopped or deleted: the state in an `overview` row, and what its folder says just now."""
     published = Store().root / row["name"]
     partial = published.with_name(f".{published.name}{PARTIAL}")
     if not published.exists() and not partial.exists():
@@ -203,10 +209,7 @@ def _is_locked(path: Path) -> bool:
 
 def curve(db: sqlite3.Connection, row: sqlite3.Row) -> Curve:
     """The loss of a run (an `overview` row) over its steps, and the mean of its sources' bits per byte."""
-    losses = db.execute(
-        "SELECT step, loss, ema(loss, ?) OVER (ORDER BY step) FROM steps WHERE run = ? ORDER BY step",
-        (KEEPS[0], row["run"]),
-    ).fetchall()
+    losses = db.execute("SELECT step, loss FROM steps WHERE run = ? ORDER BY step", (row["run"],)).fetchall()
     evaluations = db.execute(
         "SELECT step, avg(bits_per_byte) FROM held_out WHERE run = ? GROUP BY step ORDER BY step", (row["run"],)
     ).fetchall()
