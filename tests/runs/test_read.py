@@ -101,7 +101,7 @@ def test_an_unknown_run_is_one_line_with_those_that_are_near(db, text, said):
 )
 def test_a_query_can_change_nothing(db, sql, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="^query"):
+    with pytest.raises(UserError, match=r"^query"):
         query(db, sql)
     with closing(sqlite3.connect(database_path())) as other:
         assert other.execute("SELECT count(*) FROM steps").fetchone() == (31,)

@@ -104,7 +104,7 @@ def test_a_killed_training_process_and_its_resume_leave_what_the_log_says(run_of
 
 
 def test_what_a_run_writes_after_its_flow_was_killed_is_taken_up_later(run_of, tmp_path):
-    spec, folder = run_of(100_000)
+    _, folder = run_of(100_000)
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     flow = subprocess.Popen(
         [sys.executable, "-c", FLOW, str(tmp_path / "spec" / "run.json"), str(folder)],
