@@ -55,6 +55,7 @@ def list_runs() -> None:
     from tasks.runs import read
 
     listing = table("run", "family", "parameters", "state", "step", "loss", "best bits/byte", "cost", "started")
+    listing.columns[0].no_wrap = True
     with _database() as db:
         for row in read.overview(db):
             listing.add_row(

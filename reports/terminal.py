@@ -38,12 +38,13 @@ def terminal_plot(curves: Sequence[Curve], width: int, height: int, colour: bool
         return ""
     ends, lows, highs = zip(*drawn, strict=True)
     margin = 0.02 * (max(highs) - min(lows)) or 0.5
-    ticks = figure.width // 10
-    figure.set_x_limits(0.0, float(-(-max(ends) // ticks) * ticks))  # so that every tick is a whole step
+    figure.set_x_limits(0.0, max(ends))
     figure.set_y_limits(min(lows) - margin, max(highs) + margin)
     return f"loss, moving average of {span} steps\n{figure.show(legend=len(curves) > 1)}"
 
 
 def _tick(val: float, chars: int, delta: float, left: bool = False) -> str:
-    """A number on the axis of steps (`left`) or of losses."""
-    return f"{val:,.0f}".ljust(chars) if left else f"{val:.3f}".rjust(chars)
+    """A number on the axis of steps (`left`) or of losses; `delta` is the length of the axis."""
+    if left:
+        return f"{val:,.{0 if delta >= 50 else 1}f}".ljust(chars)
+    return f"{val:.3f}".rjust(chars)

@@ -130,6 +130,16 @@ def test_a_rewritten_log_is_read_again_even_under_the_number_of_the_old_file(log
     assert select("SELECT step, loss FROM steps") == [(1, 4.0), (2, 4.0)]
 
 
+def test_another_file_that_ends_alike_is_read_again(logged_run):
+    folder = logged_run("a", [4.0, 3.5])
+    record(folder)
+    log = folder / "metrics.jsonl"
+    (folder / "other").write_bytes(log.read_bytes().replace(b'"loss": 4.0', b'"loss": 9.0'))
+    (folder / "other").replace(log)
+    record(folder)
+    assert select("SELECT step, loss FROM steps") == [(1, 9.0), (2, 3.5)]
+
+
 def test_a_line_is_taken_once_and_only_when_it_is_whole(logged_run):
     folder = logged_run("a", [4.0])
     with open(folder / "metrics.jsonl", "ab") as log:
@@ -304,7 +314,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def test_a_killed_writer_leaves_whole_rows_and_the_next_takes_up_the_rest(logged_run, step_values):
-    folder = logged_run("a", [4.0])
+    folder = logged_run("a", [])
     record(folder)
     for attempt in range(3):
         writer = python(WRITE_AND_RECORD, folder, 1_000_000, attempt, json.dumps(step_values(1, 0.5)))
@@ -312,14 +322,16 @@ def test_a_killed_writer_leaves_whole_rows_and_the_next_takes_up_the_rest(logged
         while not select(f"SELECT 1 FROM events WHERE attempt = '{attempt}'"):
             assert time.monotonic() < deadline and writer.poll() is None
             time.sleep(0.02)
-        time.sleep(random.random() / 4)
+        for _ in range(random.randint(5, 30)):
+            assert (select("SELECT max(step) FROM steps")[0][0] or 0) % 7 == 0, "it writes seven rows or none"
+            time.sleep(0.005)
         writer.kill()
         writer.communicate()
         dump()
         halves = "SELECT step FROM steps LEFT JOIN details USING (run, step) GROUP BY step HAVING count(name) != 5"
         assert select(halves) == []
-        (last,) = select("SELECT max(step) FROM steps")[0]
-        assert select("SELECT count(*) FROM steps") == [(last,)]
+        ((count, last),) = select("SELECT count(*), coalesce(max(step), 0) FROM steps")
+        assert count == last and last % 7 == 0
     catch_up(Store())
     assert select("SELECT max(step) FROM steps") == [([*read_rows(folder / "metrics.jsonl")][-1]["step"],)]
     live = dump()
