@@ -55,7 +55,6 @@ def list_runs() -> None:
     from tasks.runs import read
 
     listing = table("run", "family", "parameters", "state", "step", "loss", "best bits/byte", "cost", "started")
-    listing.columns[0].no_wrap = True
     with _database() as db:
         for row in read.overview(db):
             listing.add_row(
@@ -246,9 +245,9 @@ def _draw(curves: list[Curve], png: Path | None) -> None:
 
 
 def _print(content: Table) -> None:
-    """Print a table, never narrower than its cells when nobody watches it."""
+    """Print a table at least 120 characters wide; as wide as its cells when nobody watches it."""
     console = Console()
-    Console(width=None if console.is_terminal else 400).print(content)
+    Console(width=max(console.width, 120) if console.is_terminal else 400).print(content)
 
 
 def _figure(value: float | None, digits: int = 4) -> str:

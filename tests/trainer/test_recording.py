@@ -82,18 +82,19 @@ def test_a_killed_training_process_and_its_resume_leave_what_the_log_says(run_of
         "tasks.trainer.launch.subprocess.Popen", lambda *a, **k: children.append(real(*a, **k)) or children[-1]
     )
 
-    def kill(done, total, unit):
-        if done >= 10:
-            children[-1].kill()
+    def kill_after_ten_steps(message):
+        while message == "started" and (folder / "metrics.jsonl").read_bytes().count(b"\n") < 12:
+            time.sleep(0.005)
+        children[-1].kill()
 
-    said: list[str] = []
     with pytest.raises(Preempted):
-        train(spec, StageRun(folder, spec.key, spec.runtime, said.append, kill))
+        train(spec, StageRun(folder, spec.key, spec.runtime, kill_after_ten_steps, silent))
     steps = [row["step"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "step"]
     assert [step for (step,) in select("SELECT step FROM steps")] == steps
     assert state() == "stopped"
 
-    train(spec, StageRun(folder, spec.key, spec.runtime, said.append, lambda *_: None))
+    said: list[str] = []
+    train(spec, StageRun(folder, spec.key, spec.runtime, said.append, silent))
     assert not any("not up to date" in line for line in said)
     assert [step for (step,) in select("SELECT step FROM steps")] == list(range(1, STEPS + 1))
     assert select("SELECT count(DISTINCT attempt) FROM costs") == [(2,)]
