@@ -10,6 +10,7 @@ from typing import Any
 from data.errors import UserError
 from data.store import Artifact, write_json
 from models.config import ModelRecipe
+from tasks.runs.follow import Recorder
 from tasks.stage import StageRun
 from tasks.trainer.config import SUMMARY, RunSpec
 from tasks.trainer.launch import run_trainer
@@ -38,7 +39,11 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     deleted once the portable checkpoint stands.
     """
     write_json(run.out / "run.json", spec.model_dump(mode="json"))
-    run_trainer(run.out, _Relay(spec, run))
+    recorder = Recorder(run.out, run.log)
+    try:
+        run_trainer(run.out, _Relay(spec, run, recorder))
+    finally:
+        recorder.record()
     for leftover in ("trainer.lock", "heartbeat.json"):
         (run.out / leftover).unlink(missing_ok=True)
     shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
@@ -55,13 +60,14 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
 
 
 class _Relay:
-    """Passes the training process's rows on to the log and the progress bar."""
+    """Passes the training process's rows on to the log, the progress bar and the metrics database."""
 
-    def __init__(self, spec: RunSpec, run: StageRun):
-        self.spec, self.run = spec, run
+    def __init__(self, spec: RunSpec, run: StageRun, recorder: Recorder):
+        self.spec, self.run, self.recorder = spec, run, recorder
         self.logged_s = -LOG_EVERY_S
 
     def __call__(self, row: Row) -> None:
+        self.recorder.tick()
         if row["kind"] == "event":
             self.run.log(row["message"])
         elif row["kind"] == "eval":
