@@ -1,4 +1,4 @@
-"""One optimizer step: gradients of a whole batch in slices that fit the device, clipping, AdamW.
+"""One optimizer step: gradients of a whole batch in slices that fit the device, clipping, update.
 
 Every slice's summed loss is divided by the number of target tokens of the *whole* step, so rows weigh by what they
 teach however they are packed or sliced. When a GPU runs out of memory the same samples are tried again in slices half
@@ -18,9 +18,11 @@ import torch
 from data.errors import UserError
 from data.loader import Batch
 from kernels.cross_entropy import IGNORE
-from models.skeleton import LanguageModel
+from models.skeleton import LanguageModel, Loss
 from tasks.trainer.batches import rows_of
 from tasks.trainer.config import TrainRecipe
+from tasks.trainer.optimizers.build import build_optimizer
+from tasks.trainer.optimizers.sophia import SophiaG
 
 SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
@@ -47,13 +49,7 @@ class Optimization:
         say: Callable[[str], None],
     ):
         self.model = model
-        self.optimizer = torch.optim.AdamW(
-            model.parameter_groups(recipe.weight_decay),
-            lr=recipe.peak_lr,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.eps,
-            fused=True,
-        )
+        self.optimizer = build_optimizer(model, recipe, device)
         self._recipe = recipe
         self._device = device
         self._autocast = autocast
@@ -64,7 +60,11 @@ class Optimization:
 
     def step(self, batch: Batch, lr: float) -> StepResult:
         """Learn from one batch. Raises UserError when loss or gradient is not a finite number, before any update."""
-        totals = self._gradients(batch)
+        if isinstance(self.optimizer, SophiaG) and self.optimizer.curvature_due():
+            self._gradients(batch, self.model.sampled_loss)
+            self.optimizer.update_curvature(int((batch.targets_BT != IGNORE).sum()))
+            self.optimizer.zero_grad()
+        totals = self._gradients(batch, self.model.loss)
         for parameter in self._parameters:
             if parameter.grad is None:  # unused in this step; its optimizer state must exist all the same
                 parameter.grad = torch.zeros_like(parameter)
@@ -82,10 +82,10 @@ class Optimization:
         self.optimizer.zero_grad()
         return result
 
-    def _gradients(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _gradients(self, batch: Batch, loss_of: Callable[..., Loss]) -> dict[str, torch.Tensor]:
         while True:
             try:
-                return self._accumulate(batch)
+                return self._accumulate(batch, loss_of)
             except torch.OutOfMemoryError:
                 if self._slice_rows == 1:
                     raise
@@ -95,13 +95,13 @@ class Optimization:
             torch.cuda.empty_cache()
             self._say(f"out of device memory; going on with {self._slice_rows} rows at a time")
 
-    def _accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def _accumulate(self, batch: Batch, loss_of: Callable[..., Loss]) -> dict[str, torch.Tensor]:
         rows = len(batch.ids_BT)
         targets = max(1, int((batch.targets_BT != IGNORE).sum()))
         totals: dict[str, torch.Tensor] = {}
         for start in range(0, rows, self._slice_rows):
             with self._autocast:
-                loss = self.model.loss(**rows_of(batch, start, min(rows, start + self._slice_rows), self._device))
+                loss = loss_of(**rows_of(batch, start, min(rows, start + self._slice_rows), self._device))
             parts = {"loss": loss.total / targets}
             parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
             torch.stack(list(parts.values())).sum().backward()
