@@ -143,9 +143,7 @@ class LanguageModel(nn.Module, ABC):
         total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
 
-    def sampled_loss(
-        self, ids_BT: Tensor, targets_BT: Tensor, doc_start_BT: Tensor | None, row_key_B: Tensor
-    ) -> Loss:
+    def sampled_loss(self, ids_BT: Tensor, targets_BT: Tensor, doc_start_BT: Tensor | None, row_key_B: Tensor) -> Loss:
         """Cross-entropy against targets drawn from the model's own prediction where `targets_BT` has any, without
         auxiliary losses: what the Gauss-Newton-Bartlett estimator differentiates (arXiv 2305.14342, alg. 2). The draw
         is a function of the row's key and the position."""

@@ -11,9 +11,16 @@ from tasks.trainer.config import TrainRecipe
 from tasks.trainer.optimizers.defaults import OptimizerName
 from tasks.trainer.optimizers.muon import is_orthogonalised
 
-MOMENTS = {"adamw-8bit": 2, "adamw-bf16-moments": 2, "lion-8bit": 1, "lion-bf16-moments": 1, "lion": 1, "cautious-lion": 1}
-FP32_BYTES, BF16_BYTES, STEP_BYTES = 4, 2, 4
-QUANTISED_FROM, QUANTISED_BLOCK, QUANTISED_TABLE_BYTES = 4096, 256, 256 * FP32_BYTES
+MOMENTS = {
+    "adamw-8bit": 2,
+    "adamw-bf16-moments": 2,
+    "lion-8bit": 1,
+    "lion-bf16-moments": 1,
+    "lion": 1,
+    "cautious-lion": 1,
+}
+FP32_BYTES, BF16_BYTES = 4, 2
+QUANTISED_FROM, QUANTISED_BLOCK, QUANTISED_TABLE = 4096, 256, 256  # elements; bitsandbytes' choice
 
 
 def optimizer_bytes_per_parameter(recipe: TrainRecipe, model: LanguageModel) -> float:
@@ -28,7 +35,7 @@ def _state_bytes(optimizer: OptimizerName, name: str, parameter: Tensor) -> floa
     count = parameter.numel()
     moments = MOMENTS.get(optimizer, 2)
     if optimizer.endswith("8bit") and count >= QUANTISED_FROM:
-        return moments * (count + FP32_BYTES * math.ceil(count / QUANTISED_BLOCK))
+        return moments * (count + FP32_BYTES * (math.ceil(count / QUANTISED_BLOCK) + QUANTISED_TABLE))
     if optimizer.endswith("bf16-moments"):
         return moments * count * BF16_BYTES
     if optimizer == "adafactor" and parameter.ndim > 1:

@@ -35,8 +35,8 @@ class MuonWithAdamW(torch.optim.Optimizer):
         betas: tuple[float, float],
         eps: float,
     ):
-        matrices = {p for name, p in model.named_parameters() if is_orthogonalised(name, p)}
-        others = {p for p in model.parameters() if p not in matrices}
+        matrices: set[Tensor] = {p for name, p in model.named_parameters() if is_orthogonalised(name, p)}
+        others: set[Tensor] = {p for p in model.parameters() if p not in matrices}
         self._parts = (
             torch.optim.Muon(_among(groups, matrices), lr, momentum=MOMENTUM, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(_among(groups, others), lr, betas, eps, fused=True),
@@ -53,5 +53,5 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
 
 def _among(groups: list[dict[str, Any]], chosen: set[Tensor]) -> list[dict[str, Any]]:
-    """The groups with only their chosen parameters, still one after another where that leaves none."""
+    """The groups with only their chosen parameters; a group left with none stays, empty."""
     return [{**group, "params": [p for p in group["params"] if p in chosen]} for group in groups]
