@@ -153,24 +153,27 @@ def test_muon_trains_the_matrices_of_the_blocks_and_nothing_else():
     assert not any(is_orthogonalised(name, p) for name, p in untied.named_parameters() if "head" in name)
 
 
-def test_curvature_is_that_of_targets_the_model_draws_itself():
-    """For logits z the expected square of the sampled gradient is p (1 - p), of the mean over N targets 1/N of it."""
+def test_sampled_targets_follow_the_models_prediction_and_depend_on_their_row_alone():
     model = small_model(family="vanilla", vocab_size=3)
     model.init_weights(0)
-    model.embedding.weight.data.mul_(20)
-    draws = 400
-    ids_BT = torch.zeros(draws, 1, dtype=torch.int64)
+    rows = 400
+    ids_BT, row_key_B = torch.zeros(rows, 1, dtype=torch.int64), torch.arange(rows) * 7919
     targets_BT = ids_BT.clone()
     targets_BT[-100:] = -100
-    loss = model.sampled_loss(ids_BT, targets_BT, None, torch.arange(draws) * 7919)
+
+    def sampled(chosen: slice):
+        return model.sampled_loss(ids_BT[chosen], targets_BT[chosen], None, row_key_B[chosen])
+
     p_V = model(ids_BT[:1])[0, 0].softmax(-1)
-    entropy = -(p_V * p_V.log()).sum()
-    assert loss.tokens == 300
+    entropy = -(p_V * p_V.log()).sum().item()
+    cross_entropy_of_the_likeliest = -p_V.max().log().item()
+    assert entropy > cross_entropy_of_the_likeliest + 0.2
+    loss = sampled(slice(None))
+    assert loss.tokens == rows - 100
     assert loss.aux == {}
-    assert (loss.total / loss.tokens).item() == pytest.approx(entropy.item(), abs=0.05)
-    again = model.sampled_loss(ids_BT[:50], targets_BT[:50], None, torch.arange(50) * 7919)
-    rest = model.sampled_loss(ids_BT[50:], targets_BT[50:], None, torch.arange(50, draws) * 7919)
-    assert (again.total + rest.total).item() == pytest.approx(loss.total.item(), rel=1e-5)
+    assert (loss.total / loss.tokens).item() == pytest.approx(entropy, abs=0.1)
+    parts = sampled(slice(50)).total + sampled(slice(50, None)).total
+    assert parts.item() == pytest.approx(loss.total.item(), rel=1e-5)
 
 
 def test_sophia_estimates_curvature_at_its_interval_and_leaves_the_step_its_own_gradient():
@@ -215,7 +218,7 @@ def test_an_optimizer_has_its_own_defaults_and_survives_the_run_description(opti
         ("lion", {"eps": 1e-6}, r"eps=1e-06 is not read by optimizer=lion: leave it out"),
         ("adafactor", {"beta1": 0.9}, r"beta1=0.9 is not read by optimizer=adafactor"),
         ("adamw", {"sophia_gamma": 0.1}, r"sophia_gamma=0.1 is not read by optimizer=adamw"),
-        ("adamw-bf16-moments", {"beta2": 0.999}, r"beta2=0.999 stalls with optimizer=adamw-bf16-moments"),
+        ("adamw-bf16-moments", {"beta2": 0.995}, r"beta2=0.995 is too slow for optimizer=adamw-bf16-moments"),
     ],
 )
 def test_a_field_the_optimizer_cannot_use_is_refused_naming_both(optimizer, field, message):

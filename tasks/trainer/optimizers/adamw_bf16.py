@@ -4,9 +4,14 @@
     p <- p - lr wd p - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + eps)
 
 Parameters are fp32, so no update is lost in them. A step computes in fp32 with the moments it has just updated and
-then rounds them once, to nearest. At b2 = 0.95 a moment moves by up to 5 % a step and half a unit in the last place of
-bf16 is at most 0.4 %, so v settles within 8 % of where fp32 would; 1 - b2 below that 0.4 % would stall it and is
-refused where the recipe is read.
+then rounds them once, to nearest: half a unit in the last place of bf16 is at most 0.4 %. What that does to v, against
+v in fp32, for squared normal gradients, and after 400 more steps with gradients a tenth as large:
+
+    b2                       0.95      0.99      0.995     0.999
+    mean ratio, steady       1.000     1.04      0.98      1.30
+    median ratio, later      1.00      1.18      0.80      1.93
+
+So the default 0.95 needs no stochastic rounding, and more than 0.99 is refused where the recipe is read.
 """
 
 from __future__ import annotations

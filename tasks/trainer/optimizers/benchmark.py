@@ -49,13 +49,14 @@ MODEL = ModelRecipe(
     max_seq_len=128,
 )
 ROWS, TOKENS, HELD_OUT_ROWS = 4, 128, 64
-ADAMW_LR = 3e-3
+ADAMW_LR = 1e-2
 RATES: dict[OptimizerName, float] = {
-    "lion": 1 / 5,
-    "lion-8bit": 1 / 5,
-    "lion-bf16-moments": 1 / 5,
-    "cautious-lion": 1 / 5,
+    "lion": 1 / 10,
+    "lion-8bit": 1 / 10,
+    "lion-bf16-moments": 1 / 10,
+    "cautious-lion": 1 / 10,
     "adafactor": 10,
+    "sophia-g": 1 / 10,
 }
 
 

@@ -35,7 +35,7 @@ DEFAULTS: dict[OptimizerName, dict[str, float]] = {
     "ellis-adam": {"beta1": 0.9, "beta2": 0.95, "eps": 1e-6, "weight_decay": 4e-5},
 }
 FIELDS = frozenset(field for read in DEFAULTS.values() for field in read)
-BF16_BETA_LIMIT = 1 - 2**-8
+BF16_BETA_LIMIT = 0.99  # see `adamw_bf16` for what happens above
 
 
 def with_defaults(optimizer: OptimizerName, given: dict[str, Any]) -> dict[str, Any]:
@@ -51,10 +51,10 @@ def with_defaults(optimizer: OptimizerName, given: dict[str, Any]) -> dict[str, 
 
 
 def refuse_stalling_beta(optimizer: OptimizerName, betas: dict[str, float | None]) -> None:
-    """ValueError where a moment in bf16 would move by less a step than bf16 resolves."""
+    """ValueError where a moment in bf16 would move by hardly more a step than bf16 resolves."""
     for field, beta in betas.items():
         if optimizer.endswith("bf16-moments") and beta is not None and beta > BF16_BETA_LIMIT:
             raise ValueError(
-                f"{field}={beta} stalls with optimizer={optimizer}, for bf16 resolves no step as small as 1 - {field}: "
-                f"take at most {BF16_BETA_LIMIT:.4f}"
+                f"{field}={beta} is too slow for optimizer={optimizer}, whose moments would stall between two bf16 "
+                f"numbers: take at most {BF16_BETA_LIMIT}"
             )

@@ -7,8 +7,7 @@ Cautious: u counts only where it agrees with the gradient, and what remains is s
     u <- u [u g > 0] n / (1 + #[u g > 0])        n elements in the tensor
 
 Parameters are fp32. The moment is stored in `moment_dtype`; a step computes with it in fp32 and rounds it once, to
-nearest. In bf16 a moment that shrinks by 1 - b2 = 1 % a step does not stall: half a unit in the last place is at most
-0.4 % of it.
+nearest. In bf16 that is at most 0.4 % of a moment that moves by 1 - b2 = 1 % a step, and only its sign is used.
 """
 
 from __future__ import annotations
