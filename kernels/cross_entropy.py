@@ -3,7 +3,8 @@
 The N positions are taken in chunks. While a chunk's logits exist, their gradient is taken too,
 p - onehot(target), and folded into dh and dW at once; backward only scales both by the incoming scalar.
 So the largest tensor ever alive is one chunk [n, V], and the head costs three matrix products and not
-the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments). Classes are drawn from the softmax in the same chunks.
+the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments). Classes are drawn
+from the softmax in the same chunks.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import get_args
@@ -105,6 +106,7 @@ def measure(optimizer: OptimizerName, steps: int, peak_lr: float | None = None) 
     )
 
 
+@cache
 def _text() -> tuple[np.ndarray, np.ndarray]:
     """Bytes to train on and bytes held out, int64."""
     topics = takewhile(lambda raw: isinstance(raw, Raw) and raw.file.startswith("topics/"), read_stdlib_docs())
