@@ -24,9 +24,19 @@ class Runtime(BaseModel):
     checkpoint_every_s: float = Field(default=600.0, gt=0, description="Save at least this often, seconds")
     checkpoint_every_steps: int = Field(default=1000, ge=1, description="Save at least this often, optimizer steps")
     keep_checkpoints: int = Field(default=2, ge=2, description="Newest checkpoints kept; fewer could lose the run")
+    permanent_every_steps: int | None = Field(
+        default=None, ge=1, description="Checkpoints at multiples of this are never deleted while the run goes on"
+    )
+    recompute_blocks: int | None = Field(
+        default=None, ge=1, description="Of every so many blocks one is recomputed in the backward pass; none of them"
+    )
+    compile: bool = Field(default=False, description="torch.compile each block; minutes of warm-up, then faster")
     retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
     price_usd_per_hour: float = Field(
         default=0.0, ge=0, description="What this machine costs, for the ledger and the report"
+    )
+    budget_s: float | None = Field(
+        default=None, gt=0, description="Device seconds a training stage may use over all its attempts; none: no limit"
     )
     wandb: Literal["auto", "off", "offline", "online"] = Field(
         default="auto", description="auto logs online when WANDB_API_KEY is set, else offline"

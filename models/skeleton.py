@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -97,6 +97,10 @@ class LanguageModel(nn.Module, ABC):
     def trained_body_flops_per_token(self, context_tokens: float) -> float:
         """Those of them that gradient goes back through; fewer where a family truncates backpropagation."""
         return self.body_flops_per_token(context_tokens)
+
+    def units(self) -> list[nn.Module]:
+        """The blocks in the order a token meets them: what is recomputed, compiled or sharded as one."""
+        return list(cast(Any, self).blocks)
 
     @property
     def head_weight(self) -> Tensor:

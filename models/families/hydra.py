@@ -192,6 +192,11 @@ class Hydra(LanguageModel):
             "moe_dense": float(progress < section.moe_dense),
         }
 
+    def begin_step(self, step_key: int) -> None:
+        for module in self.modules():
+            if isinstance(module, CapacityRouter):
+                module.forget()
+
     @torch.no_grad()
     def after_step(self, loss: float) -> None:
         section = self.section

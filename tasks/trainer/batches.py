@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -11,9 +11,10 @@ import torch
 from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
-from tasks.trainer.config import RunSpec
+from tasks.trainer.config import RunSpec, TrainRecipe
 
 Loader = MixtureLoader | ChatLoader
+SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 
 def build_loader(spec: RunSpec) -> Loader:
@@ -45,16 +46,33 @@ def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
     return {source: batches for source, batches in found.items() if batches}
 
 
-def read_ahead(loader: Loader, first_step: int, steps: int, batch_rows: int) -> Iterator[Batch]:
-    """The batches of steps first_step .. steps - 1, in order; each is read while the one before it is used."""
-    slots = range(batch_rows)
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as reader:
-        coming = reader.submit(loader.batch, first_step, slots) if first_step < steps else None
-        for step in range(first_step, steps):
-            assert coming is not None
-            batch = coming.result()
-            coming = reader.submit(loader.batch, step + 1, slots) if step + 1 < steps else None
-            yield batch
+class ReadAhead:
+    """The batches of this rank's slots; while one step is computed, the next one's is read."""
+
+    def __init__(self, loader: Loader, steps: int, slots: Callable[[int], Sequence[int]]):
+        """`slots(step)` names the slots to read."""
+        self._loader, self._steps, self._slots = loader, steps, slots
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._coming: tuple[int, Future[Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step. Raises what reading it raised."""
+        coming = self._coming if self._coming is not None and self._coming[0] == step else None
+        batch = coming[1].result() if coming is not None else self._read(step)
+        self._coming = (step + 1, self._reader.submit(self._read, step + 1)) if step + 1 < self._steps else None
+        return batch
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> Batch:
+        return self._loader.batch(step, self._slots(step))
+
+
+def automatic_rows(recipe: TrainRecipe, device: torch.device) -> int:
+    """Rows of a slice where the operator leaves the choice to us."""
+    return max(1, SLICE_TOKENS[device.type] // recipe.seq_len_tokens)
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:

@@ -15,6 +15,27 @@ from data.runtime import Runtime
 from models.config import ModelRecipe
 from tasks.trainer.optimizers.defaults import OptimizerName, refuse_stalling_beta, with_defaults
 
+STABLE_SCHEDULES = ("wsd", "trapezoid", "constant")  # those that stay at the peak for a while
+
+
+class GuardRecipe(Recipe):
+    """What counts as a bad step and what follows (tasks/trainer/guard.py). Lengths in optimizer steps."""
+
+    window_steps: int = Field(default=64, ge=8, description="Good steps whose losses and gradient norms set the scale")
+    spike: float = Field(
+        default=8.0, gt=0, description="A loss or log gradient norm this many spreads above the median is not learned"
+    )
+    skips: int = Field(default=3, ge=1, description="Bad steps in a row before the weights are rolled back")
+    rollbacks: int = Field(default=2, ge=0, description="Rollbacks before training stops and says why")
+    anchor_steps: int = Field(
+        default=100, ge=1, description="A checkpoint to roll back to is kept at every multiple of this"
+    )
+    cooldown_rise: float | None = Field(
+        default=None, gt=0, description="Decay early once the mean loss stays this share above its lowest; none never"
+    )
+    cooldown_patience: int = Field(default=3, ge=1, description="Evaluations in a row that must show the rise")
+    cooldown_from: float = Field(default=0.5, ge=0, le=1, description="Share of the steps before which it never does")
+
 
 class TrainRecipe(Recipe):
     """Optimization of one run. A step is an optimizer step over `batch_tokens`."""
@@ -24,10 +45,13 @@ class TrainRecipe(Recipe):
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
     peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
     min_lr_fraction: float = Field(default=0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
-    schedule: Literal["cosine", "wsd"] = Field(default="cosine", description="cosine, or warm-up / stable / decay")
+    schedule: Literal["cosine", "wsd", "trapezoid", "linear", "constant"] = Field(
+        default="cosine",
+        description="Learning rate after warm-up; wsd and trapezoid stay at the peak, then decay",
+    )
     warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up, starting at 1/warmup_steps of the peak")
     decay_fraction: float = Field(
-        default=0.2, gt=0, le=1, description="wsd: last share of the steps, decaying linearly"
+        default=0.2, gt=0, le=1, description="Last share of the steps, in which wsd and trapezoid decay"
     )
     optimizer: OptimizerName = Field(
         default="adamw",
@@ -53,6 +77,10 @@ class TrainRecipe(Recipe):
         default=None, gt=0, description="sophia-g: how much curvature counts, so which updates are clipped"
     )
     grad_clip: float = Field(default=1.0, gt=0, description="Global gradient norm is clipped to this")
+    average_from: float | None = Field(
+        default=None, ge=0, lt=1, description="Share of the steps after which weights are averaged; none takes the last"
+    )
+    guard: GuardRecipe = Field(default=GuardRecipe(), description="What is done about bad steps")
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, data order and noise")
     eval_every_steps: int = Field(default=200, ge=1, description="Held-out evaluation interval")
     eval_tokens: int = Field(default=65_536, ge=1, description="Held-out tokens per source and evaluation")
@@ -78,12 +106,22 @@ class TrainRecipe(Recipe):
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
+        if self.guard.cooldown_rise is not None and self.schedule not in STABLE_SCHEDULES:
+            raise ValueError(
+                f"guard.cooldown_rise={self.guard.cooldown_rise} needs a schedule with a stable phase to end early "
+                f"({', '.join(STABLE_SCHEDULES)}), not schedule={self.schedule}"
+            )
         return self
 
     @property
     def batch_rows(self) -> int:
         """Rows per step over all ranks."""
         return self.batch_tokens // self.seq_len_tokens
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the decay, and of the one that a shortened run gets."""
+        return max(1, round(self.decay_fraction * self.steps))
 
 
 class RunSpec(Recipe):

@@ -80,10 +80,11 @@ def muon(p, g, s, t, o):
 
 
 def sophia_g(p, g, s, t, o):
-    if t % CURVATURE_EVERY_STEPS == 1:
-        s["h"] = o.beta2 * s.get("h", 0) + (1 - o.beta2) * TARGETS * o.sampled**2
+    s.setdefault("h", torch.zeros_like(p))
     s["m"] = o.beta1 * s.get("m", 0) + (1 - o.beta1) * g
     ratio = s["m"] / torch.clamp(o.sophia_gamma * s["h"], min=o.eps)
+    if t % CURVATURE_EVERY_STEPS == 1:
+        s["h"] = o.beta2 * s["h"] + (1 - o.beta2) * TARGETS * o.sampled**2
     return p - o.lr * o.decay * p - o.lr * ratio.clamp(-1, 1)
 
 
@@ -181,15 +182,15 @@ def test_steps_are_those_of_the_paper(optimizer, weight_decay):
         size = 10.0 ** -(t % 4)
         grads = {n: torch.randn(s, generator=generator) * size for n, s in SHAPES.items()}
         sampled = {n: torch.randn(s, generator=generator) * 0.1 for n, s in SHAPES.items()}
-        if optimizer == "sophia-g" and subject.curvature_due():
-            for name, p in bag.named_parameters():
-                p.grad = sampled[name]
-            subject.update_curvature(TARGETS)
         for name, p in bag.named_parameters():
             p.grad = grads[name].clone()
         for group in subject.param_groups:
             group["lr"] = options.lr
         subject.step()
+        if optimizer == "sophia-g" and subject.curvature_due():
+            for name, p in bag.named_parameters():
+                p.grad = sampled[name]
+            subject.update_curvature(TARGETS)
         for name, p in bag.named_parameters():
             options.sampled = sampled[name].double()
             step = reference_of(optimizer, name)

@@ -19,14 +19,16 @@ from data.loader import Batch
 from data.store import canonical_json
 from models.build import build_model
 from models.config import ModelRecipe
-from tasks.trainer.checkpoint import CheckpointFolder, Position, training_tensors
+from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
 from tasks.trainer.config import TrainRecipe
+from tasks.trainer.engines.engine import Engine
 from tasks.trainer.optimizers.build import build_optimizer
 from tasks.trainer.optimizers.defaults import DEFAULTS, OptimizerName
 from tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from tasks.trainer.optimizers.muon import is_orthogonalised
-from tasks.trainer.optimizers.sophia import CURVATURE_EVERY_STEPS, SophiaG
+from tasks.trainer.optimizers.sophia import CURVATURE_EVERY_STEPS
 from tasks.trainer.step import Optimization
+from tasks.trainer.world import World
 
 CPU = torch.device("cpu")
 OPTIMIZERS = get_args(OptimizerName)
@@ -64,22 +66,29 @@ def batch(step: int) -> Batch:
 def training(optimizer: OptimizerName, seed: int = 0, **changes) -> Optimization:
     model = small_model(**changes)
     model.init_weights(seed)
-    return Optimization(model, train_recipe(optimizer), CPU, nullcontext(), None, print)
+    return optimization(model, optimizer)
 
 
-def advance(subject: Optimization, steps: range) -> list[float]:
+def optimization(model, optimizer: OptimizerName) -> Optimization:
+    engine = Engine(model, build_optimizer(model, train_recipe(optimizer), CPU), World())
+    return Optimization(engine, 1.0, CPU, nullcontext(), ROWS // 2, print)
+
+
+def advance(subject: Optimization, optimizer: OptimizerName, steps: range) -> list[float]:
     """Losses of the steps, at a rate that falls."""
     losses = []
     for step in steps:
-        subject.model.begin_step(step)
-        losses.append(subject.step(batch(step), lr=PEAK_LR[subject._recipe.optimizer] * (1 - step / 100)).loss)
+        losses.append(subject.measure(batch(step), step_key=step).loss)
+        subject.update(PEAK_LR[optimizer] * (1 - step / 100))
     return losses
 
 
-def use_a_matrix_every_other_step(subject: Optimization) -> Optimization:
-    """Give the model a parameter that is in the objective of even steps alone."""
-    model, loss_of, begin = subject.model, subject.model.loss, subject.model.begin_step
-    used = [False]
+def training_that_uses_a_matrix_every_other_step(optimizer: OptimizerName, seed: int) -> Optimization:
+    """A model of experts with one more parameter, which is in the objective of even steps alone."""
+    model = small_model(**EXPERTS)
+    model.init_weights(seed)
+    model.sometimes = torch.nn.Parameter(torch.full((6, 7), 0.5 + seed))
+    loss_of, begin, used = model.loss, model.begin_step, [False]
 
     def begin_step(step):
         begin(step)
@@ -89,35 +98,32 @@ def use_a_matrix_every_other_step(subject: Optimization) -> Optimization:
         found = loss_of(**rows)
         return replace(found, aux={**found.aux, "often": model.sometimes.square().sum()}) if used[0] else found
 
-    model.sometimes = torch.nn.Parameter(torch.full((6, 7), 0.5))
     model.begin_step, model.loss = begin_step, loss
-    return Optimization(model, subject._recipe, CPU, nullcontext(), None, print)
+    return optimization(model, optimizer)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_saved_and_resumed_run_has_the_bits_of_one_that_was_not(optimizer, tmp_path):
-    straight, first, resumed = (
-        use_a_matrix_every_other_step(training(optimizer, seed, **EXPERTS)) for seed in (0, 0, 1)
-    )
-    advance(straight, range(6))
-    advance(first, range(3))
-    folder = CheckpointFolder(tmp_path, "key", "data", keep=1)
-    folder.save(training_tensors(first.model, first.optimizer), Position(3, 3))
-    tensors = training_tensors(resumed.model, resumed.optimizer)
+    straight, first, resumed = (training_that_uses_a_matrix_every_other_step(optimizer, seed) for seed in (0, 0, 1))
+    advance(straight, optimizer, range(6))
+    advance(first, optimizer, range(3))
+    folder = CheckpointFolder(tmp_path, "key", "data", Retention(newest=1, anchor_steps=100))
+    folder.save(first.engine.tensors(), Position(3, 3))
+    tensors = resumed.engine.tensors()
     folder.load(folder.newest(pytest.fail), tensors)
-    advance(resumed, range(3, 6))
-    expected = training_tensors(straight.model, straight.optimizer)
-    ours = training_tensors(resumed.model, resumed.optimizer)
+    advance(resumed, optimizer, range(3, 6))
+    expected = straight.engine.tensors()
+    ours = resumed.engine.tensors()
     assert expected.keys() == ours.keys() == tensors.keys()
     state_of = {name.split(".", 1)[1].rsplit(".", 1)[0] for name in expected if name.startswith("optimizer.")}
-    assert state_of == {name for name, _ in straight.model.named_parameters()}
+    assert state_of == {name for name, _ in straight.engine.model.named_parameters()}
     differing = [name for name in expected if not torch.equal(expected[name], ours[name])]
     assert differing == []
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_it_learns_real_text(optimizer):
-    losses = advance(training(optimizer, family="vanilla"), range(60))
+    losses = advance(training(optimizer, family="vanilla"), optimizer, range(60))
     assert np.mean(losses[-5:]) < losses[0] - 1.5
 
 
@@ -199,20 +205,29 @@ def test_sampled_targets_follow_the_models_prediction_and_depend_on_their_row_al
 
 def test_sophia_estimates_curvature_at_its_interval_and_leaves_the_step_its_own_gradient():
     subject = training("sophia-g", family="vanilla")
-    assert isinstance(subject.optimizer, SophiaG)
-    weight = subject.model.embedding.weight
-    gradients = []
-    subject.optimizer.register_step_pre_hook(lambda *_: gradients.append(weight.grad.clone()))
-    seen = []
+    sophia, weight = subject.engine.optimizer, subject.engine.model.embedding.weight
+    gradients, seen = [], [torch.zeros_like(weight)]
+    sophia.register_step_pre_hook(lambda *_: gradients.append(weight.grad.clone()))
     for step in range(CURVATURE_EVERY_STEPS + 2):
-        advance(subject, range(step, step + 1))
-        seen.append(subject.optimizer.state[weight]["curvature"].clone())
-    changes = [not torch.equal(a, b) for a, b in pairwise(seen)]
-    assert [step for step, changed in enumerate(changes, start=1) if changed] == [CURVATURE_EVERY_STEPS]
+        advance(subject, "sophia-g", range(step, step + 1))
+        seen.append(sophia.state[weight]["curvature"].clone())
+    changed = [step for step, (a, b) in enumerate(pairwise(seen), start=1) if not torch.equal(a, b)]
+    assert changed == [1, 1 + CURVATURE_EVERY_STEPS]
     plain = training("adamw", family="vanilla")
-    plain.optimizer.register_step_pre_hook(lambda *_: gradients.append(plain.model.embedding.weight.grad.clone()))
-    advance(plain, range(1))
+    embedding = plain.engine.model.embedding.weight
+    plain.engine.optimizer.register_step_pre_hook(lambda *_: gradients.append(embedding.grad.clone()))
+    advance(plain, "adamw", range(1))
     torch.testing.assert_close(gradients[0], gradients[-1])
+
+
+def test_a_step_that_is_discarded_teaches_sophia_no_curvature():
+    subject = training("sophia-g", family="vanilla")
+    advance(subject, "sophia-g", range(CURVATURE_EVERY_STEPS))
+    before = {name: tensor.clone() for name, tensor in subject.engine.tensors().items()}
+    subject.measure(batch(77), step_key=77)
+    subject.discard()
+    after = subject.engine.tensors()
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_a_recipe_that_names_no_optimizer_keeps_its_key():

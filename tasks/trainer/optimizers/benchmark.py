@@ -33,10 +33,13 @@ from models.build import build_model
 from models.config import ModelRecipe
 from models.skeleton import LanguageModel
 from tasks.trainer.config import TrainRecipe
+from tasks.trainer.engines.engine import Engine
+from tasks.trainer.optimizers.build import build_optimizer
 from tasks.trainer.optimizers.defaults import OptimizerName
 from tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from tasks.trainer.schedules import learning_rate
 from tasks.trainer.step import Optimization
+from tasks.trainer.world import World
 
 MODEL = ModelRecipe(
     family="vanilla",
@@ -50,6 +53,7 @@ MODEL = ModelRecipe(
     max_seq_len=128,
 )
 ROWS, TOKENS, HELD_OUT_ROWS = 4, 128, 64
+CPU = torch.device("cpu")
 ADAMW_LR = 1e-2
 RATES: dict[OptimizerName, float] = {
     "lion": 1 / 10,
@@ -86,15 +90,17 @@ def measure(optimizer: OptimizerName, steps: int, peak_lr: float | None = None) 
     )
     model = build_model(MODEL)
     model.init_weights(0)
-    subject = Optimization(model, recipe, torch.device("cpu"), nullcontext(), None, print)
+    engine = Engine(model, build_optimizer(model, recipe, CPU), World())
+    subject = Optimization(engine, recipe.grad_clip, CPU, nullcontext(), ROWS, print)
     update_s: list[float] = []
-    subject.optimizer.register_step_pre_hook(lambda *_: update_s.append(-time.perf_counter()))
-    subject.optimizer.register_step_post_hook(lambda *_: update_s.append(update_s.pop() + time.perf_counter()))
+    engine.optimizer.register_step_pre_hook(lambda *_: update_s.append(-time.perf_counter()))
+    engine.optimizer.register_step_post_hook(lambda *_: update_s.append(update_s.pop() + time.perf_counter()))
     text, held_out = _text()
     step_s = []
     for step in range(steps):
         started = time.perf_counter()
-        subject.step(_batch(text, step, ROWS), learning_rate(recipe, step))
+        subject.measure(_batch(text, step, ROWS), step)
+        subject.update(learning_rate(recipe, step))
         step_s.append(time.perf_counter() - started)
     return Row(
         optimizer,

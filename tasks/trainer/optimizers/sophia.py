@@ -2,14 +2,14 @@
 
     m <- b1 m + (1 - b1) g,   p <- p - lr wd p - lr clip(m / max(gamma h, eps), 1)
 
-and before every `CURVATURE_EVERY_STEPS`-th step, the first included, by the Gauss-Newton-Bartlett estimator,
+and after step 1 and every `CURVATURE_EVERY_STEPS`-th from there, by the Gauss-Newton-Bartlett estimator,
 
     h <- b2 h + (1 - b2) N s^2
 
 where s is the gradient of the mean cross-entropy over the batch's N targets, each target being drawn from the model's
-own prediction (`LanguageModel.sampled_loss`). Who trains with it asks `curvature_due`, and if so does that backward
-pass and calls `update_curvature` before the gradients of the step. gamma decides which share of the updates is
-clipped; the paper tunes it so that 10 to 50 % are not.
+own prediction (`LanguageModel.sampled_loss`). Who trains with it asks `curvature_due` after a step, and if so does that
+backward pass at the new weights and calls `update_curvature`. gamma decides which updates are clipped; the paper tunes
+it so that 10 to 50 % are not.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class SophiaG(PerTensor):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "gamma": gamma})
 
     def curvature_due(self) -> bool:
-        """Whether `update_curvature` belongs before the coming step."""
+        """Whether `update_curvature` belongs between the last step and the coming one."""
         steps = max((int(state["step"]) for state in self.state.values()), default=0)
-        return steps % CURVATURE_EVERY_STEPS == 0
+        return steps % CURVATURE_EVERY_STEPS == 1
 
     @torch.no_grad()
     def update_curvature(self, targets: int) -> None:
