@@ -11,7 +11,8 @@ import torch
 from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
-from tasks.trainer.config import RunSpec, TrainRecipe
+from data.tokenizers import load_tokenizer
+from tasks.trainer.config import RunSpec
 
 Loader = MixtureLoader | ChatLoader
 SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
@@ -19,20 +20,21 @@ SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 def build_loader(spec: RunSpec) -> Loader:
     """The loader of the objective. Raises UserError for shards that are missing or do not fit the spec."""
-    shape = {
-        "seed": spec.train.seed,
-        "steps": spec.train.steps,
-        "seq_len_tokens": spec.train.seq_len_tokens,
-        "batch_rows": spec.train.batch_rows,
-    }
+    train = spec.train
     shard_dirs = {source: Path(folder) for source, folder in spec.shard_dirs.items()}
     if spec.objective == "pretrain":
         if spec.mixture is None:
             raise UserError("run.json: objective=pretrain needs `mixture`; got none")
-        return MixtureLoader(shard_dirs, spec.mixture, **shape)
+        tokenizer = load_tokenizer(Path(spec.tokenizer_dir)) if spec.mixture.filter else None
+        return MixtureLoader(
+            shard_dirs, spec.mixture, seed=train.seed, steps=train.steps, phases=train.phases, tokenizer=tokenizer
+        )
     if set(shard_dirs) != {"chat"}:
         raise UserError(f"run.json: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
-    return ChatLoader(shard_dirs["chat"], **shape)
+    if train.length_phases is not None:
+        raise UserError("run.json: train.length_phases: packed conversations have rows of one length; leave it out")
+    rows = {"seq_len_tokens": train.seq_len_tokens, "batch_rows": train.batch_rows}
+    return ChatLoader(shard_dirs["chat"], seed=train.seed, steps=train.steps, **rows)
 
 
 def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
@@ -70,9 +72,10 @@ class ReadAhead:
         return self._loader.batch(step, self._slots(step))
 
 
-def automatic_rows(recipe: TrainRecipe, device: torch.device) -> int:
-    """Rows of a slice where the operator leaves the choice to us."""
-    return max(1, SLICE_TOKENS[device.type] // recipe.seq_len_tokens)
+def slice_tokens(spec: RunSpec, device: torch.device) -> int:
+    """Tokens of a forward and backward pass: what the operator asks for in rows, else what suits the device."""
+    rows = spec.runtime.micro_batch_rows
+    return rows * spec.train.seq_len_tokens if rows is not None else SLICE_TOKENS[device.type]
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:

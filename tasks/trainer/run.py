@@ -26,7 +26,7 @@ from models.counts import flops_per_token
 from models.device import choose_device, choose_precision, peak_flops
 from models.portable import save_portable
 from tasks.trainer.averaging import WeightAverage
-from tasks.trainer.batches import ReadAhead, automatic_rows, build_loader, held_out
+from tasks.trainer.batches import ReadAhead, build_loader, held_out, slice_tokens
 from tasks.trainer.blocks import prepare_blocks
 from tasks.trainer.budget import Pace, revised
 from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
@@ -104,16 +104,12 @@ class TrainingRun:
         self._engine = Engine(model, build_optimizer(model, recipe, self._device), world)
         self._model = model
         self._optimization = Optimization(
-            self._engine,
-            recipe.grad_clip,
-            self._device,
-            self._autocast,
-            min(runtime.micro_batch_rows or automatic_rows(recipe, self._device), recipe.batch_rows),
-            self._say,
+            self._engine, recipe.grad_clip, self._device, self._autocast, slice_tokens(spec, self._device), self._say
         )
         self._average = WeightAverage(model) if recipe.average_from is not None else None
-        flops = flops_per_token(spec.model, recipe.seq_len_tokens)
-        self._throughput = Throughput(recipe.batch_tokens, flops.forward + flops.backward, peak_flops(self._device))
+        flops = {p.seq_len_tokens: flops_per_token(spec.model, p.seq_len_tokens) for p in recipe.phases}
+        self._flops_per_token = {length: found.forward + found.backward for length, found in flops.items()}
+        self._throughput = Throughput(recipe.batch_tokens, peak_flops(self._device))
         self._pace = Pace()
 
         retention = Retention(runtime.keep_checkpoints, recipe.guard.anchor_steps, runtime.permanent_every_steps)
@@ -125,7 +121,7 @@ class TrainingRun:
             self._guard = Guard.restored(recipe.guard, self._position.state["guard"])
             self._course = Course.restored(recipe, self._position.state["course"])
         self._saved_step, self._saved_at = self._position.step, time.monotonic()
-        self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(recipe.batch_rows))
+        self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(self._loader.batch_rows(step)))
         cleanup.callback(self._batches.close)
         self._journal.begin(self._position.step)
 
@@ -169,9 +165,15 @@ class TrainingRun:
             grad_norm=result.grad_norm,
             tokens=self._position.tokens,
             mix=self._loader.counts(step),
+            ignored_rows=batch.ignored_rows,
             schedule=self._schedule(step),
             aux={**result.aux, **self._model.diagnostics()},
-            **self._throughput.after(computed_s, self._pace.step_done(), self._course.end - step - 1),
+            **self._throughput.after(
+                computed_s,
+                self._pace.step_done(),
+                self._course.end - step - 1,
+                self._flops_per_token[batch.ids_BT.shape[1]],
+            ),
         )
         self._model.after_step(result.loss)
         self._model.apply_schedule(self._schedule(step + 1))
@@ -181,12 +183,12 @@ class TrainingRun:
         step = self._position.step
         self._optimization.discard()
         self._say(f"skipped step {step}: {problem}")
-        own = self._world.slots(self._spec.train.batch_rows)
+        own = self._world.slots(self._loader.batch_rows(step - 1))
         losses = zip(own, self._optimization.row_losses(batch, step_key), strict=True)
         found = [pair for pairs in self._world.gather(list(losses)) for pair in pairs]
         found.sort(key=lambda pair: pair[1] if math.isfinite(pair[1]) else math.inf, reverse=True)
         for slot, loss in found[:WORST_SAMPLES]:
-            self._journal.bad_sample(step, slot, loss, self._loader.sample(step - 1, slot))
+            self._journal.bad_sample(step, slot, loss, self._loader.describe(step - 1, slot))
         if self._guard.skip():
             self._roll_back(problem)
         self._model.apply_schedule(self._schedule(self._position.step))

@@ -43,14 +43,14 @@ class Optimization:
         grad_clip: float,
         device: torch.device,
         autocast: AbstractContextManager,
-        slice_rows: int,
+        slice_tokens: int,
         say: Callable[[str], None],
     ):
         self.engine = engine
         self._grad_clip = grad_clip
         self._device = device
         self._autocast = autocast
-        self._slice_rows = slice_rows
+        self._slice_tokens = slice_tokens
         self._say = say
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
@@ -92,21 +92,25 @@ class Optimization:
             try:
                 return self._accumulate(batch, step_key, loss_of)
             except torch.OutOfMemoryError:
-                if self._slice_rows == 1 or self.engine.world.size > 1:
+                row_tokens = batch.ids_BT.shape[1]
+                rows = self._slice_tokens // row_tokens
+                if rows <= 1 or self.engine.world.size > 1:
                     raise
-            self._slice_rows = (self._slice_rows + 1) // 2
+            rows = (rows + 1) // 2
+            self._slice_tokens = rows * row_tokens
             self.engine.discard()
             gc.collect()
             torch.cuda.empty_cache()
-            self._say(f"out of device memory; going on with {self._slice_rows} rows at a time")
+            self._say(f"out of device memory; going on with {rows} rows at a time")
 
     def _accumulate(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         self.engine.model.begin_step(step_key)
-        rows = len(batch.ids_BT)
+        rows, row_tokens = batch.ids_BT.shape
+        slice_rows = max(1, self._slice_tokens // row_tokens)
         targets = max(1, self._targets(batch))
         totals: dict[str, torch.Tensor] = {}
-        for start in range(0, rows, self._slice_rows):
-            stop = min(rows, start + self._slice_rows)
+        for start in range(0, rows, slice_rows):
+            stop = min(rows, start + slice_rows)
             with self.engine.slice(last=stop == rows):
                 with self._autocast:
                     loss = loss_of(rows_of(batch, start, stop, self._device))

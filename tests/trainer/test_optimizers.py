@@ -71,7 +71,7 @@ def training(optimizer: OptimizerName, seed: int = 0, **changes) -> Optimization
 
 def optimization(model, optimizer: OptimizerName) -> Optimization:
     engine = Engine(model, build_optimizer(model, train_recipe(optimizer), CPU), World())
-    return Optimization(engine, 1.0, CPU, nullcontext(), ROWS // 2, print)
+    return Optimization(engine, 1.0, CPU, nullcontext(), ROWS // 2 * TOKENS, print)
 
 
 def advance(subject: Optimization, optimizer: OptimizerName, steps: range) -> list[float]:

@@ -33,11 +33,11 @@ from models.build import build_model
 from models.config import ModelRecipe
 from models.skeleton import LanguageModel
 from tasks.trainer.config import TrainRecipe
+from tasks.trainer.course import Course
 from tasks.trainer.engines.engine import Engine
 from tasks.trainer.optimizers.build import build_optimizer
 from tasks.trainer.optimizers.defaults import OptimizerName
 from tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
-from tasks.trainer.schedules import learning_rate
 from tasks.trainer.step import Optimization
 from tasks.trainer.world import World
 
@@ -91,16 +91,17 @@ def measure(optimizer: OptimizerName, steps: int, peak_lr: float | None = None) 
     model = build_model(MODEL)
     model.init_weights(0)
     engine = Engine(model, build_optimizer(model, recipe, CPU), World())
-    subject = Optimization(engine, recipe.grad_clip, CPU, nullcontext(), ROWS, print)
+    subject = Optimization(engine, recipe.grad_clip, CPU, nullcontext(), ROWS * TOKENS, print)
     update_s: list[float] = []
     engine.optimizer.register_step_pre_hook(lambda *_: update_s.append(-time.perf_counter()))
     engine.optimizer.register_step_post_hook(lambda *_: update_s.append(update_s.pop() + time.perf_counter()))
     text, held_out = _text()
+    course = Course(recipe)
     step_s = []
     for step in range(steps):
         started = time.perf_counter()
         subject.measure(_batch(text, step, ROWS), step)
-        subject.update(learning_rate(recipe, step))
+        subject.update(course.learning_rate(step))
         step_s.append(time.perf_counter() - started)
     return Row(
         optimizer,
