@@ -210,6 +210,7 @@ def test_sophia_estimates_curvature_at_its_interval_and_leaves_the_step_its_own_
     sophia.register_step_pre_hook(lambda *_: gradients.append(weight.grad.clone()))
     for step in range(CURVATURE_EVERY_STEPS + 2):
         advance(subject, "sophia-g", range(step, step + 1))
+        assert weight.grad is None, "sampled gradients do not leak into the next step"
         seen.append(sophia.state[weight]["curvature"].clone())
     changed = [step for step, (a, b) in enumerate(pairwise(seen), start=1) if not torch.equal(a, b)]
     assert changed == [1, 1 + CURVATURE_EVERY_STEPS]
