@@ -3,7 +3,8 @@
 The N positions are taken in chunks. While a chunk's logits exist, their gradient is taken too,
 p - onehot(target), and folded into dh and dW at once; backward only scales both by the incoming scalar.
 So the largest tensor ever alive is one chunk [n, V], and the head costs three matrix products and not
-the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments).
+the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments). Classes are drawn
+from the softmax in the same chunks.
 """
 
 from __future__ import annotations
@@ -71,3 +72,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
 def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
     """Sum of the cross-entropies of `h W^T` against int64 targets, nats, fp32 scalar; target -100 counts nothing."""
     return _LinearCrossEntropy.apply(h_ND, weight_VD, target_N)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def sample_classes(h_ND: Tensor, weight_VD: Tensor, uniform_N: Tensor) -> Tensor:
+    """int64 `[N]`: a class drawn from softmax(W h) of every position by inverting its distribution function at
+    `uniform_N`, in (0, 1). Logits exist for one chunk at a time."""
+    h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
+    step = chunk_positions(weight.shape[0], h.device)
+    drawn = []
+    for h_nD, uniform_n in zip(h.split(step), uniform_N.split(step), strict=True):
+        cumulative_nV = F.linear(h_nD, weight).float().softmax(1).cumsum(1)
+        level_n1 = uniform_n[:, None].float() * cumulative_nV[:, -1:]
+        drawn.append(torch.searchsorted(cumulative_nV, level_n1).squeeze(1))
+    return torch.cat(drawn)

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.loader import Batch
 from kernels.attention import visible_keys
-from kernels.cross_entropy import IGNORE, linear_cross_entropy
+from kernels.cross_entropy import IGNORE, linear_cross_entropy, sample_classes
+from kernels.noise import uniform
 from models.blocks.norm import RMSNorm
 from models.config import ModelRecipe
 from models.maps import Map, Probe, measure
 
 INIT_STD = 0.02
+SAMPLED_TARGETS_STREAM = 1 << 20  # of the row's noise; the families' streams count layers
 
 
 @dataclass
@@ -144,6 +146,17 @@ class LanguageModel(nn.Module, ABC):
         h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
         total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
+
+    def sampled_loss(self, ids_BT: Tensor, targets_BT: Tensor, doc_start_BT: Tensor | None, row_key_B: Tensor) -> Loss:
+        """Cross-entropy against targets drawn from the model's own prediction where `targets_BT` has any, without
+        auxiliary losses: what the Gauss-Newton-Bartlett estimator differentiates (arXiv 2305.14342, alg. 2). The draw
+        is a function of the row's key and the position."""
+        h_BTD, _ = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
+        h_ND = h_BTD.flatten(0, 1)
+        uniform_BT = uniform(row_key_B, SAMPLED_TARGETS_STREAM, ids_BT.shape[1])
+        drawn_N = sample_classes(h_ND.detach(), self.head_weight.detach(), uniform_BT.flatten())
+        drawn_N = drawn_N.where(targets_BT.flatten() != IGNORE, IGNORE)
+        return Loss(linear_cross_entropy(h_ND, self.head_weight, drawn_N), (targets_BT != IGNORE).sum(), {})
 
     def _run(
         self,

@@ -38,6 +38,7 @@ from tasks.trainer.exits import Preempted
 from tasks.trainer.guard import Guard
 from tasks.trainer.held_out import evaluate
 from tasks.trainer.journal import Journal
+from tasks.trainer.optimizers.build import build_optimizer
 from tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
 from tasks.trainer.step import Optimization
 from tasks.trainer.stopping import StopRequest
@@ -101,14 +102,7 @@ class TrainingRun:
         self._token_bytes_V = token_bytes(spec).to(self._device)
         model = starting_model(spec, self._device)
         prepare_blocks(model, runtime.recompute_blocks, runtime.compile)
-        optimizer = torch.optim.AdamW(
-            model.parameter_groups(recipe.weight_decay),
-            lr=recipe.peak_lr,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.eps,
-            fused=True,
-        )
-        self._engine = Engine(model, optimizer, world)
+        self._engine = Engine(model, build_optimizer(model, recipe, self._device), world)
         self._model = model
         self._optimization = Optimization(
             self._engine, recipe.grad_clip, self._device, self._autocast, slice_tokens(spec, self._device), self._say

@@ -28,6 +28,10 @@ class Engine:
         """`LanguageModel.loss` of this rank's rows."""
         return self.model.loss(**rows)
 
+    def sampled_loss(self, rows: dict[str, Tensor]) -> Loss:
+        """`LanguageModel.sampled_loss` of this rank's rows."""
+        return self.model.sampled_loss(**rows)
+
     def slice(self, last: bool) -> AbstractContextManager:
         """To hold around the forward and backward pass of a slice of the batch; gradients are exchanged on the last."""
         return nullcontext()
