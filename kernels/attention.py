@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kernels.packed_row import PackedRow
+
+Visible = Tensor | PackedRow | None  # what `visible_keys` returns, or a row whose documents are attended to one by one
+
 
 def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: torch.device) -> Tensor | None:
     """The mask `bool [B or 1, 1, T, S]` of T = length queries at row positions offset .. S-1, S = offset + T.
@@ -27,8 +31,11 @@ def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: 
     return (visible_TS & (key_S >= doc_start_BT[:, :, None]))[:, None]
 
 
-def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | None) -> Tensor:
-    """Attend from the last T of S positions; returns `[B, T, H, d]`. `visible` comes from `visible_keys`."""
+def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Visible) -> Tensor:
+    """Attend from the last T of S positions; returns `[B, T, H, d]`."""
+    if isinstance(visible, PackedRow):
+        documents = zip(*(x.split(visible.lengths, dim=1) for x in (q_BTHd, k_BSGd, v_BSGd)), strict=True)
+        return torch.cat([attention(*document, None) for document in documents], dim=1)
     queries, keys = q_BTHd.shape[1], k_BSGd.shape[1]
     repeats = q_BTHd.shape[2] // k_BSGd.shape[2]
     if visible is not None and repeats > 1 and q_BTHd.is_cuda:

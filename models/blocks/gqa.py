@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kernels.attention import attention
+from kernels.attention import Visible, attention
+from kernels.packed_row import PackedRow
 from kernels.rope import rotate_half_split
 from models.blocks.norm import RMSNorm
 from models.config import ModelRecipe
@@ -37,6 +38,11 @@ class KeyValues:
         """Forget the positions from `length` on."""
         self.length = length
 
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own."""
+        self._keys, self._values = (packed.rows(x) for x in self.held(0, self.length))
+        self.length = packed.longest
+
     def _stored(self, room: Tensor | None, new: Tensor, start: int) -> Tensor:
         if room is None or room.shape[1] < self.length:
             grown = new.new_empty(new.shape[0], max(self.length, 2 * start), *new.shape[2:])
@@ -62,7 +68,7 @@ class GroupedQueryAttention(nn.Module):
         self.query_norm = RMSNorm(recipe.head_dim, recipe.norm_eps)
         self.key_norm = RMSNorm(recipe.head_dim, recipe.norm_eps)
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Tensor | None, past: KeyValues | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, past: KeyValues | None = None) -> Tensor:
         """`rope` from kernels.rope.rope_table, `visible` from kernels.attention.visible_keys."""
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         q_BTHd = rotate_half_split(self.query_norm(self.query(x_BTD).view(heads)), rope)

@@ -45,7 +45,7 @@ class Vanilla(LanguageModel):
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe = self.recipe
-        rope = rope_table(context.offset, x_BTD.shape[1], recipe.head_dim, recipe.rope_base, x_BTD.device)
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
         for layer, block in enumerate(self.blocks):
             past = context.cache.layers[layer] if context.cache is not None else None
             x_BTD = block(x_BTD, context, rope, past)

@@ -45,7 +45,9 @@ def test_rotated_scores_depend_on_the_distance_alone():
     q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
 
     def score(i, j):
-        turned = [rotate_half_split(x, rope_table(at, 1, 8, 100.0, CPU)).double() for x, at in ((q, i), (k, j))]
+        turned = [
+            rotate_half_split(x, rope_table(torch.tensor([[at]]), 8, 100.0)).double() for x, at in ((q, i), (k, j))
+        ]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(7, 3), score(24, 20), atol=1e-5, rtol=1e-5)
@@ -54,5 +56,5 @@ def test_rotated_scores_depend_on_the_distance_alone():
 
 def test_rope_turns_channel_i_with_channel_i_plus_half():
     x = torch.tensor([1.0, 0.0, 0.0, 0.0])[None, None, None]
-    turned = rotate_half_split(x, rope_table(1, 1, 4, 10_000.0, CPU))[0, 0, 0]
+    turned = rotate_half_split(x, rope_table(torch.ones(1, 1), 4, 10_000.0))[0, 0, 0]
     torch.testing.assert_close(turned, torch.tensor([torch.tensor(1.0).cos(), 0.0, torch.tensor(1.0).sin(), 0.0]))

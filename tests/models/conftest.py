@@ -120,7 +120,7 @@ class ScriptedModel(torch.nn.Module):
         self.embedding = torch.nn.Embedding(max(script) + 1, 1)
         self.script, self.steps, self._seen = script, 0, []
 
-    def hidden(self, ids_BT, _doc_start_BT, cache=None):
+    def hidden(self, ids_BT):
         continues = ids_BT[0, :-1].tolist() == self._seen
         self.steps = self.steps + 1 if continues else 1
         self._seen = ids_BT[0].tolist()
