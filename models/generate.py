@@ -154,9 +154,9 @@ class TokenStream:
 
     def _read(self, prompts: Sequence[list[int]], pad_B1: Tensor) -> tuple[Tensor, Cache]:
         """Hidden states `[B, D]` of the prompts' last tokens, and the cache that holds the prompts."""
-        if self._layout == "packed":
-            return self._model.prefill(prompts)
         longest = max(map(len, prompts))
+        if self._layout == "packed" and len(min(prompts, key=len)) < longest:
+            return self._model.prefill(prompts)
         ids_BT = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts], device=pad_B1.device)
         position_T = torch.arange(longest, device=pad_B1.device)
         cache = self._model.new_cache(len(prompts))

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.loader import Batch
 from kernels.attention import Visible, visible_keys
-from kernels.cross_entropy import IGNORE, linear_cross_entropy
+from kernels.cross_entropy import IGNORE, linear_cross_entropy, soft_cap
 from kernels.packed_row import PackedRow, newest
 from models.blocks.norm import RMSNorm
 from models.config import ModelRecipe
@@ -66,6 +66,7 @@ class LanguageModel(nn.Module, ABC):
     """A decoder with tied embedding and head. Build on any device, then call `init_weights` or load a state dict."""
 
     cacheable = True  # False where a new token changes what earlier tokens computed
+    logit_cap: float | None = None  # what no logit exceeds, softly
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__()
@@ -120,7 +121,7 @@ class LanguageModel(nn.Module, ABC):
 
     def logits(self, h: Tensor) -> Tensor:
         """`[..., D]` -> `[..., V]` through the head."""
-        return nn.functional.linear(h, self.head_weight)
+        return soft_cap(nn.functional.linear(h, self.head_weight), self.logit_cap)
 
     def forward(
         self,
@@ -141,7 +142,7 @@ class LanguageModel(nn.Module, ABC):
     ) -> Loss:
         """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`."""
         h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
-        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.logit_cap)
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
 
     def prefill(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Cache]:

@@ -118,6 +118,13 @@ class WindowKeyValues:
         return attended, room
 
 
+def keys_seen(context_tokens: float, most: int) -> float:
+    """Keys a query sees on average, itself included, of which it sees at most `most`, in rows where `context_tokens`
+    keys precede or are the query on average."""
+    row_tokens = 2.0 * context_tokens - 1.0
+    return context_tokens if row_tokens <= most else most - most * (most - 1) / (2.0 * row_tokens)
+
+
 class SlidingWindowAttention(nn.Module):
     """H query heads over G key/value heads within a `Span`; no biases, no norm on queries and keys."""
 
@@ -154,9 +161,7 @@ class SlidingWindowAttention(nn.Module):
         """Forward matrix-product FLOPs of a token in rows where `context_tokens` keys precede or are the query on
         average, of which it sees at most window + sink."""
         weights = sum(layer.weight.numel() for layer in (self.query, self.key, self.value, self.out))
-        row_tokens, most = 2.0 * context_tokens - 1.0, self.window + self.sink
-        seen = context_tokens if row_tokens <= most else most - most * (most - 1) / (2.0 * row_tokens)
-        return 2.0 * weights + 4.0 * self.out.in_features * seen
+        return 2.0 * weights + 4.0 * self.out.in_features * keys_seen(context_tokens, self.window + self.sink)
 
     def cache_bytes(self, context_tokens: int) -> int:
         """Bytes of all slots, in bf16, whatever the context."""

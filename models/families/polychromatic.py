@@ -151,6 +151,6 @@ class Polychromatic(LanguageModel):
         )
 
     def cache_bytes_per_token(self, context_tokens: int) -> float:
-        keys_values = sum(block.attention.cache_bytes_per_token() for block in self.blocks)
+        keys_values = sum(block.attention.cache_bytes(context_tokens) for block in self.blocks)
         pooled = 4 * self.section.gate_width * len(self.blocks)
-        return keys_values + pooled / context_tokens
+        return (keys_values + pooled) / context_tokens
