@@ -37,7 +37,7 @@ def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Visible, 
     """Attend from the last T of S positions; returns `[B, T, H, d]`."""
     if isinstance(visible, PackedRow):
         documents = zip(*(x.split(visible.lengths, dim=1) for x in (q_BTHd, k_BSGd, v_BSGd)), strict=True)
-        return torch.cat([attention(*document, None, cap) for document in documents], dim=1)
+        return torch.cat([attention(q, k, v, None, cap) for q, k, v in documents], dim=1)
     if cap is not None:
         return _capped_attention(q_BTHd, k_BSGd, v_BSGd, visible, cap)
     queries, keys = q_BTHd.shape[1], k_BSGd.shape[1]
