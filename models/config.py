@@ -91,8 +91,22 @@ class HuginnRecipe(Recipe):
     eval_recurrence: int | None = Field(
         default=None, ge=1, description="Iterations outside training; none takes mean_recurrence"
     )
-    sampling: Literal["poisson-lognormal-filling", "poisson-fill", "poisson-unbounded"] = Field(
-        default="poisson-lognormal-filling", description="How the iterations of a training step are drawn"
+    sampling: Literal[
+        "poisson-lognormal-filling",
+        "poisson-lognormal-fill",
+        "poisson-lognormal",
+        "poisson-fill",
+        "poisson-unbounded",
+        "poisson-bounded",
+        "simple",
+        "bptt",
+        "non-uniform",
+    ] = Field(
+        default="poisson-lognormal-filling",
+        description="How the iterations of a training step are drawn (models/blocks/recurrence.py)",
+    )
+    curriculum_steps: int = Field(
+        default=0, ge=0, description="First steps of the training, in which recurrence and backpropagation depth grow"
     )
     injection: Literal["linear", "add"] = Field(
         default="linear", description="How a step reads the embedding: adapter on [state ; embedding], or their sum"

@@ -6,7 +6,8 @@
 
 A sandwich block norms the *sum* x + branch(norm(x)), so the state that enters the next iteration is normalised.
 In training r is drawn once per optimizer step (models/blocks/recurrence.py): the published code draws it for every
-micro-batch, which would let the micro-batch size change the numbers. Only the last iterations carry gradient.
+micro-batch, which would let the micro-batch size change the numbers. Only the last iterations carry gradient. Where
+both grow in a curriculum, a persistent buffer counts its steps, so that resuming and fine-tuning go on with it.
 The initial state is a function of (row key, or a fixed key outside training; position within the document;
 channel), so a token computes the same alone, batched, packed, padded or cached. While decoding, the core may stop
 at every position by itself (models/adaptive.py). Source: Geiping et al. 2025 and recurrent-pretraining.
@@ -144,6 +145,8 @@ class Huginn(LanguageModel):
         mean, depth = mean_recurrence(section)
         self.drawn = fixed_recurrence(round(mean), round(depth))
         self.decoding = Decoding()
+        if section.curriculum_steps:
+            self.register_buffer("curriculum_step", torch.zeros((), dtype=torch.int64))
         self._asked: Recurrence | None = None
         self._latest: dict[str, Tensor] = {}
 
@@ -159,7 +162,17 @@ class Huginn(LanguageModel):
     # What a pass iterates ---------------------------------------------------------------------------------------
 
     def begin_step(self, step_key: int) -> None:
-        self.drawn = draw_recurrence(self.section, step_key)
+        step = int(self.get_buffer("curriculum_step")) if self.section.curriculum_steps else None
+        self.drawn = draw_recurrence(self.section, step_key, step)
+
+    def after_step(self, loss: float) -> None:
+        if self.section.curriculum_steps:
+            self.get_buffer("curriculum_step").add_(1)
+
+    def init_weights(self, seed: int) -> None:
+        super().init_weights(seed)
+        if self.section.curriculum_steps:
+            self.get_buffer("curriculum_step").zero_()
 
     @property
     def recurrence(self) -> Recurrence:
