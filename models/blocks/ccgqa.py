@@ -97,8 +97,11 @@ class CCGQA(nn.Module):
             return self.out(attention(q_BTHd, k_BSGd, v_BSGd, positions.visible).flatten(2))
         if subset.index_BN.shape[1] == 0:
             return torch.zeros_like(x_BTD)
-        q_BNHd, visible = subset.gather(q_BTHd), positions.visible_to(subset)
-        return subset.spread(self.out(attention(q_BNHd, k_BSGd, v_BSGd, visible).flatten(2)))
+        if positions.packed is not None:  # a mask would be larger than what it spares
+            mixed_BNHd = subset.gather(attention(q_BTHd, k_BSGd, v_BSGd, positions.packed))
+        else:
+            mixed_BNHd = attention(subset.gather(q_BTHd), k_BSGd, v_BSGd, positions.visible_to(subset))
+        return subset.spread(self.out(mixed_BNHd.flatten(2)))
 
     def mixed(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> tuple[Tensor, Tensor]:
         """Queries `[B, T, H, d]` and keys `[B, T, G, d]` after the convolutions and head means."""
