@@ -15,6 +15,25 @@ from data.config import Recipe
 Family = Literal["vanilla", "polychromatic", "swa_mla", "huginn", "hydra"]
 
 
+class VanillaRecipe(Recipe):
+    """What a plain decoder is made of (models/families/vanilla.py); as it comes, the control of the other families."""
+
+    positions: Literal["rope", "learned"] = Field(
+        default="rope", description="rope turns queries and keys; learned adds a vector for each position"
+    )
+    norm: Literal["rms", "layernorm"] = Field(default="rms", description="Norm of the residual stream")
+    branch_norm: bool = Field(default=False, description="Norm what a branch adds, too")
+    ffn: Literal["swiglu", "geglu", "gelu"] = Field(default="swiglu", description="Feed-forward layer")
+    bias: bool = Field(default=False, description="Biases in attention and feed-forward layers")
+    qk_norm: bool = Field(default=True, description="RMSNorm of every head's queries and keys")
+    scale_embedding: bool = Field(default=False, description="Multiply embedded tokens by sqrt(d_model)")
+    window: int | None = Field(
+        default=None, ge=1, description="Keys a query sees in every other block from the first on, itself included"
+    )
+    attention_cap: float | None = Field(default=None, gt=0, description="Bound of attention scores, by tanh")
+    logit_cap: float | None = Field(default=None, gt=0, description="Bound of logits, by tanh")
+
+
 class PolychromaticRecipe(Recipe):
     """PolyGLU routing (models/families/polychromatic.py)."""
 
@@ -72,8 +91,22 @@ class HuginnRecipe(Recipe):
     eval_recurrence: int | None = Field(
         default=None, ge=1, description="Iterations outside training; none takes mean_recurrence"
     )
-    sampling: Literal["poisson-lognormal-filling", "poisson-fill", "poisson-unbounded"] = Field(
-        default="poisson-lognormal-filling", description="How the iterations of a training step are drawn"
+    sampling: Literal[
+        "poisson-lognormal-filling",
+        "poisson-lognormal-fill",
+        "poisson-lognormal",
+        "poisson-fill",
+        "poisson-unbounded",
+        "poisson-bounded",
+        "simple",
+        "bptt",
+        "non-uniform",
+    ] = Field(
+        default="poisson-lognormal-filling",
+        description="How the iterations of a training step are drawn (models/blocks/recurrence.py)",
+    )
+    curriculum_steps: int = Field(
+        default=0, ge=0, description="First steps of the training, in which recurrence and backpropagation depth grow"
     )
     injection: Literal["linear", "add"] = Field(
         default="linear", description="How a step reads the embedding: adapter on [state ; embedding], or their sum"
@@ -187,6 +220,7 @@ class ModelRecipe(Recipe):
     max_seq_len: int = Field(default=4096, ge=2, description="Longest row the model accepts, tokens")
     rope_base: float = Field(default=10_000.0, gt=1, description="RoPE frequency base")
     norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in RMSNorm")
+    vanilla: VanillaRecipe | None = Field(default=None, description="Only for family=vanilla")
     polychromatic: PolychromaticRecipe | None = Field(default=None, description="Only for family=polychromatic")
     swa_mla: SwaMlaRecipe | None = Field(default=None, description="Only for family=swa_mla")
     huginn: HuginnRecipe | None = Field(default=None, description="Only for family=huginn")
@@ -198,7 +232,7 @@ class ModelRecipe(Recipe):
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: RoPE rotates pairs of channels")
-        for section in ("polychromatic", "swa_mla", "huginn", "hydra"):
+        for section in ("vanilla", "polychromatic", "swa_mla", "huginn", "hydra"):
             if getattr(self, section) is not None and self.family != section:
                 raise ValueError(f"section {section} belongs to family={section}, not family={self.family}")
         if self.family == "huginn":

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kernels.attention import attention
+from kernels.attention import Visible, attention
 from kernels.causal_conv import causal_conv_pair
+from kernels.packed_row import PackedRow, newest
 from kernels.rope import rotate_half_split, rotate_interleaved
 from models.blocks.gqa import KeyValues
 from models.blocks.token_subset import TokenSubset
@@ -36,7 +37,12 @@ class Positions:
     offset: int  # row position of the first
     age_BT: Tensor  # tokens of the same document before each
     rope: Tensor  # from kernels.rope.rope_table
-    visible: Tensor | None  # from kernels.attention.visible_keys
+    visible: Visible
+
+    @property
+    def packed(self) -> PackedRow | None:
+        """The row whose documents become rows of the cache, if this is one."""
+        return self.visible if isinstance(self.visible, PackedRow) else None
 
     def visible_to(self, subset: TokenSubset) -> Tensor:
         """Like `visible`, for the subset's queries."""
@@ -54,6 +60,10 @@ class CCGQAState:
         self.keys_values = KeyValues()
         self.latent_BPC: Tensor | None = None  # raw [q; k] of the last K1 + K2 - 2 positions
         self.shifted_B1C: Tensor | None = None  # Wv' x of the last position
+
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own; the rest is by document already."""
+        self.keys_values.unpack(packed)
 
 
 class CCGQA(nn.Module):
@@ -87,8 +97,11 @@ class CCGQA(nn.Module):
             return self.out(attention(q_BTHd, k_BSGd, v_BSGd, positions.visible).flatten(2))
         if subset.index_BN.shape[1] == 0:
             return torch.zeros_like(x_BTD)
-        q_BNHd, visible = subset.gather(q_BTHd), positions.visible_to(subset)
-        return subset.spread(self.out(attention(q_BNHd, k_BSGd, v_BSGd, visible).flatten(2)))
+        if positions.packed is not None:  # a mask would be larger than what it spares
+            mixed_BNHd = subset.gather(attention(q_BTHd, k_BSGd, v_BSGd, positions.packed))
+        else:
+            mixed_BNHd = attention(subset.gather(q_BTHd), k_BSGd, v_BSGd, positions.visible_to(subset))
+        return subset.spread(self.out(mixed_BNHd.flatten(2)))
 
     def mixed(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> tuple[Tensor, Tensor]:
         """Queries `[B, T, H, d]` and keys `[B, T, G, d]` after the convolutions and head means."""
@@ -99,7 +112,7 @@ class CCGQA(nn.Module):
             earlier = past.latent_BPC
         raw_BSC = torch.cat((earlier, raw_BTC), dim=1)
         if past is not None:
-            past.latent_BPC = raw_BSC[:, raw_BSC.shape[1] - self.reach :]
+            past.latent_BPC = newest(raw_BSC, self.reach, positions.packed)
         conv = (self.conv.weight[:, 0], self.conv.bias, self.mixing.weight, self.mixing.bias)
         q_BTC, k_BTC = self._split(causal_conv_pair(raw_BSC, positions.age_BT, *conv))
         raw_q_BTC, raw_k_BTC = self._split(raw_BTC)
@@ -120,7 +133,7 @@ class CCGQA(nn.Module):
         earlier = torch.zeros_like(next_BTC[:, :1]) if past is None or past.shifted_B1C is None else past.shifted_B1C
         before_BTC = torch.cat((earlier, next_BTC[:, :-1]), dim=1)
         if past is not None:
-            past.shifted_B1C = next_BTC[:, -1:]
+            past.shifted_B1C = newest(next_BTC, 1, positions.packed)
         before_BTC = torch.where((positions.age_BT > 0)[:, :, None], before_BTC, 0)
         return torch.cat((now_BTC, before_BTC), dim=-1).unflatten(2, (self.groups, -1))
 

@@ -109,14 +109,9 @@ class Hydra(LanguageModel):
         return x_BTD
 
     def _pass(self, x_BTD: Tensor, context: Context) -> Pass:
-        recipe, length = self.recipe, x_BTD.shape[1]
-        rope = rope_table(context.offset, length, recipe.head_dim, recipe.rope_base, x_BTD.device)
-        position_T = torch.arange(context.offset, context.offset + length, device=x_BTD.device)
-        doc_start_BT = context.doc_start_BT
-        if doc_start_BT is None:
-            age_BT = position_T.expand(x_BTD.shape[:2])
-        else:
-            age_BT = (position_T - doc_start_BT).expand(x_BTD.shape[:2])
+        recipe = self.recipe
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
+        age_BT = context.position_BT.expand(x_BTD.shape[:2])
         mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
         serving = not self.training and not self.weighs
         may_skip = serving or (self.section.mod_skip_from is not None and self.training and bool(self.mod_skip))
