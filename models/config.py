@@ -134,6 +134,13 @@ class HydraRecipe(Recipe):
     expert_d_ff: int | None = Field(default=None, ge=1, description="Width of an expert; none takes d_ff")
     moe_loss: float = Field(default=0.01, ge=0, description="Weight of the experts' balance loss")
     router_jitter: float = Field(default=0.0, ge=0, lt=1, description="Relative noise on expert logits in training")
+    domain_experts: dict[str, tuple[int, ...]] = Field(
+        default={}, description="Source of the mixture -> experts its tokens are taught to choose; others choose freely"
+    )
+    domain_loss: float = Field(
+        default=0.1, ge=0, description="Weight of that lesson: -ln of the probability of the source's experts"
+    )
+    domain_until: float = Field(default=0.3, gt=0, le=1, description="Share of the training during which it is given")
     curriculum: bool = Field(default=True, description="Bring in the routers by and by; false: all from the start")
     mod_from: float = Field(default=0.1, ge=0, le=1, description="Share of the training before MoD may open")
     mod_gate_loss: float = Field(default=5.0, gt=0, description="MoD opens once the mean loss is below, nats per token")
@@ -158,6 +165,12 @@ class HydraRecipe(Recipe):
             raise ValueError(f"experts={self.experts} must be at least 2 where moe_layers={self.moe_layers}")
         if self.moe_layers and self.experts_per_token > self.experts:
             raise ValueError(f"experts_per_token={self.experts_per_token} must not exceed experts={self.experts}")
+        for source, experts in self.domain_experts.items():
+            if not experts or not set(experts) <= set(range(self.experts if self.moe_layers else 0)):
+                raise ValueError(
+                    f"domain_experts.{source}={list(experts)} must name some of the experts 0 .. experts - 1, where "
+                    f"experts={self.experts}, moe_layers={self.moe_layers}"
+                )
         skips = self.mod_infer == "topk" or self.mor_exit == "hard" or self.mod_skip_from is not None
         if self.routing == "static" and skips:
             raise ValueError(

@@ -46,6 +46,7 @@ class Context:
     visible: Tensor | None  # from kernels.attention.visible_keys
     cache: Cache | None
     targets_BT: Tensor | None = None  # only while a loss is computed; -100 is ignored
+    source_B: Tensor | None = None  # likewise: see LanguageModel.begin_training
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
 
 
@@ -135,9 +136,11 @@ class LanguageModel(nn.Module, ABC):
         targets_BT: Tensor,
         doc_start_BT: Tensor | None = None,
         row_key_B: Tensor | None = None,
+        source_B: Tensor | None = None,
     ) -> Loss:
-        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`."""
-        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
+        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`. `source_B` int64 indexes the sources
+        `begin_training` was given."""
+        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B)
         total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
 
@@ -148,6 +151,7 @@ class LanguageModel(nn.Module, ABC):
         row_key_B: Tensor | None,
         cache: Cache | None,
         targets_BT: Tensor | None = None,
+        source_B: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         rows, length = ids_BT.shape
         if cache is None and length > self.recipe.max_seq_len:
@@ -159,7 +163,7 @@ class LanguageModel(nn.Module, ABC):
             raise ValueError(f"the cache holds {cache.rows} rows, the batch {rows}")
         offset = cache.length if cache is not None else 0
         visible = visible_keys(doc_start_BT, offset, length, ids_BT.device)
-        context = Context(offset, doc_start_BT, row_key_B, visible, cache, targets_BT)
+        context = Context(offset, doc_start_BT, row_key_B, visible, cache, targets_BT, source_B)
         h_BTD = self.final_norm(self.body(self.embed(ids_BT), context))
         if cache is not None:
             cache.length += length
@@ -223,6 +227,9 @@ class LanguageModel(nn.Module, ABC):
         """Store scheduled values in persistent buffers of the same names."""
         for name, value in values.items():
             self.get_buffer(name).fill_(value)
+
+    def begin_training(self, sources: Sequence[str]) -> None:
+        """Called before the first step of every attempt at a run, with the names that `source_B` of `loss` indexes."""
 
     def begin_step(self, step_key: int) -> None:
         """Called before every optimizer step with a hash of (seed, step) in 0 .. 2^63 - 1: for draws that must be the

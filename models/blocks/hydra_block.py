@@ -34,9 +34,15 @@ class Pass:
     mod_open: Tensor  # 0: MoD does nothing .. 1: fully open
     mor_adaptive: Tensor
     moe_dense: Tensor
+    taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
     skip: bool  # whether tokens that MoD turns away are skipped
     gather: bool  # whether tokens that do not go on are left out of the computation
     losses: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Note one layer's auxiliary losses, unweighted."""
+        for name, loss in losses.items():
+            self.losses[name].append(loss)
 
 
 class Block(nn.Module):
@@ -80,8 +86,7 @@ class Block(nn.Module):
         if self.mor is None:
             return once(x_BTD, 0, active_BT)
         y_BTD, losses = self.mor(x_BTD, once, run.mor_adaptive, active_BT, run.context.doc_start_BT, run.counted_BT)
-        for name, loss in losses.items():
-            run.losses[name].append(loss)
+        run.add(losses)
         return y_BTD
 
     def once(self, h_BTD: Tensor, positions: Positions, past: CCGQAState | None, subset: TokenSubset | None) -> Tensor:
@@ -118,6 +123,7 @@ class ExpertLayer(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, run: Pass, stream: int) -> Tensor:
-        y_BTD, loss = self.ffn(self.ffn_norm(x_BTD), run.counted_BT, run.moe_dense, run.context.row_key_B, stream)
-        run.losses["moe"].append(loss)
+        x_normed_BTD, row_key_B = self.ffn_norm(x_BTD), run.context.row_key_B
+        y_BTD, losses = self.ffn(x_normed_BTD, run.counted_BT, run.moe_dense, row_key_B, stream, run.taught_BE)
+        run.add(losses)
         return x_BTD + y_BTD

@@ -14,6 +14,10 @@ persistent buffers. MoD is off at first; from `mod_from` on it opens once the lo
 over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. From
 `mod_skip_from` on training skips the tokens that serving will skip, which closes the gap between the two. MoR runs at
 full depth until `mor_from` and adapts fully from `mor_full` on. Experts are dense during `moe_dense`.
+
+Domains: until `domain_until` the expert routers of rows whose source is in `domain_experts` also learn from
+`domain_loss` times -ln of the probability they give that source's experts (`teaching_loss`); the choice itself is
+never overruled, and rows of other sources, serving and fine-tuning know nothing of it.
 """
 
 from __future__ import annotations
@@ -80,6 +84,7 @@ class Hydra(LanguageModel):
         self._experts_after = {
             after: number for number, after in enumerate(positions_among(recipe.n_layers, section.moe_layers))
         }
+        self._experts_of_SE: Tensor | None = None  # bool, by source; all of them where a source is not mapped
         for name in (
             "progress",
             "mod_floor",
@@ -127,9 +132,15 @@ class Hydra(LanguageModel):
             mod_open=mod_open,
             mor_adaptive=self.mor_adaptive,
             moe_dense=self.moe_dense,
+            taught_BE=self._taught(context),
             skip=may_skip and bool(mod_open == 1),
             gather=serving,
         )
+
+    def _taught(self, context: Context) -> Tensor | None:
+        if self._experts_of_SE is None or context.source_B is None or self.progress >= self.section.domain_until:
+            return None
+        return self._experts_of_SE[context.source_B]
 
     def _weighted(self, losses: dict[str, list[Tensor]]) -> dict[str, Tensor]:
         """Auxiliary losses: the mean over the layers, times its weight."""
@@ -139,6 +150,7 @@ class Hydra(LanguageModel):
             "mod": section.mod_loss * depth / 32 * math.sqrt(recipe.d_model / 768),
             "ponder": section.ponder_loss,
             "moe": section.moe_loss,
+            "domain": section.domain_loss,
         }
         return {name: weights.get(name, 1.0) * torch.stack(found).mean() for name, found in losses.items()}
 
@@ -191,6 +203,15 @@ class Hydra(LanguageModel):
             "mor_adaptive": _ramp(progress, section.mor_from, section.mor_full),
             "moe_dense": float(progress < section.moe_dense),
         }
+
+    def begin_training(self, sources: Sequence[str]) -> None:
+        section = self.section
+        if not section.domain_experts:
+            return
+        everyone = range(section.experts)
+        mapped = [section.domain_experts.get(source, everyone) for source in sources]
+        marks = [[expert in experts for expert in everyone] for experts in mapped]
+        self._experts_of_SE = torch.tensor(marks, device=self.progress.device)
 
     @torch.no_grad()
     def after_step(self, loss: float) -> None:

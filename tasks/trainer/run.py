@@ -108,6 +108,7 @@ class TrainingRun:
         self._loader = build_loader(spec)
         self._held_out = held_out(spec)
         self._model = _starting_model(spec, self._device)
+        self._model.begin_training(self._loader.sources)
         self._token_bytes_V = _token_bytes(spec).to(self._device)
         self._optimization = Optimization(
             self._model, recipe, self._device, self._autocast, runtime.micro_batch_rows, self._say

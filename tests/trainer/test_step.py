@@ -29,7 +29,7 @@ class OneWeight(torch.nn.Module):
     def parameter_groups(self, weight_decay):
         return [{"params": [self.weight, self.unused], "weight_decay": weight_decay}]
 
-    def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B):
+    def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B, source_B):
         counted_BT = targets_BT != -100
         total = (self.weight * targets_BT * counted_BT).sum()
         if len(ids_BT) > self.fits_rows:
@@ -43,7 +43,7 @@ def batch(value: int = 3) -> Batch:
     for row, count in enumerate(TARGETS_OF_ROW):
         targets_BT[row, :count] = value + row
     zeros_BT = np.zeros((ROWS, TOKENS), dtype=np.int64)
-    return Batch(zeros_BT, targets_BT, zeros_BT, np.zeros(ROWS, dtype=np.int64))
+    return Batch(zeros_BT, targets_BT, zeros_BT, *np.zeros((2, ROWS), dtype=np.int64))
 
 
 def optimization(model: Any, slice_rows=ROWS, said=None, **fields) -> Optimization:
