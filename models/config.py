@@ -112,6 +112,11 @@ class HydraRecipe(Recipe):
         description="dynamic: serving skips what the routers turn away; static: no shape depends on data",
     )
     capacity: float = Field(default=0.75, gt=0, le=1, description="Share of tokens a block computes; 1 leaves out MoD")
+    mod_scope: Literal["block", "mlp"] = Field(
+        default="block",
+        description="What MoD gates: whole blocks with their recursions, or the feed-forward layers of those between "
+        "the first and the last",
+    )
     mod_infer: Literal["threshold", "topk"] = Field(
         default="threshold",
         description="Serving: each token by a calibrated threshold, or the best of a whole document (scoring only)",
@@ -221,6 +226,11 @@ class ModelRecipe(Recipe):
                     f"n_layers={self.n_layers} leaves no recurrent core between huginn.prelude_layers="
                     f"{ends.prelude_layers} and huginn.coda_layers={ends.coda_layers}"
                 )
+        if self.hydra is not None and self.hydra.mod_scope == "mlp" and self.hydra.capacity < 1 and self.n_layers < 3:
+            raise ValueError(
+                f"hydra.mod_scope=mlp gates the blocks between the first and the last: n_layers={self.n_layers} has "
+                "none; use at least 3, or hydra.capacity=1"
+            )
         if self.hydra is not None and self.hydra.moe_layers > max(min(1, self.n_layers - 1), self.n_layers - 2):
             raise ValueError(
                 f"hydra.moe_layers={self.hydra.moe_layers} do not fit between n_layers={self.n_layers} blocks: at most "

@@ -2,6 +2,9 @@
 
 block   y = MoD(x, MoR(x, h -> h + CCGQA(norm h), h -> h + SwiGLU(norm h)))
 expert  y = x + alpha MoE(norm x)
+
+mod_scope=mlp gates the feed-forward layer alone, and only in blocks between the first and the last:
+        y = MoR(x, h -> h + CCGQA(norm h), h -> h + r SwiGLU(norm h))     r decided once, from x, for all recursions
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from torch import Tensor, nn
 from models.blocks.ccgqa import CCGQA, CCGQAState, Positions
 from models.blocks.mod import MixtureOfDepths
 from models.blocks.moe import MixtureOfExperts
-from models.blocks.mor import ExpertChoiceRecursions, GaussianRecursions, Recursions, TokenChoiceRecursions
+from models.blocks.mor import ExpertChoiceRecursions, GaussianRecursions, Recursions, TokenChoiceRecursions, both
 from models.blocks.norm import RMSNorm
 from models.blocks.swiglu import SwiGLU
 from models.blocks.token_subset import TokenSubset
@@ -45,6 +48,14 @@ class Pass:
             self.losses[name].append(loss)
 
 
+@dataclass(frozen=True)
+class Gate:
+    """What MoD decided about the tokens of a block."""
+
+    weight_BT: Tensor
+    computed_BT: Tensor | None  # the others are skipped; None: nobody is
+
+
 class Block(nn.Module):
     """One CCGQA block inside its recursion and its gate; R = 1 and capacity 1 leave those out."""
 
@@ -54,34 +65,47 @@ class Block(nn.Module):
         self.attention = CCGQA(recipe, section)
         self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
         self.ffn = SwiGLU(recipe.d_model, recipe.d_ff)
-        self.mod = MixtureOfDepths(recipe.d_model, section.capacity) if section.capacity < 1 else None
+        self.gates_mlp = section.mod_scope == "mlp"
+        gated = section.capacity < 1 and (not self.gates_mlp or 0 < layer < recipe.n_layers - 1)
+        self.mod = MixtureOfDepths(recipe.d_model, section.capacity) if gated else None
         self.mor = _recursions(recipe, section, layer) if section.recursions > 1 else None
         self.whole_document = section.mod_infer == "topk"
-        self.latest_computed: Tensor | None = None  # tokens the newest forward pass did not skip; None: all
+        self.latest_computed: Tensor | None = None  # tokens for which the newest pass did what MoD gates; None: all
 
     def forward(self, x_BTD: Tensor, run: Pass, slots: Sequence[CCGQAState | None]) -> Tensor:
         """`slots`: one state per recursion while decoding."""
-        self.latest_computed = None
-        if self.mod is None:
-            return self._recursions(x_BTD, run, slots, None)
+        gate = None if self.mod is None else self._gate(self.mod, x_BTD, run)
+        self.latest_computed = None if gate is None else gate.computed_BT
+        if gate is None or self.gates_mlp:
+            return self._recursions(x_BTD, run, slots, None, gate)
+        out_BTD = self._recursions(x_BTD, run, slots, gate.computed_BT, None)
+        return x_BTD + gate.weight_BT[:, :, None].to(x_BTD.dtype) * (out_BTD - x_BTD)
+
+    def _gate(self, mod: MixtureOfDepths, x_BTD: Tensor, run: Pass) -> Gate:
         doc_start_BT = run.context.doc_start_BT
-        logit_BT, chosen_BT = self.mod.choose(x_BTD, doc_start_BT, self.whole_document and not self.training)
+        logit_BT, chosen_BT = mod.choose(x_BTD, doc_start_BT, self.whole_document and not self.training)
         if self.training:
-            run.losses["mod"].append(run.mod_open * self.mod.learn(logit_BT, doc_start_BT, run.counted_BT))
-        if run.skip:
-            self.latest_computed = chosen_BT
-        out_BTD = self._recursions(x_BTD, run, slots, self.latest_computed)
-        gate_BT = 1.0 + run.mod_open * (logit_BT.sigmoid() - 1.0)
-        if run.skip:
-            gate_BT = torch.where(chosen_BT, gate_BT, 0.0)
-        return x_BTD + gate_BT[:, :, None].to(x_BTD.dtype) * (out_BTD - x_BTD)
+            run.add({"mod": run.mod_open * mod.learn(logit_BT, doc_start_BT, run.counted_BT)})
+        weight_BT = 1.0 + run.mod_open * (logit_BT.sigmoid() - 1.0)
+        return Gate(torch.where(chosen_BT, weight_BT, 0.0), chosen_BT) if run.skip else Gate(weight_BT, None)
 
     def _recursions(
-        self, x_BTD: Tensor, run: Pass, slots: Sequence[CCGQAState | None], active_BT: Tensor | None
+        self,
+        x_BTD: Tensor,
+        run: Pass,
+        slots: Sequence[CCGQAState | None],
+        active_BT: Tensor | None,
+        mlp_gate: Gate | None,
     ) -> Tensor:
+        def subset_of(going_BT: Tensor | None) -> TokenSubset | None:
+            return TokenSubset.of(going_BT) if going_BT is not None and run.gather else None
+
         def once(h_BTD: Tensor, r: int, going_BT: Tensor | None) -> Tensor:
-            subset = TokenSubset.of(going_BT) if going_BT is not None and run.gather else None
-            return self.once(h_BTD, run.positions, slots[r], subset)
+            attending = subset_of(going_BT)
+            if mlp_gate is None:
+                return self.once(h_BTD, run.positions, slots[r], attending, attending)
+            fed = subset_of(both(going_BT, mlp_gate.computed_BT))
+            return self.once(h_BTD, run.positions, slots[r], attending, fed, mlp_gate.weight_BT)
 
         if self.mor is None:
             return once(x_BTD, 0, active_BT)
@@ -89,12 +113,23 @@ class Block(nn.Module):
         run.add(losses)
         return y_BTD
 
-    def once(self, h_BTD: Tensor, positions: Positions, past: CCGQAState | None, subset: TokenSubset | None) -> Tensor:
-        """Attention and feed-forward layer; tokens outside `subset` come back as they are."""
-        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, subset)
-        if subset is None:
-            return h_BTD + self.ffn(self.ffn_norm(h_BTD))
-        return h_BTD + subset.spread(self.ffn(self.ffn_norm(subset.gather(h_BTD))))
+    def once(
+        self,
+        h_BTD: Tensor,
+        positions: Positions,
+        past: CCGQAState | None = None,
+        attending: TokenSubset | None = None,
+        fed: TokenSubset | None = None,
+        weight_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Attention for the tokens `attending`, then the feed-forward layer for those `fed`, times `weight_BT`; the
+        others come back as they are."""
+        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, attending)
+        if fed is None:
+            added_BTD = self.ffn(self.ffn_norm(h_BTD))
+        else:
+            added_BTD = fed.spread(self.ffn(self.ffn_norm(fed.gather(h_BTD))))
+        return h_BTD + (added_BTD if weight_BT is None else weight_BT[:, :, None].to(added_BTD.dtype) * added_BTD)
 
 
 def _recursions(recipe: ModelRecipe, section: HydraRecipe, layer: int) -> Recursions:

@@ -7,6 +7,7 @@
 Mixture of depths (MoD) wraps a block that a mixture of recursions (MoR) runs up to R times with the same weights,
 attention included, so decoding keeps R caches a block. In training every token is computed and the routers weigh;
 in serving the tokens a MoD router turns away are skipped, but their keys, values and convolution rows are written.
+`mod_scope="mlp"` gates feed-forward layers alone, see models/blocks/hydra_block.py.
 `routing="static"` weighs in serving too: no shape depends on data.
 
 Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
@@ -293,11 +294,12 @@ class Hydra(LanguageModel):
         for block in self.blocks:
             routers = (weight for name, weight in block.named_parameters() if _kind(name) == "router")
             total += 2.0 * sum(weight.numel() for weight in routers if weight.ndim == 2)
+            passing = self.section.capacity if serving and block.mod is not None else 1.0
             for r in range(self.section.recursions):
-                share = 1.0
-                if serving:
-                    share = self.section.capacity * (1.0 if block.mor is None else block.mor.expected_share(r))
-                total += block.attention.flops_per_token(context_tokens, share) + share * block.ffn.flops_per_token()
+                going = 1.0 if block.mor is None or not serving else block.mor.expected_share(r)
+                attending = going if block.gates_mlp else going * passing
+                total += block.attention.flops_per_token(context_tokens, attending)
+                total += going * passing * block.ffn.flops_per_token()
         return total
 
 

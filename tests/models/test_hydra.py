@@ -11,7 +11,7 @@ from models.build import build_model
 from models.generate import generate
 from models.maps import measure
 
-ROUTED = [f"hydra{mode}" for mode in ("", " hard exit", " expert_choice", " token_choice", " static", " wide")]
+ROUTED = [f"hydra{mode}" for mode in ("", " hard exit", " expert_choice", " token_choice", " static", " wide", " mlp")]
 STARTS = torch.tensor([[0] * 9 + [9] * 7] * 4)
 
 
@@ -74,7 +74,7 @@ def test_training_weighs_every_token_by_the_gate(lively_model):
     block = model.blocks[0]
     with torch.no_grad():
         gate = block.mod.router(x).sigmoid()[:, :, None]
-        whole = block.once(x, first_positions(model, random_ids(2, 12)), None, None)
+        whole = block.once(x, first_positions(model, random_ids(2, 12)))
         torch.testing.assert_close(y, gate * whole + (1 - gate) * x)
 
 
@@ -92,9 +92,9 @@ def test_skipped_tokens_pass_unchanged_but_still_write_keys_and_values(lively_mo
     changed = x.clone()
     changed[row, column] *= 1.0001  # hardly another stream, and surely the same choice
     positions = first_positions(model, ids)
-    subset = TokenSubset.of(chosen)
-    once = model.blocks[0].once
-    later = (once(x, positions, None, subset) - once(changed, positions, None, subset))[row, column + 4 :]
+    once, subset = model.blocks[0].once, TokenSubset.of(chosen)
+    whole, other = (once(stream, positions, None, subset, subset) for stream in (x, changed))
+    later = (whole - other)[row, column + 4 :]
     assert later.abs().max() > 0
 
 
