@@ -131,6 +131,9 @@ class HydraRecipe(Recipe):
     mor_exit: Literal["soft", "hard"] = Field(
         default="soft", description="Gaussian MoR in serving: mix all depths, or stop at the most probable"
     )
+    mor_kv: Literal["each", "first"] = Field(
+        default="each", description="Keys and values of a recursion: its own, or those of the block's first"
+    )
     mor_variance: float = Field(default=0.5, gt=0, description="Of the bell over depths of Gaussian MoR")
     ponder_loss: float = Field(default=0.01, ge=0, description="Weight of Gaussian MoR's mean depth in the loss")
     experts: int = Field(default=0, ge=0, description="Experts of an expert layer")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from models.blocks.ccgqa import CCGQA, CCGQAState, Positions
+from models.blocks.ccgqa import CCGQA, CCGQAState, FirstKeys, Positions
 from models.blocks.mod import MixtureOfDepths
 from models.blocks.moe import MixtureOfExperts
 from models.blocks.mor import ExpertChoiceRecursions, GaussianRecursions, Recursions, TokenChoiceRecursions, both
@@ -69,8 +69,13 @@ class Block(nn.Module):
         gated = section.capacity < 1 and (not self.gates_mlp or 0 < layer < recipe.n_layers - 1)
         self.mod = MixtureOfDepths(recipe.d_model, section.capacity) if gated else None
         self.mor = _recursions(recipe, section, layer) if section.recursions > 1 else None
+        self.first_keys_only = section.mor_kv == "first"
         self.whole_document = section.mod_infer == "topk"
         self.latest_computed: Tensor | None = None  # tokens for which the newest pass did what MoD gates; None: all
+
+    def makes_keys(self, r: int) -> bool:
+        """Whether recursion r makes keys and values, or reads those of the first."""
+        return r == 0 or not self.first_keys_only
 
     def forward(self, x_BTD: Tensor, run: Pass, slots: Sequence[CCGQAState | None]) -> Tensor:
         """`slots`: one state per recursion while decoding."""
@@ -100,12 +105,14 @@ class Block(nn.Module):
         def subset_of(going_BT: Tensor | None) -> TokenSubset | None:
             return TokenSubset.of(going_BT) if going_BT is not None and run.gather else None
 
+        first = FirstKeys() if self.first_keys_only else None
+
         def once(h_BTD: Tensor, r: int, going_BT: Tensor | None) -> Tensor:
             attending = subset_of(going_BT)
             if mlp_gate is None:
-                return self.once(h_BTD, run.positions, slots[r], attending, attending)
+                return self.once(h_BTD, run.positions, slots[r], first, attending, attending)
             fed = subset_of(both(going_BT, mlp_gate.computed_BT))
-            return self.once(h_BTD, run.positions, slots[r], attending, fed, mlp_gate.weight_BT)
+            return self.once(h_BTD, run.positions, slots[r], first, attending, fed, mlp_gate.weight_BT)
 
         if self.mor is None:
             return once(x_BTD, 0, active_BT)
@@ -118,13 +125,14 @@ class Block(nn.Module):
         h_BTD: Tensor,
         positions: Positions,
         past: CCGQAState | None = None,
+        first: FirstKeys | None = None,
         attending: TokenSubset | None = None,
         fed: TokenSubset | None = None,
         weight_BT: Tensor | None = None,
     ) -> Tensor:
         """Attention for the tokens `attending`, then the feed-forward layer for those `fed`, times `weight_BT`; the
         others come back as they are."""
-        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, attending)
+        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, attending, first)
         if fed is None:
             added_BTD = self.ffn(self.ffn_norm(h_BTD))
         else:

@@ -5,9 +5,9 @@
     loss       CE + w_mod BCE + 0.01 ponder + 0.01 balance          w_mod = 0.01 (n R / 32) sqrt(D / 768)
 
 Mixture of depths (MoD) wraps a block that a mixture of recursions (MoR) runs up to R times with the same weights,
-attention included, so decoding keeps R caches a block. In training every token is computed and the routers weigh;
-in serving the tokens a MoD router turns away are skipped, but their keys, values and convolution rows are written.
-`mod_scope="mlp"` gates feed-forward layers alone, see models/blocks/hydra_block.py.
+attention included, so decoding keeps R caches a block, or one with `mor_kv="first"`. In training every token is
+computed and the routers weigh; in serving the tokens a MoD router turns away are skipped, but their keys, values and
+convolution rows are written. `mod_scope="mlp"` gates feed-forward layers alone, see models/blocks/hydra_block.py.
 `routing="static"` weighs in serving too: no shape depends on data.
 
 Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
@@ -281,10 +281,11 @@ class Hydra(LanguageModel):
         return super().active_parameters() - idle
 
     def cache_bytes_per_token(self, context_tokens: int) -> float:
-        recipe, attention = self.recipe, self.blocks[0].attention
-        kept = attention.reach * (attention.query_width + attention.key_width) + attention.key_width // 2
-        slots = recipe.n_layers * self.section.recursions
-        return slots * 2.0 * (2 * attention.key_width + kept / context_tokens)
+        return 2.0 * sum(
+            block.attention.cache_values_per_token(context_tokens, block.makes_keys(r))
+            for block in self.blocks
+            for r in range(self.section.recursions)
+        )
 
     def body_flops_per_token(self, context_tokens: float) -> float:
         """In training, and where routing is static, every token is computed; in serving the share MoD lets through,
@@ -298,7 +299,7 @@ class Hydra(LanguageModel):
             for r in range(self.section.recursions):
                 going = 1.0 if block.mor is None or not serving else block.mor.expected_share(r)
                 attending = going if block.gates_mlp else going * passing
-                total += block.attention.flops_per_token(context_tokens, attending)
+                total += block.attention.flops_per_token(context_tokens, attending, block.makes_keys(r))
                 total += going * passing * block.ffn.flops_per_token()
         return total
 

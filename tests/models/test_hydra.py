@@ -93,7 +93,7 @@ def test_skipped_tokens_pass_unchanged_but_still_write_keys_and_values(lively_mo
     changed[row, column] *= 1.0001  # hardly another stream, and surely the same choice
     positions = first_positions(model, ids)
     once, subset = model.blocks[0].once, TokenSubset.of(chosen)
-    whole, other = (once(stream, positions, None, subset, subset) for stream in (x, changed))
+    whole, other = (once(stream, positions, attending=subset, fed=subset) for stream in (x, changed))
     later = (whole - other)[row, column + 4 :]
     assert later.abs().max() > 0
 
