@@ -125,6 +125,11 @@ class HydraRecipe(Recipe):
         default=0.01, ge=0, description="Weight of MoD's loss at 32 effective layers and width 768; scaled from there"
     )
     recursions: int = Field(default=4, ge=1, description="Times a block may run; 1 leaves out MoR")
+    mor_sharing: Literal["sequence", "middle_cycle"] = Field(
+        default="sequence",
+        description="What recurs: every layer by itself, or those between the first and the last together, and those "
+        "two not at all",
+    )
     mor: Literal["gaussian", "expert_choice", "token_choice"] = Field(
         default="gaussian", description="How the depth of a token is decided"
     )
@@ -193,6 +198,10 @@ class HydraRecipe(Recipe):
             raise ValueError(f"mor_from={self.mor_from} must be before mor_full={self.mor_full}")
         return self
 
+    def layers_of_blocks(self, n_layers: int) -> list[int]:
+        """How many layers each block holds; a block recurs as a whole."""
+        return [1, n_layers - 2, 1] if self.mor_sharing == "middle_cycle" else [1] * n_layers
+
 
 class ModelRecipe(Recipe):
     """Shape of a decoder. Widths are in channels, lengths in tokens."""
@@ -229,14 +238,22 @@ class ModelRecipe(Recipe):
                     f"n_layers={self.n_layers} leaves no recurrent core between huginn.prelude_layers="
                     f"{ends.prelude_layers} and huginn.coda_layers={ends.coda_layers}"
                 )
+        if self.hydra is not None and self.hydra.mor_sharing == "middle_cycle" and self.n_layers < 3:
+            raise ValueError(
+                f"hydra.mor_sharing=middle_cycle repeats the layers between the first and the last: "
+                f"n_layers={self.n_layers} has none; use at least 3"
+            )
         if self.hydra is not None and self.hydra.mod_scope == "mlp" and self.hydra.capacity < 1 and self.n_layers < 3:
             raise ValueError(
                 f"hydra.mod_scope=mlp gates the blocks between the first and the last: n_layers={self.n_layers} has "
                 "none; use at least 3, or hydra.capacity=1"
             )
-        if self.hydra is not None and self.hydra.moe_layers > max(min(1, self.n_layers - 1), self.n_layers - 2):
-            raise ValueError(
-                f"hydra.moe_layers={self.hydra.moe_layers} do not fit between n_layers={self.n_layers} blocks: at most "
-                "n_layers - 2, or one between two"
-            )
+        if self.hydra is not None:
+            blocks = len(self.hydra.layers_of_blocks(self.n_layers))
+            if self.hydra.moe_layers > max(min(1, blocks - 1), blocks - 2):
+                raise ValueError(
+                    f"hydra.moe_layers={self.hydra.moe_layers} do not fit between the {blocks} blocks that "
+                    f"n_layers={self.n_layers}, hydra.mor_sharing={self.hydra.mor_sharing} make: at most "
+                    f"{max(min(1, blocks - 1), blocks - 2)}"
+                )
         return self

@@ -42,6 +42,11 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
             "hydra attention alone": {"capacity": 1, "recursions": 1, "moe_layers": 0, "rope_pairing": "half-split"},
         }.items()
     },
+    "hydra middle_cycle": {
+        "family": "hydra",
+        "n_layers": 4,
+        "hydra": {**HYDRA, "mor_sharing": "middle_cycle", "mor_kv": "first", "mor_exit": "hard", "recursions": 3},
+    },
     "huginn": {"family": "huginn", "n_layers": 4, "huginn": HUGINN},
     "huginn pre-norm": {
         "family": "huginn",

@@ -18,7 +18,7 @@ def recursive(lively_model):
 
 def test_keys_and_values_are_made_once_a_block(recursive):
     model, calls = recursive(), []
-    attention = model.blocks[0].attention
+    attention = model.blocks[0].layers[0].attention
     for part in (attention.key, attention.value, attention.shifted_value, attention.query):
         part.register_forward_hook(lambda part, _args, _out: calls.append(part))
     model(IDS)
@@ -29,10 +29,10 @@ def test_keys_and_values_are_made_once_a_block(recursive):
 @torch.no_grad()
 def test_later_runs_attend_from_their_own_stream_to_the_first_ones_keys(recursive):
     model, seen = recursive(), []
-    model.blocks[0].attention.register_forward_pre_hook(lambda _m, args: seen.append(args))
+    model.blocks[0].layers[0].attention.register_forward_pre_hook(lambda _m, args: seen.append(args))
     model(IDS)
     (early, positions, *_), (late, *_), _ = seen
-    attention, first = model.blocks[0].attention, FirstKeys()
+    attention, first = model.blocks[0].layers[0].attention, FirstKeys()
     attention(early, positions, first=first)
     mean = attention.mixed(late, positions)[0] - attention.queries(late, positions, first)
     raw_keys = (attention.key(late) - first.raw_k_BTC).unflatten(2, (2, 1, 8)).expand(-1, -1, -1, 2, -1) / 2
@@ -49,11 +49,12 @@ def test_the_cache_holds_one_slot_of_keys_and_values_a_block(recursive):
     model = recursive()
     cache = model.new_cache(2)
     model(IDS, cache=cache)
-    for slots in cache.layers:
+    for block_states in cache.layers:
+        slots = [states[0] for states in block_states]
         assert [state.keys_values.length for state in slots] == [20, 0, 0]
         assert [state.latent_BPC.shape[1:] for state in slots] == [(3, 48), (3, 32), (3, 32)]
     held = 0
-    for state in (state for slots in cache.layers for state in slots):
+    for state in (states[0] for block_states in cache.layers for states in block_states):
         keys_values = state.keys_values.held(0, 20) if state.keys_values.length else ()
         kept = (*keys_values, state.latent_BPC, state.shifted_B1C)
         held += sum(x.numel() for x in kept if x is not None)

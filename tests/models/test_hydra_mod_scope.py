@@ -25,12 +25,12 @@ def gated(lively_model):
     return make
 
 
-def streams(model, layer=1):
+def streams(model, place=1):
     """Into the block, and out of its attention, its feed-forward layer and itself."""
-    seen, block = {}, model.blocks[layer]
+    seen, block = {}, model.blocks[place]
     hooks = [
         block.register_forward_hook(lambda _b, args, out: seen.update(x=args[0], y=out)),
-        block.attention.register_forward_hook(lambda _b, _args, out: seen.update(attended=out)),
+        block.layers[0].attention.register_forward_hook(lambda _b, _args, out: seen.update(attended=out)),
     ]
     with torch.no_grad():
         model(IDS)
@@ -48,12 +48,12 @@ def test_blocks_between_the_first_and_the_last_have_a_gate(gated):
 def test_the_gate_weighs_the_feed_forward_layer_and_nothing_else(gated, training):
     model = gated(training)
     seen, block = streams(model), model.blocks[1]
-    h = seen["x"] + seen["attended"]
+    layer, h = block.layers[0], seen["x"] + seen["attended"]
     gate = block.mod.router(seen["x"]).sigmoid()
     if not training:
         assert 0.5 < block.latest_computed.float().mean() < 0.95
         gate = torch.where(block.latest_computed, gate, 0.0)
-    torch.testing.assert_close(seen["y"], h + gate[:, :, None] * block.ffn(block.ffn_norm(h)))
+    torch.testing.assert_close(seen["y"], h + gate[:, :, None] * layer.ffn(layer.ffn_norm(h)))
     assert (seen["attended"].abs().amax(-1) > 0).all()
 
 
@@ -61,7 +61,7 @@ def test_the_gate_weighs_the_feed_forward_layer_and_nothing_else(gated, training
 def test_one_decision_holds_for_all_recursions(gated):
     model, fed = gated(recursions=3, mor_exit="hard"), []
     block = model.blocks[1]
-    hook = block.ffn.register_forward_hook(lambda _m, args, _o: fed.append(args[0].shape[1]))
+    hook = block.layers[0].ffn.register_forward_hook(lambda _m, args, _o: fed.append(args[0].shape[1]))
     model(IDS)
     hook.remove()
     depth = block.mor.latest["depth"]
