@@ -179,7 +179,7 @@ class Hydra(LanguageModel):
                 buffer.zero_()
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        if name.endswith("attention.beta"):
+        if name.endswith(("attention.beta", "mor.embedding.weight")):  # the latter would drown unscaled tokens
             parameter.zero_()
         elif name.endswith("ffn.alpha"):
             parameter.fill_(ALPHA_START)

@@ -70,6 +70,12 @@ def test_output_matrices_start_smaller_by_all_the_additions_of_all_recursions(ti
     assert model.expert_layers[0].ffn.experts.up.std().item() == pytest.approx(0.02, rel=0.03)
 
 
+def test_recursions_start_alike(tiny_recipe):
+    model = build_model(tiny_recipe("hydra"))
+    model.init_weights(0)
+    assert not any(block.mor.embedding.weight.any() for block in model.blocks)
+
+
 @pytest.mark.parametrize("kind", ["hydra", "hydra expert_choice", "hydra wide"])
 @torch.no_grad()
 def test_serving_flops_equal_those_torch_counts_at_capacity(kind, lively_model):
