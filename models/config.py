@@ -145,6 +145,11 @@ class HydraRecipe(Recipe):
         description="dynamic: serving skips what the routers turn away; static: no shape depends on data",
     )
     capacity: float = Field(default=0.75, gt=0, le=1, description="Share of tokens a block computes; 1 leaves out MoD")
+    mod_scope: Literal["block", "mlp"] = Field(
+        default="block",
+        description="What MoD gates: whole blocks with their recursions, or the feed-forward layers of those between "
+        "the first and the last",
+    )
     mod_infer: Literal["threshold", "topk"] = Field(
         default="threshold",
         description="Serving: each token by a calibrated threshold, or the best of a whole document (scoring only)",
@@ -153,11 +158,19 @@ class HydraRecipe(Recipe):
         default=0.01, ge=0, description="Weight of MoD's loss at 32 effective layers and width 768; scaled from there"
     )
     recursions: int = Field(default=4, ge=1, description="Times a block may run; 1 leaves out MoR")
+    mor_sharing: Literal["sequence", "middle_cycle"] = Field(
+        default="sequence",
+        description="What recurs: every layer by itself, or those between the first and the last together, and those "
+        "two not at all",
+    )
     mor: Literal["gaussian", "expert_choice", "token_choice"] = Field(
         default="gaussian", description="How the depth of a token is decided"
     )
     mor_exit: Literal["soft", "hard"] = Field(
         default="soft", description="Gaussian MoR in serving: mix all depths, or stop at the most probable"
+    )
+    mor_kv: Literal["each", "first"] = Field(
+        default="each", description="Keys and values of a recursion: its own, or those of the block's first"
     )
     mor_variance: float = Field(default=0.5, gt=0, description="Of the bell over depths of Gaussian MoR")
     ponder_loss: float = Field(default=0.01, ge=0, description="Weight of Gaussian MoR's mean depth in the loss")
@@ -167,6 +180,13 @@ class HydraRecipe(Recipe):
     expert_d_ff: int | None = Field(default=None, ge=1, description="Width of an expert; none takes d_ff")
     moe_loss: float = Field(default=0.01, ge=0, description="Weight of the experts' balance loss")
     router_jitter: float = Field(default=0.0, ge=0, lt=1, description="Relative noise on expert logits in training")
+    domain_experts: dict[str, tuple[int, ...]] = Field(
+        default={}, description="Source of the mixture -> experts its tokens are taught to choose; others choose freely"
+    )
+    domain_loss: float = Field(
+        default=0.1, ge=0, description="Weight of that lesson: -ln of the probability of the source's experts"
+    )
+    domain_until: float = Field(default=0.3, gt=0, le=1, description="Share of the training during which it is given")
     curriculum: bool = Field(default=True, description="Bring in the routers by and by; false: all from the start")
     mod_from: float = Field(default=0.1, ge=0, le=1, description="Share of the training before MoD may open")
     mod_gate_loss: float = Field(default=5.0, gt=0, description="MoD opens once the mean loss is below, nats per token")
@@ -191,6 +211,12 @@ class HydraRecipe(Recipe):
             raise ValueError(f"experts={self.experts} must be at least 2 where moe_layers={self.moe_layers}")
         if self.moe_layers and self.experts_per_token > self.experts:
             raise ValueError(f"experts_per_token={self.experts_per_token} must not exceed experts={self.experts}")
+        for source, experts in self.domain_experts.items():
+            if not experts or not set(experts) <= set(range(self.experts if self.moe_layers else 0)):
+                raise ValueError(
+                    f"domain_experts.{source}={list(experts)} must name some of the experts 0 .. experts - 1, where "
+                    f"experts={self.experts}, moe_layers={self.moe_layers}"
+                )
         skips = self.mod_infer == "topk" or self.mor_exit == "hard" or self.mod_skip_from is not None
         if self.routing == "static" and skips:
             raise ValueError(
@@ -204,6 +230,10 @@ class HydraRecipe(Recipe):
         if self.mor_from >= self.mor_full:
             raise ValueError(f"mor_from={self.mor_from} must be before mor_full={self.mor_full}")
         return self
+
+    def layers_of_blocks(self, n_layers: int) -> list[int]:
+        """How many layers each block holds; a block recurs as a whole."""
+        return [1, n_layers - 2, 1] if self.mor_sharing == "middle_cycle" else [1] * n_layers
 
 
 class ModelRecipe(Recipe):
@@ -242,9 +272,22 @@ class ModelRecipe(Recipe):
                     f"n_layers={self.n_layers} leaves no recurrent core between huginn.prelude_layers="
                     f"{ends.prelude_layers} and huginn.coda_layers={ends.coda_layers}"
                 )
-        if self.hydra is not None and self.hydra.moe_layers > max(min(1, self.n_layers - 1), self.n_layers - 2):
+        if self.hydra is not None and self.hydra.mor_sharing == "middle_cycle" and self.n_layers < 3:
             raise ValueError(
-                f"hydra.moe_layers={self.hydra.moe_layers} do not fit between n_layers={self.n_layers} blocks: at most "
-                "n_layers - 2, or one between two"
+                f"hydra.mor_sharing=middle_cycle repeats the layers between the first and the last: "
+                f"n_layers={self.n_layers} has none; use at least 3"
             )
+        if self.hydra is not None and self.hydra.mod_scope == "mlp" and self.hydra.capacity < 1 and self.n_layers < 3:
+            raise ValueError(
+                f"hydra.mod_scope=mlp gates the blocks between the first and the last: n_layers={self.n_layers} has "
+                "none; use at least 3, or hydra.capacity=1"
+            )
+        if self.hydra is not None:
+            blocks = len(self.hydra.layers_of_blocks(self.n_layers))
+            if self.hydra.moe_layers > max(min(1, blocks - 1), blocks - 2):
+                raise ValueError(
+                    f"hydra.moe_layers={self.hydra.moe_layers} do not fit between the {blocks} blocks that "
+                    f"n_layers={self.n_layers}, hydra.mor_sharing={self.hydra.mor_sharing} make: at most "
+                    f"{max(min(1, blocks - 1), blocks - 2)}"
+                )
         return self

@@ -51,6 +51,7 @@ class Context:
     cache: Cache | None
     targets_BT: Tensor | None = None  # only while a loss is computed; -100 is ignored
     packed: PackedRow | None = None  # only while the documents of a row are read that become the cache's rows
+    source_B: Tensor | None = None  # likewise: see LanguageModel.begin_training
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
 
 
@@ -145,17 +146,26 @@ class LanguageModel(nn.Module, ABC):
         targets_BT: Tensor,
         doc_start_BT: Tensor | None = None,
         row_key_B: Tensor | None = None,
+        source_B: Tensor | None = None,
     ) -> Loss:
-        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`."""
-        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
+        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`. `source_B` int64 indexes the sources
+        `begin_training` was given."""
+        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B=source_B)
         total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.logit_cap)
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
 
-    def sampled_loss(self, ids_BT: Tensor, targets_BT: Tensor, doc_start_BT: Tensor | None, row_key_B: Tensor) -> Loss:
+    def sampled_loss(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        doc_start_BT: Tensor | None,
+        row_key_B: Tensor,
+        source_B: Tensor | None = None,
+    ) -> Loss:
         """Cross-entropy against targets drawn from the model's own prediction where `targets_BT` has any, without
         auxiliary losses: what the Gauss-Newton-Bartlett estimator differentiates (arXiv 2305.14342, alg. 2). The draw
         is a function of the row's key and the position."""
-        h_BTD, _ = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
+        h_BTD, _ = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B=source_B)
         h_ND = h_BTD.flatten(0, 1)
         uniform_BT = uniform(row_key_B, SAMPLED_TARGETS_STREAM, ids_BT.shape[1])
         drawn_N = sample_classes(h_ND.detach(), self.head_weight.detach(), uniform_BT.flatten(), self.logit_cap)
@@ -184,6 +194,7 @@ class LanguageModel(nn.Module, ABC):
         cache: Cache | None,
         targets_BT: Tensor | None = None,
         packed: PackedRow | None = None,
+        source_B: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         rows, length = ids_BT.shape
         if cache is not None and cache.rows != rows:
@@ -201,7 +212,9 @@ class LanguageModel(nn.Module, ABC):
         if offset + length > limit and bool((position_BT[:, -1] >= limit).all()):
             raise UserError(f"position {offset + length - 1} exceeds model.max_seq_len={limit}")
         visible = packed or visible_keys(doc_start_BT, offset, length, ids_BT.device)
-        context = Context(offset, position_BT, doc_start_BT, row_key_B, visible, cache, targets_BT, packed)
+        context = Context(
+            offset, position_BT, doc_start_BT, row_key_B, visible, cache, targets_BT, packed=packed, source_B=source_B
+        )
         h_BTD = self.final_norm(self.body(self.embed(ids_BT), context))
         if cache is not None:
             cache.length += length
@@ -265,6 +278,9 @@ class LanguageModel(nn.Module, ABC):
         """Store scheduled values in persistent buffers of the same names."""
         for name, value in values.items():
             self.get_buffer(name).fill_(value)
+
+    def begin_training(self, sources: Sequence[str]) -> None:
+        """Called before the first step of every attempt at a run, with the names that `source_B` of `loss` indexes."""
 
     def begin_step(self, step_key: int) -> None:
         """Called before every optimizer step with a hash of (seed, step) in 0 .. 2^63 - 1: for draws that must be the

@@ -80,5 +80,5 @@ def slice_tokens(spec: RunSpec, device: torch.device) -> int:
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Rows start .. stop - 1 as the keyword arguments of `LanguageModel.loss`, int64 on the device."""
-    names = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B")
+    names = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B", "source_B")
     return {name: torch.from_numpy(getattr(batch, name)[start:stop]).to(device) for name in names}

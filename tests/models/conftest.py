@@ -41,9 +41,16 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
             "hydra expert_choice": {"mor": "expert_choice", "recursions": 3},
             "hydra token_choice": {"mor": "token_choice"},
             "hydra static": {"routing": "static"},
+            "hydra first keys": {"mor_kv": "first", "mor_exit": "hard", "recursions": 3, "conv_bias": True},
+            "hydra mlp": {"mod_scope": "mlp", "mor_exit": "hard", "recursions": 3},
             "hydra wide": {"conv_kernel": 2, "mixing_kernel": 3, "conv_bias": True, "experts_per_token": 2},
             "hydra attention alone": {"capacity": 1, "recursions": 1, "moe_layers": 0, "rope_pairing": "half-split"},
         }.items()
+    },
+    "hydra middle_cycle": {
+        "family": "hydra",
+        "n_layers": 4,
+        "hydra": {**HYDRA, "mor_sharing": "middle_cycle", "mor_kv": "first", "mor_exit": "hard", "recursions": 3},
     },
     "huginn": {"family": "huginn", "n_layers": 4, "huginn": HUGINN},
     "huginn pre-norm": {

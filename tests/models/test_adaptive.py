@@ -307,7 +307,7 @@ def test_the_map_of_exits_shares_the_tokens_out_by_criterion(lively_model):
     model = deeper(lively_model, 6)
 
     def exits(ids):
-        batch = Batch(ids.numpy(), None, np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64))
+        batch = Batch(ids.numpy(), None, np.zeros(ids.shape, np.int64), *np.zeros((2, len(ids)), np.int64))
         return next(one for one in model.maps([batch]) if one.name == "exit_steps")
 
     whole = exits(IDS)

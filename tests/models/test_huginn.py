@@ -373,8 +373,8 @@ def measured(model):
     """Maps of two batches, the second with two documents in each row; and the batches."""
     doc_start = np.array([[0] * 5 + [5] * 7] * 3)
     batches = [
-        Batch(IDS.numpy(), None, np.zeros_like(doc_start), KEYS.numpy()),
-        Batch(IDS.flip(0).numpy(), None, doc_start, KEYS.numpy()),
+        Batch(IDS.numpy(), None, np.zeros_like(doc_start), KEYS.numpy(), None),
+        Batch(IDS.flip(0).numpy(), None, doc_start, KEYS.numpy(), None),
     ]
     return {one.name: one for one in model.maps(batches)}, batches
 

@@ -323,7 +323,7 @@ def maps_of_even_attention(model, lengths):
     """Maps of a model whose queries ask nothing, so that each spreads evenly over what it sees."""
     for block in model.blocks:
         block.attention.query.weight.zero_()
-    batch = Batch(random_ids(3, sum(lengths)).numpy(), None, doc_start(lengths).expand(3, -1).numpy(), None)
+    batch = Batch(random_ids(3, sum(lengths)).numpy(), None, doc_start(lengths).expand(3, -1).numpy(), None, None)
     return {one.name: one for one in model.maps([batch, batch])}
 
 

@@ -60,7 +60,13 @@ def batch(step: int) -> Batch:
     text = np.frombuffer(inspect.getsource(argparse).encode(), dtype=np.uint8).astype(np.int64)
     starts = np.random.default_rng(step).integers(len(text) - TOKENS - 1, size=(ROWS, 1))
     rows = text[starts + np.arange(TOKENS + 1)]
-    return Batch(rows[:, :-1], rows[:, 1:], np.zeros((ROWS, TOKENS), np.int64), np.arange(ROWS) + ROWS * step)
+    return Batch(
+        rows[:, :-1],
+        rows[:, 1:],
+        np.zeros((ROWS, TOKENS), np.int64),
+        np.arange(ROWS) + ROWS * step,
+        np.zeros(ROWS, np.int64),
+    )
 
 
 def training(optimizer: OptimizerName, seed: int = 0, **changes) -> Optimization:

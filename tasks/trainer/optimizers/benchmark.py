@@ -127,7 +127,8 @@ def _batch(data: np.ndarray, step: int, rows: int) -> Batch:
     starts = np.random.default_rng(step).integers(len(data) - TOKENS, size=(rows, 1))
     window = data[starts + np.arange(TOKENS + 1)]
     whole_rows = np.zeros((rows, TOKENS), dtype=np.int64)
-    return Batch(window[:, :-1], window[:, 1:], whole_rows, step * rows + np.arange(rows))
+    keys, sources = step * rows + np.arange(rows), np.zeros(rows, dtype=np.int64)
+    return Batch(window[:, :-1], window[:, 1:], whole_rows, keys, sources)
 
 
 @torch.no_grad()
