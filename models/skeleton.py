@@ -9,7 +9,7 @@ training; a forward pass is a pure function of its arguments and the parameters.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -181,9 +181,8 @@ class LanguageModel(nn.Module, ABC):
         ids_1T = torch.tensor([[token for document in documents for token in document]], device=device)
         cache = self.new_cache(1)
         h_1TD, _ = self._run(ids_1T, packed.doc_start(device), None, cache, packed=packed)
-        for layer in cache.layers:
-            for state in layer if isinstance(layer, list) else [layer]:
-                state.unpack(packed)
+        for state in _each(cache.layers):
+            state.unpack(packed)
         return newest(h_1TD, 1, packed)[:, 0], Cache(len(documents), cache.layers, packed.longest)
 
     def _run(
@@ -297,3 +296,12 @@ class LanguageModel(nn.Module, ABC):
     def maps(self, batches: Iterable[Batch]) -> list[Map]:
         """Interpretability maps measured on real text, in eval mode with noise off."""
         return measure(self, self.probes(), batches)
+
+
+def _each(states: list[Any]) -> Iterator[Any]:
+    """The states in lists of lists."""
+    for state in states:
+        if isinstance(state, list):
+            yield from _each(state)
+        else:
+            yield state

@@ -41,9 +41,10 @@ class KeyValues:
         self.length = length
 
     def unpack(self, packed: PackedRow) -> None:
-        """The documents of the packed row that is held become rows of their own."""
-        self._keys, self._values = (packed.rows(x) for x in self.held(0, self.length))
-        self.length = packed.longest
+        """The documents of the packed row that is held become rows of their own; nothing, where nothing is held."""
+        if self.length:
+            self._keys, self._values = (packed.rows(x) for x in self.held(0, self.length))
+            self.length = packed.longest
 
     def _stored(self, room: Tensor | None, new: Tensor, start: int) -> Tensor:
         if room is None or room.shape[1] < self.length:
