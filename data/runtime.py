@@ -13,8 +13,9 @@ class Runtime(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU if there is one")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="Autocast type; auto is bf16 where the device supports it natively, else fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        default="auto",
+        description="Over fp32 weights: auto is bf16 where native, else fp32; fp8 for the products of the blocks",
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; none leaves the default")
     workers: int = Field(default=2, ge=1, description="Processes or threads for tokenization and loading")

@@ -102,7 +102,7 @@ class TrainingRun:
         self._token_bytes_V = token_bytes(spec).to(self._device)
         model = starting_model(spec, self._device)
         model.begin_training(self._loader.sources)
-        prepare_blocks(model, runtime.recompute_blocks, runtime.compile)
+        prepare_blocks(model, runtime)
         self._engine = Engine(model, build_optimizer(model, recipe, self._device), world)
         self._model = model
         self._optimization = Optimization(
