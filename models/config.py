@@ -193,7 +193,7 @@ class HydraRecipe(Recipe):
     mod_forced: float = Field(default=0.2, ge=0, le=1, description="Share of the training at which MoD opens anyway")
     mod_ramp_steps: int = Field(default=300, ge=1, description="Steps from opening MoD to its full effect")
     mod_skip_from: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the training after which it skips tokens as serving does"
+        default=None, ge=0, le=0.9, description="Share of the training after which it learns to skip as serving does"
     )
     mor_from: float = Field(default=0.2, ge=0, lt=1, description="Share of the training at full recursion depth")
     mor_full: float = Field(default=0.3, gt=0, le=1, description="Share of the training after which MoR is adaptive")

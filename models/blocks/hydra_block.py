@@ -40,7 +40,7 @@ class Pass:
     mor_adaptive: Tensor
     moe_dense: Tensor
     taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
-    skip: bool  # whether tokens that MoD turns away are skipped
+    skipping: float  # what MoD turns away: 0 weighed like the rest .. 1 skipped
     gather: bool  # whether tokens that do not go on are left out of the computation
     losses: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
@@ -128,7 +128,10 @@ class Block(nn.Module):
         if self.training:
             run.add({"mod": run.mod_open * mod.learn(logit_BT, doc_start_BT, run.counted_BT)})
         weight_BT = 1.0 + run.mod_open * (logit_BT.sigmoid() - 1.0)
-        return Gate(torch.where(chosen_BT, weight_BT, 0.0), chosen_BT) if run.skip else Gate(weight_BT, None)
+        if run.skipping == 0:
+            return Gate(weight_BT, None)
+        weight_BT = torch.where(chosen_BT, weight_BT, (1.0 - run.skipping) * weight_BT)
+        return Gate(weight_BT, chosen_BT if run.skipping == 1 else None)
 
     def _recursions(
         self,

@@ -16,8 +16,9 @@ between the first and the last (Middle-Cycle of Bae et al. 2025), which then are
 Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
 persistent buffers. MoD is off at first; from `mod_from` on it opens once the loss is below `mod_gate_loss` and ramps
 over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. From
-`mod_skip_from` on training skips the tokens that serving will skip, which closes the gap between the two. MoR runs at
-full depth until `mor_from` and adapts fully from `mor_full` on. Experts are dense during `moe_dense`.
+`mod_skip_from` on what is added to the tokens that serving will skip fades to nothing in a tenth of the training, which
+closes the gap between the two. MoR runs at full depth until `mor_from` and adapts fully from `mor_full` on. Experts are
+dense during `moe_dense`.
 
 Domains: until `domain_until` the expert routers of rows whose source is in `domain_experts` also learn from
 `domain_loss` times -ln of the probability they give that source's experts (`teaching_loss`); the choice itself is
@@ -51,6 +52,7 @@ from models.skeleton import Context, LanguageModel
 
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
 MOD_FORCED_RAMP = 0.1  # of the training
+MOD_SKIP_RAMP = 0.1
 
 Kind = Literal["embedding", "router", "expert"]
 
@@ -122,7 +124,9 @@ class Hydra(LanguageModel):
         age_BT = context.position_BT.expand(x_BTD.shape[:2])
         mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
         serving = not self.training and not self.weighs
-        may_skip = serving or (self.section.mod_skip_from is not None and self.training and bool(self.mod_skip))
+        skipping = 0.0
+        if serving or (self.training and self.section.mod_skip_from is not None):
+            skipping = float(mod_open == 1) * (1.0 if serving else float(self.mod_skip))
         return Pass(
             positions=Positions(context.offset, age_BT, rope, context.visible),
             context=context,
@@ -131,7 +135,7 @@ class Hydra(LanguageModel):
             mor_adaptive=self.mor_adaptive,
             moe_dense=self.moe_dense,
             taught_BE=self._taught(context),
-            skip=may_skip and bool(mod_open == 1),
+            skipping=skipping,
             gather=serving,
         )
 
@@ -199,7 +203,8 @@ class Hydra(LanguageModel):
 
     def schedule(self, progress: float) -> dict[str, float]:
         section = self.section
-        skip = float(section.mod_skip_from is not None and progress >= section.mod_skip_from)
+        skip_from = section.mod_skip_from
+        skip = 0.0 if skip_from is None else _ramp(progress, skip_from, skip_from + MOD_SKIP_RAMP)
         if not section.curriculum:
             return {"progress": progress, "mod_floor": 1.0, "mod_skip": skip, "mor_adaptive": 1.0, "moe_dense": 0.0}
         return {

@@ -143,7 +143,7 @@ def test_ranks_agree_on_the_mean_of_what_they_measured(lively_model, monkeypatch
 def test_routers_learn_from_the_tokens_that_training_keeps(lively_model):
     section, ids = lively_model("hydra").recipe.hydra.model_dump(), random_ids(2, 40)
     model = calibrated(lively_model("hydra", hydra={**section, "mod_skip_from": 0.0}), ids).train()
-    model.apply_schedule(model.schedule(0.0))
+    model.apply_schedule(model.schedule(0.1))
     model.loss(ids, ids.roll(-1, 1)).total.backward()
     assert all(p.grad.abs().max() > 0 for p in routers(model).values())
 
@@ -154,7 +154,12 @@ def test_training_can_skip_what_serving_skips(lively_model):
     model = calibrated(lively_model("hydra", hydra={**section, "mod_skip_from": 0.5}), ids)
     served = model(ids)
     assert (model.train()(ids) - served).abs().max() > 1e-2
-    model.apply_schedule(model.schedule(0.5))
+    weighed, gaps = model(ids), []
+    for progress in (0.5, 0.525, 0.55, 0.575, 0.6):
+        model.apply_schedule(model.schedule(progress))
+        gaps.append((model(ids) - served).norm().item())
+    assert gaps[0] == (weighed - served).norm().item()
+    assert gaps == sorted(gaps, reverse=True)
     torch.testing.assert_close(model(ids), served, atol=1e-5, rtol=1e-5)
     assert not model.blocks[0].latest_computed.all()
 
