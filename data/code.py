@@ -17,7 +17,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("flows", "tasks", "reports", "models", "kernels", "data")
 RESOURCES = ("*.yaml", "*.j2")  # templates and task files beside the code that reads them
 # What every stage stands on but whose edits do not change what a stage computes.
-PLUMBING = frozenset({"tasks.stage", "data.store", "data.code", "data.errors", "data.progress", "data.runtime"})
+PLUMBING = frozenset(
+    {
+        "tasks.stage",
+        "tasks.runs.follow",
+        "data.store",
+        "data.code",
+        "data.errors",
+        "data.progress",
+        "data.runtime",
+    }
+)
 
 
 def code_fingerprint(module: str) -> str:

@@ -127,7 +127,7 @@ class Budget:
             return self._runtime
         used_device_s = ledger_total(Store().partial_path(artifact)).device_s
         this = next(found for found in self._estimator.survey.stages if found.artifact.key == artifact.key)
-        may_use_s = max(0.0, self.left_s - self._reserve_s(this))
+        may_use_s = max(1.0, self.left_s - self._reserve_s(this))
         return self._runtime.model_copy(update={"budget_s": used_device_s + may_use_s * self._machine.devices})
 
     @contextmanager

@@ -14,11 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from data.errors import UserError
-from flows import model_commands, plan_command
+from flows import data_commands, model_commands, plan_command, runs_commands
 from flows.plan_command import BudgetHours, BudgetUsd, budget_settings
+from flows.tables import table as _table
 
 app = typer.Typer(
     help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
@@ -154,13 +154,8 @@ def prepare_server() -> None:
 
 app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+app.add_typer(data_commands.app)
+app.add_typer(runs_commands.app, name="runs")
 
 
 def _size(size_bytes: int) -> str:

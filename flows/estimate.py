@@ -12,21 +12,28 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
+
 from data.config import ORIGINS, SourceRecipe
 from data.errors import UserError
+from data.runtime import Runtime
 from data.store import Artifact
 from data.tokenizers import tokenizer_file
 from flows.machine import Machine
 from flows.survey import StageSurvey, Survey
 from flows.throughput import Rate, training_rate
+from models.build import build_model
 from models.config import ModelRecipe
 from models.counts import Flops, flops_per_token, parameter_counts
 from models.device import choose_precision
 from models.memory import StepMemory, step_memory
 from tasks.benchmarks.local import local_names
 from tasks.config import EvalTaskRecipe
+from tasks.trainer.batches import SLICE_TOKENS
+from tasks.trainer.blocks import prepare_blocks
+from tasks.trainer.checkpoint import Retention
 from tasks.trainer.config import TrainRecipe
-from tasks.trainer.step import SLICE_TOKENS
+from tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from tasks.training import resolve_model
 
 READ_BYTES_PER_S = {"hub": 10e6, "path": 40e6, "builtin": 4e6}  # acquire, of text
@@ -41,9 +48,8 @@ LOCAL_PROMPT_TOKENS, LOCAL_ANSWER_TOKENS = 60, 64  # of those in tasks/benchmark
 LAYER_STEP_S = 1e-3  # a layer of a decoding step costs so much however small it is
 PROBING_SLOWDOWN = 3.0  # measuring maps, against a forward pass
 STARTUP_S = 10.0  # importing, loading a model
-CHECKPOINT_BYTES_PER_PARAMETER, PORTABLE_BYTES_PER_PARAMETER = 12, 4
+WEIGHT_BYTES = 4  # of a parameter, in training and in every checkpoint
 DOCUMENTS_SHARE, SHARDS_SHARE = 0.4, 1.0  # bytes on disk for a byte of text
-OPTIMIZER_BYTES_PER_PARAMETER = 8.0
 
 
 @dataclass(frozen=True)
@@ -107,8 +113,14 @@ class Estimator:
             train.seq_len_tokens,
             precision=_precision(runtime.precision, kind),
             device_type=kind,
-            optimizer_bytes_per_parameter=OPTIMIZER_BYTES_PER_PARAMETER,
+            optimizer_bytes_per_parameter=self._optimizer_bytes(train),
+            prepare=lambda model: prepare_blocks(model, Runtime(recompute_blocks=runtime.recompute_blocks)),
         )
+
+    def _optimizer_bytes(self, train: TrainRecipe) -> float:
+        assert self.model is not None
+        with torch.device("meta"):
+            return optimizer_bytes_per_parameter(train, build_model(self.model))
 
     def flops(self, train: TrainRecipe) -> Flops | None:
         """Of one token; None while the vocabulary is unknown."""
@@ -138,22 +150,38 @@ class Estimator:
                 steps_left=left,
                 tokens=train.steps * train.batch_tokens,
             )
-        keep = self.preset.runtime.keep_checkpoints + 1
-        disk = self.parameters["total"] * (keep * CHECKPOINT_BYTES_PER_PARAMETER + PORTABLE_BYTES_PER_PARAMETER)
-        per_step = train.batch_tokens * (flops.forward + flops.backward)
+        whole, rest = self._training_flops(train, 0), self._training_flops(train, stage.step)
         rate = self.rate(stage.stage, train)
-        step_s = per_step / rate.flops_per_s if rate is not None else None
         held_out = self._held_out_flops(stage, train, flops)
         return TrainingEstimate(
-            wall_s=(per_step * left + held_out) / rate.flops_per_s + STARTUP_S if rate is not None else None,
+            wall_s=(rest + held_out) / rate.flops_per_s + STARTUP_S if rate is not None else None,
             source=rate.source if rate is not None else f"unknown: {self.machine.name} has no known speed",
-            disk_bytes=disk,
+            disk_bytes=self._checkpoint_bytes(train),
             steps=train.steps,
             steps_left=left,
-            step_s=step_s,
+            step_s=rest / max(1, left) / rate.flops_per_s if rate is not None else None,
             tokens=train.steps * train.batch_tokens,
-            flops=per_step * train.steps,
+            flops=whole,
         )
+
+    def _training_flops(self, train: TrainRecipe, first_step: int) -> float:
+        """FLOPs of the steps from `first_step` on, each phase with its own length of rows."""
+        assert self.model is not None
+        total = 0.0
+        ends = [*(phase.first_step for phase in train.phases[1:]), train.steps]
+        for phase, end in zip(train.phases, ends, strict=True):
+            flops = flops_per_token(self.model, phase.seq_len_tokens)
+            steps = max(0, end - max(first_step, phase.first_step))
+            total += steps * train.batch_tokens * (flops.forward + flops.backward)
+        return total
+
+    def _checkpoint_bytes(self, train: TrainRecipe) -> float:
+        """Bytes on disk at the end: the checkpoints kept, one being written, and the portable one."""
+        assert self.parameters is not None
+        runtime = self.preset.runtime
+        retention = Retention(runtime.keep_checkpoints, train.guard.anchor_steps, runtime.permanent_every_steps)
+        kept = len(retention.of(list(range(1, train.steps + 1)))) + 1
+        return self.parameters["total"] * (kept * (WEIGHT_BYTES + self._optimizer_bytes(train)) + WEIGHT_BYTES)
 
     def rate(self, stage: str, train: TrainRecipe) -> Rate | None:
         """Training speed of the preset's model; worked out once per stage."""
@@ -258,8 +286,6 @@ def _over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Es
 
 def _precision(asked: str, device_type: str) -> Any:
     """As models.device.choose_precision, for a GPU that need not be here."""
-    import torch
-
     if device_type == "cpu":
         return choose_precision(asked, torch.device("cpu"))
     return torch.float32 if asked == "fp32" else torch.bfloat16

@@ -64,13 +64,12 @@ def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) ->
     estimator = Estimator(survey, machine)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
-    except UserError as error:  # the vocabulary
+        trains = any(stage.stage in TRAINING_STAGES and stage.state != "cached" for stage in needed)
+        memory = estimator.memory() if trains else None
+    except UserError as error:  # the vocabulary, the precision
         return Plan(preset, machine, [*findings, Finding("error", "model", str(error))])
     if on is None:
         findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
-    memory = None
-    if any(stage.stage in TRAINING_STAGES and stage.state != "cached" for stage in needed):
-        memory = estimator.memory()
     if memory is not None:
         findings += _memory_findings(memory, machine)
     split, over = _budget(preset, estimator)

@@ -50,6 +50,10 @@ class CapacityRouter(nn.Module):
             self.bias.fill_(math.log(self.start / (1.0 - self.start)))
         self.threshold.zero_()
         self.calibrations.zero_()
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was noted for `calibrate`: it was of a pass that is not learned from."""
         self._measured = []
 
     def reaches(self, logit_BT: Tensor) -> Tensor:

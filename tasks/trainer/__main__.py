@@ -7,7 +7,10 @@ Exit codes: 0 complete; 75 stopped on request with everything saved, run it agai
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
+
+import psutil
 
 from tasks.trainer.exits import Exit, exit_of
 from tasks.trainer.stopping import StopRequest
@@ -23,7 +26,7 @@ def main(arguments: list[str]) -> Exit:
 
     run_dir = Path(arguments[0]).absolute()
     try:
-        train(run_dir, stop)
+        train(run_dir, stop, time.time() - psutil.Process().create_time())
     except Exception as error:
         code = exit_of(error)
         if code is Exit.FAILED:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -11,27 +11,30 @@ import torch
 from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
+from data.tokenizers import load_tokenizer
 from tasks.trainer.config import RunSpec
 
 Loader = MixtureLoader | ChatLoader
+SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 
 def build_loader(spec: RunSpec) -> Loader:
     """The loader of the objective. Raises UserError for shards that are missing or do not fit the spec."""
-    shape = {
-        "seed": spec.train.seed,
-        "steps": spec.train.steps,
-        "seq_len_tokens": spec.train.seq_len_tokens,
-        "batch_rows": spec.train.batch_rows,
-    }
+    train = spec.train
     shard_dirs = {source: Path(folder) for source, folder in spec.shard_dirs.items()}
     if spec.objective == "pretrain":
         if spec.mixture is None:
             raise UserError("run.json: objective=pretrain needs `mixture`; got none")
-        return MixtureLoader(shard_dirs, spec.mixture, **shape)
+        tokenizer = load_tokenizer(Path(spec.tokenizer_dir)) if spec.mixture.filter else None
+        return MixtureLoader(
+            shard_dirs, spec.mixture, seed=train.seed, steps=train.steps, phases=train.phases, tokenizer=tokenizer
+        )
     if set(shard_dirs) != {"chat"}:
         raise UserError(f"run.json: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
-    return ChatLoader(shard_dirs["chat"], **shape)
+    if train.length_phases is not None:
+        raise UserError("run.json: train.length_phases: packed conversations have rows of one length; leave it out")
+    rows = {"seq_len_tokens": train.seq_len_tokens, "batch_rows": train.batch_rows}
+    return ChatLoader(shard_dirs["chat"], seed=train.seed, steps=train.steps, **rows)
 
 
 def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
@@ -45,19 +48,37 @@ def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
     return {source: batches for source, batches in found.items() if batches}
 
 
-def read_ahead(loader: Loader, first_step: int, steps: int, batch_rows: int) -> Iterator[Batch]:
-    """The batches of steps first_step .. steps - 1, in order; each is read while the one before it is used."""
-    slots = range(batch_rows)
-    with ThreadPoolExecutor(1, thread_name_prefix="loader") as reader:
-        coming = reader.submit(loader.batch, first_step, slots) if first_step < steps else None
-        for step in range(first_step, steps):
-            assert coming is not None
-            batch = coming.result()
-            coming = reader.submit(loader.batch, step + 1, slots) if step + 1 < steps else None
-            yield batch
+class ReadAhead:
+    """The batches of this rank's slots; while one step is computed, the next one's is read."""
+
+    def __init__(self, loader: Loader, steps: int, slots: Callable[[int], Sequence[int]]):
+        """`slots(step)` names the slots to read."""
+        self._loader, self._steps, self._slots = loader, steps, slots
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="loader")
+        self._coming: tuple[int, Future[Batch]] | None = None
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step. Raises what reading it raised."""
+        coming = self._coming if self._coming is not None and self._coming[0] == step else None
+        batch = coming[1].result() if coming is not None else self._read(step)
+        self._coming = (step + 1, self._reader.submit(self._read, step + 1)) if step + 1 < self._steps else None
+        return batch
+
+    def close(self) -> None:
+        """Stop reading."""
+        self._reader.shutdown(cancel_futures=True)
+
+    def _read(self, step: int) -> Batch:
+        return self._loader.batch(step, self._slots(step))
+
+
+def slice_tokens(spec: RunSpec, device: torch.device) -> int:
+    """Tokens of a forward and backward pass: what the operator asks for in rows, else what suits the device."""
+    rows = spec.runtime.micro_batch_rows
+    return rows * spec.train.seq_len_tokens if rows is not None else SLICE_TOKENS[device.type]
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Rows start .. stop - 1 as the keyword arguments of `LanguageModel.loss`, int64 on the device."""
-    names = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B")
+    names = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B", "source_B")
     return {name: torch.from_numpy(getattr(batch, name)[start:stop]).to(device) for name in names}

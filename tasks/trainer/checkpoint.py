@@ -2,7 +2,7 @@
 
     checkpoints/step-00000100/
         model-00001-of-00002.safetensors ...   model and optimizer tensors, by torch.distributed.checkpoint
-        state.json                             step, tokens, the states of every random generator
+        state.json                             step, tokens, guard, course, the states of every random generator
         manifest.json                          key, loader fingerprint, step, size and sha256 of every file
 
 Written to `step-00000100.partial`: files, fsync, the manifest last, fsync, rename, fsync of the folder.
@@ -20,7 +20,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,10 +42,27 @@ FILE_BYTES = 1 << 30  # a file is assembled in host memory, so this bounds the m
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run has come: optimizer steps completed and tokens they read."""
+    """How far a run has come: optimizer steps completed, tokens they read, and whatever else of it is JSON."""
 
     step: int
     tokens: int
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints are kept: the newest `newest`, the newest two at multiples of `anchor_steps`, which the guard
+    goes back to, and all at multiples of `permanent_steps`."""
+
+    newest: int
+    anchor_steps: int
+    permanent_steps: int | None = None
+
+    def of(self, steps: list[int]) -> set[int]:
+        """Those of the given steps, in ascending order, that are kept."""
+        anchors = [step for step in steps if step % self.anchor_steps == 0]
+        permanent = {step for step in steps if self.permanent_steps and step % self.permanent_steps == 0}
+        return {*steps[-self.newest :], *anchors[-2:], *permanent}
 
 
 def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -65,14 +82,14 @@ def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
 class CheckpointFolder:
     """The checkpoints of one run, which is known by its artifact's key and its loader's fingerprint."""
 
-    def __init__(self, folder: Path, key: str, loader_fingerprint: str, keep: int):
+    def __init__(self, folder: Path, key: str, loader_fingerprint: str, retention: Retention):
         self.folder = folder
         self._identity = {"key": key, "loader_fingerprint": loader_fingerprint}
-        self._keep = keep
+        self._retention = retention
         folder.mkdir(parents=True, exist_ok=True)
 
     def save(self, tensors: dict[str, torch.Tensor], position: Position) -> None:
-        """Write one checkpoint and delete those beyond the newest `keep`.
+        """Write one checkpoint and delete those that are not to be kept.
 
         Raises OSError (disk full, ...) and leaves the earlier checkpoints untouched.
         """
@@ -105,19 +122,33 @@ class CheckpointFolder:
             on_damage(f"checkpoint {path.name} is damaged ({problem}); falling back to the one before it")
         return None
 
+    def anchor(self, step: int, on_damage: Callable[[str], None]) -> Path | None:
+        """The newest whole checkpoint at a multiple of `anchor_steps` and not after `step`; None without one.
+
+        `on_damage` gets one line for each newer one that is damaged.
+        """
+        for path in reversed(self._steps()):
+            at = _step_of(path)
+            if at > step or at % self._retention.anchor_steps:
+                continue
+            if (problem := _problem(path)) is None:
+                return path
+            on_damage(f"checkpoint {path.name} is damaged ({problem}); going back to the one before it")
+        return None
+
     def load(self, path: Path, tensors: dict[str, torch.Tensor]) -> Position:
         """Fill `tensors` and set the random generators from what `newest` found."""
         with _dcp_errors():
             dcp_load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
         state = json.loads((path / STATE).read_text())
         _set_random_state(state["random"])
-        return Position(state["step"], state["tokens"])
+        return Position(state["step"], state["tokens"], state["state"])
 
     def _write(self, partial: Path, tensors: dict[str, torch.Tensor], position: Position) -> None:
         writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_file_of_each(tensors))
         with _dcp_errors():
             dcp_save(tensors, storage_writer=writer, no_dist=True)
-        state = {"step": position.step, "tokens": position.tokens, "random": _random_state()}
+        state = {**asdict(position), "random": _random_state()}
         (partial / STATE).write_text(json.dumps(state))
         files = {}
         for path in sorted(partial.iterdir()):
@@ -128,10 +159,10 @@ class CheckpointFolder:
 
     def _refuse_foreign(self, path: Path) -> None:
         manifest = json.loads((path / MANIFEST).read_text())
-        for field, ours in self._identity.items():
-            if manifest[field] != ours:
+        for name, ours in self._identity.items():
+            if manifest[name] != ours:
                 raise UserError(
-                    f"{path} was written for {field} {manifest[field]}, this run has {ours}; "
+                    f"{path} was written for {name} {manifest[name]}, this run has {ours}; "
                     f"restore what it was trained on, or delete {self.folder} to start again"
                 )
 
@@ -139,10 +170,15 @@ class CheckpointFolder:
         return sorted(p for p in self.folder.glob("step-*") if p.is_dir() and not p.suffix)
 
     def _prune(self) -> None:
-        kept = set(self._steps()[-self._keep :])
+        steps = self._steps()
+        kept = self._retention.of([_step_of(path) for path in steps])
         for path in self.folder.glob("step-*"):
-            if path not in kept:
+            if path not in steps or _step_of(path) not in kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def _problem(path: Path) -> str | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tasks.trainer.rows import RowWriter, read_rows
 
 LEDGER = "ledger.jsonl"
-ROW_EVERY_S = 10.0
+ROW_EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,26 @@ def ledger_total(run_dir: Path) -> LedgerTotal:
 
 
 class Ledger:
-    """Charges the running attempt to `RUN_DIR/ledger.jsonl`. The price is that of the whole machine."""
+    """Charges the running attempt to `RUN_DIR/ledger.jsonl`. The price is that of the whole machine; `running_s` is for
+    how long the attempt had held it before the ledger was opened."""
 
-    def __init__(self, run_dir: Path, attempt: str, devices: int, price_usd_per_hour: float):
+    def __init__(self, run_dir: Path, attempt: str, devices: int, price_usd_per_hour: float, running_s: float = 0.0):
         self._before = ledger_total(run_dir)
         self._attempt = attempt
         self._devices = devices
         self._price_usd_per_s = price_usd_per_hour / 3600
         self._writer = RowWriter(run_dir / LEDGER)
-        self._started = self._charged = time.monotonic()
+        self._started = self._charged = time.monotonic() - running_s
 
     @property
     def usd(self) -> float:
         """Spent so far, earlier attempts included."""
         return self._before.usd + (time.monotonic() - self._started) * self._price_usd_per_s
+
+    @property
+    def device_s(self) -> float:
+        """Device seconds used so far, earlier attempts included."""
+        return self._before.device_s + (time.monotonic() - self._started) * self._devices
 
     def tick(self, force: bool = False) -> None:
         """Charge the time since the last row, at most every ROW_EVERY_S unless forced."""

@@ -18,10 +18,20 @@ from tasks.trainer.rows import Row, RowWriter, read_rows, replace_rows
 
 METRICS = "metrics.jsonl"
 HEARTBEAT = "heartbeat.json"
+TIMES_AND_MONEY = frozenset({"tokens_per_s", "flops_per_s", "utilisation", "step_s", "wall_s", "eta_s", "cost_usd"})
 ATTEMPT_VARIABLE = "ATHANOR_ATTEMPT"
 CONSOLE_EVERY_S = 5.0
 HEARTBEAT_EVERY_S = 1.0
 SYNC_EVERY_S = 10.0
+
+
+def reproducible_rows(run_dir: Path) -> list[Row]:
+    """The log without events, times and money: what is equal for every way of coming to the same end."""
+    return [
+        {name: value for name, value in row.items() if name not in TIMES_AND_MONEY}
+        for row in read_rows(run_dir / METRICS)
+        if row["kind"] != "event"
+    ]
 
 
 class MetricsLog:

@@ -7,68 +7,61 @@ function of `run.json` and the data it names, however often the run was interrup
 
 from __future__ import annotations
 
-import os
-import random
+import math
 import time
-import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from data.errors import UserError
 from data.loader import Batch
 from data.permutation import hash64
-from models.build import build_model
+from data.store import write_json
 from models.counts import flops_per_token
 from models.device import choose_device, choose_precision, peak_flops
-from models.portable import load_portable, save_portable
-from models.skeleton import LanguageModel
-from tasks.trainer.batches import build_loader, held_out, read_ahead
-from tasks.trainer.checkpoint import CheckpointFolder, Position, training_tensors
-from tasks.trainer.config import RunSpec
+from models.portable import save_portable
+from tasks.trainer.averaging import WeightAverage
+from tasks.trainer.batches import ReadAhead, build_loader, held_out, slice_tokens
+from tasks.trainer.blocks import prepare_blocks
+from tasks.trainer.budget import Pace, revised
+from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
+from tasks.trainer.config import SUMMARY, RunSpec
+from tasks.trainer.course import Course
+from tasks.trainer.declaration import declared_schedule
+from tasks.trainer.engines.engine import Engine
 from tasks.trainer.exits import Preempted
+from tasks.trainer.guard import Guard
 from tasks.trainer.held_out import evaluate
-from tasks.trainer.ledger import Ledger
-from tasks.trainer.metrics import ATTEMPT_VARIABLE, Console, Heartbeat, MetricsLog
-from tasks.trainer.rows import Row
-from tasks.trainer.schedules import learning_rate
+from tasks.trainer.journal import Journal
+from tasks.trainer.optimizers.build import build_optimizer
+from tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
 from tasks.trainer.step import Optimization
 from tasks.trainer.stopping import StopRequest
 from tasks.trainer.throughput import Throughput
-from tasks.trainer.wandb_sink import WandbSink
+from tasks.trainer.world import World
 
-SPEC = "run.json"
+SCHEDULE = "schedule.json"
+WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
 CHECKPOINTS = "checkpoints"
 LOCK = "trainer.lock"
 LOCK_PATIENCE_S = 120.0  # an orphan of a killed flow needs this long to finish its step and save
 
 
-def read_spec(run_dir: Path) -> RunSpec:
-    """The run's description. Raises UserError when `run.json` is missing or not valid."""
-    path = run_dir / SPEC
-    try:
-        return RunSpec.model_validate_json(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the folder of a run") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {field or 'content'}: {first['msg']}") from None
-
-
-def train(run_dir: Path, stop: StopRequest) -> None:
+def train(run_dir: Path, stop: StopRequest, running_s: float = 0.0) -> None:
     """Bring the run to its end: the portable checkpoint and the logs lie in `run_dir`.
+
+    `running_s` is the age of the process, which the ledger charges too.
 
     Raises Preempted (state saved) when `stop` has a reason, UserError for what the user can mend.
     """
     spec = read_spec(run_dir)
     with _exclusive(run_dir, stop), ExitStack() as cleanup:
-        TrainingRun(run_dir, spec, stop, cleanup).finish()
+        TrainingRun(run_dir, spec, stop, World.of_launcher(), running_s, cleanup).finish()
 
 
 @contextmanager
@@ -92,14 +85,13 @@ def _exclusive(run_dir: Path, stop: StopRequest) -> Iterator[None]:
 class TrainingRun:
     """One attempt at a run. `cleanup` closes what it opens."""
 
-    def __init__(self, run_dir: Path, spec: RunSpec, stop: StopRequest, cleanup: ExitStack):
-        self._dir, self._spec, self._stop = run_dir, spec, stop
+    def __init__(
+        self, run_dir: Path, spec: RunSpec, stop: StopRequest, world: World, running_s: float, cleanup: ExitStack
+    ):
+        self._dir, self._spec, self._stop, self._world = run_dir, spec, stop, world
         runtime, recipe = spec.runtime, spec.train
-        attempt = os.environ.get(ATTEMPT_VARIABLE) or uuid.uuid4().hex[:12]
-        self._ledger = Ledger(run_dir, attempt, devices=1, price_usd_per_hour=runtime.price_usd_per_hour)
-        cleanup.callback(self._ledger.close)
-
-        _seed_everything(recipe.seed)
+        self._journal = Journal(run_dir, spec, world, running_s, cleanup)
+        seed_everything(recipe.seed)
         if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
         self._device = choose_device(runtime.device)
@@ -107,142 +99,209 @@ class TrainingRun:
         self._autocast = torch.autocast(self._device.type, precision, enabled=precision != torch.float32)
         self._loader = build_loader(spec)
         self._held_out = held_out(spec)
-        self._model = _starting_model(spec, self._device)
-        self._token_bytes_V = _token_bytes(spec).to(self._device)
+        self._token_bytes_V = token_bytes(spec).to(self._device)
+        model = starting_model(spec, self._device)
+        model.begin_training(self._loader.sources)
+        prepare_blocks(model, runtime)
+        self._engine = Engine(model, build_optimizer(model, recipe, self._device), world)
+        self._model = model
         self._optimization = Optimization(
-            self._model, recipe, self._device, self._autocast, runtime.micro_batch_rows, self._say
+            self._engine, recipe.grad_clip, self._device, self._autocast, slice_tokens(spec, self._device), self._say
         )
-        flops = flops_per_token(spec.model, recipe.seq_len_tokens)
-        self._throughput = Throughput(recipe.batch_tokens, flops.forward + flops.backward, peak_flops(self._device))
+        self._average = WeightAverage(model) if recipe.average_from is not None else None
+        flops = {p.seq_len_tokens: flops_per_token(spec.model, p.seq_len_tokens) for p in recipe.phases}
+        self._flops_per_token = {length: found.forward + found.backward for length, found in flops.items()}
+        self._throughput = Throughput(recipe.batch_tokens, peak_flops(self._device))
+        self._pace = Pace()
 
-        self._checkpoints = CheckpointFolder(
-            run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, runtime.keep_checkpoints
-        )
-        damage: list[str] = []
-        self._position = self._resume(damage)
+        retention = Retention(runtime.keep_checkpoints, recipe.guard.anchor_steps, runtime.permanent_every_steps)
+        self._checkpoints = CheckpointFolder(run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, retention)
+        self._position = Position(step=0, tokens=0)
+        self._guard, self._course = Guard(recipe.guard), Course(recipe)
+        if (found := self._checkpoints.newest(self._say)) is not None:
+            self._position = self._load(found)
+            self._guard = Guard.restored(recipe.guard, self._position.state["guard"])
+            self._course = Course.restored(recipe, self._position.state["course"])
         self._saved_step, self._saved_at = self._position.step, time.monotonic()
-        self._heartbeat = Heartbeat(run_dir)
-        self._listeners: list[Callable[[Row], None]] = [Console(recipe.steps)]
-        self._log = MetricsLog(run_dir, self._position.step, attempt, self._listeners)
-        cleanup.callback(self._log.close)
-        for message in damage:
-            self._say(message)
-        if runtime.wandb != "off":
-            wandb = WandbSink(spec, run_dir, self._say)
-            cleanup.callback(wandb.close)
-            self._listeners.append(wandb)
-        self._ledger.tick(force=True)
+        self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(self._loader.batch_rows(step)))
+        cleanup.callback(self._batches.close)
+        self._journal.begin(self._position.step)
+        if world.first:
+            scheduled = model if spec.objective == "pretrain" else None
+            write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))
 
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
-        recipe = self._spec.train
-        batches = read_ahead(self._loader, self._position.step, recipe.steps, recipe.batch_rows)
-        while True:
+        self._pace.begin()
+        self._between_steps()
+        while self._position.step < self._course.end:
+            self._step()
             self._between_steps()
-            if self._position.step == recipe.steps:
-                break
-            self._step(batches)
-        save_portable(self._dir, self._model, Path(self._spec.tokenizer_dir))
+        if self._position.step == 0:
+            raise UserError(
+                f"the budget of {self._spec.runtime.budget_s:.0f} device seconds is spent before the first step; "
+                "raise it and run again"
+            )
+        with self._delivered():
+            save_portable(self._dir, self._model, Path(self._spec.tokenizer_dir))
+        write_json(self._dir / SUMMARY, self._summary())
 
-    def _resume(self, damage: list[str]) -> Position:
-        found = self._checkpoints.newest(damage.append)
-        if found is None:
-            return Position(step=0, tokens=0)
-        return self._checkpoints.load(found, training_tensors(self._model, self._optimization.optimizer))
-
-    def _step(self, batches: Iterator[Batch]) -> None:
+    def _step(self) -> None:
+        """Compute a step and learn from it, or pass it over if the guard says so."""
         recipe, step = self._spec.train, self._position.step
+        step_key = int(hash64(recipe.seed, step)[0] >> np.uint64(1))
+        batch = self._batches.batch(step)
         started = time.perf_counter()
-        lr = learning_rate(recipe, step)
-        self._model.begin_step(int(hash64(recipe.seed, step)[0] >> np.uint64(1)))
-        result = self._optimization.step(next(batches), lr)
+        result = self._optimization.measure(batch, step_key)
         self._position = Position(step + 1, self._position.tokens + recipe.batch_tokens)
-        self._log.step(
+        if (problem := self._guard.problem(result.loss, result.grad_norm)) is not None:
+            self._pass_over(batch, step_key, problem)
+            return
+        lr = self._course.learning_rate(step)
+        self._optimization.update(lr)
+        computed_s = time.perf_counter() - started
+        self._guard.accept(result.loss, result.grad_norm)
+        if self._average is not None and self._course.progress(step) >= (recipe.average_from or 0.0):
+            self._average.add()
+        self._journal.step(
             step + 1,
             loss=result.loss,
             lr=lr,
             grad_norm=result.grad_norm,
             tokens=self._position.tokens,
             mix=self._loader.counts(step),
+            ignored_rows=batch.ignored_rows,
             schedule=self._schedule(step),
             aux={**result.aux, **self._model.diagnostics()},
-            cost_usd=self._ledger.usd,
-            **self._throughput.after(time.perf_counter() - started, recipe.steps - step - 1),
+            **self._throughput.after(
+                computed_s,
+                self._pace.step_done(),
+                self._course.end - step - 1,
+                self._flops_per_token[batch.ids_BT.shape[1]],
+            ),
         )
         self._model.after_step(result.loss)
         self._model.apply_schedule(self._schedule(step + 1))
-        self._ledger.tick()
-        self._heartbeat.beat(step + 1)
+
+    def _pass_over(self, batch: Batch, step_key: int, problem: str) -> None:
+        """Learn nothing from a bad step, note what was in it, and go back if there were too many in a row."""
+        step = self._position.step
+        self._optimization.discard()
+        self._say(f"skipped step {step}: {problem}")
+        own = self._world.slots(self._loader.batch_rows(step - 1))
+        losses = zip(own, self._optimization.row_losses(batch, step_key), strict=True)
+        found = [pair for pairs in self._world.gather(list(losses)) for pair in pairs]
+        found.sort(key=lambda pair: pair[1] if math.isfinite(pair[1]) else math.inf, reverse=True)
+        for slot, loss in found[:WORST_SAMPLES]:
+            self._journal.bad_sample(step, slot, loss, self._loader.describe(step - 1, slot))
+        if self._guard.skip():
+            self._roll_back(problem)
+        self._model.apply_schedule(self._schedule(self._position.step))
+        self._pace.step_done()
+
+    def _roll_back(self, problem: str) -> None:
+        """Weights of the last anchor before the bad steps; the data read since is left behind."""
+        step, peak_lr = self._position.step, self._spec.train.peak_lr
+        advice = f"lower peak_lr (now {peak_lr}) or lengthen warmup_steps (now {self._spec.train.warmup_steps})"
+        anchor = self._checkpoints.anchor(step - self._guard.skipped_in_a_row, self._say)
+        if anchor is None:
+            raise UserError(f"training diverged at step {step} ({problem}) before the first checkpoint; {advice}")
+        restored = self._load(anchor)
+        if not self._guard.rolled_back(Guard.restored(self._spec.train.guard, restored.state["guard"])):
+            raise UserError(
+                f"training diverged at step {step} ({problem}) after {self._guard.rollbacks - 1} rollbacks; {advice}"
+            )
+        self._say(f"rolled back to the weights of step {restored.step}; going on with the data of step {step + 1}")
+
+    def _load(self, checkpoint: Path) -> Position:
+        position = self._checkpoints.load(checkpoint, self._tensors())
+        if self._average is not None:
+            self._average.count = position.state["averaged_steps"]
+        return position
+
+    def _tensors(self) -> dict[str, torch.Tensor]:
+        return self._engine.tensors() | (self._average.tensors() if self._average is not None else {})
 
     def _schedule(self, step: int) -> dict[str, float]:
         """The model's scheduled values after `step` steps; fine-tuning keeps those pretraining ended with."""
-        return self._model.schedule(step / self._spec.train.steps if self._spec.objective == "pretrain" else 1.0)
+        return self._model.schedule(self._course.progress(step) if self._spec.objective == "pretrain" else 1.0)
 
     def _between_steps(self) -> None:
         step, runtime = self._position.step, self._spec.runtime
-        if (reason := self._stop.reason) is not None:
+        reason = next((reason for reason in self._world.gather(self._stop.reason) if reason is not None), None)
+        if reason is not None:
             self._save()
             self._say(f"preempted: {reason}; run it again to continue from step {step}")
             raise Preempted(f"stopped at step {step}: {reason}")
-        last = step == self._spec.train.steps
-        if (last or step % self._spec.train.eval_every_steps == 0) and not self._log.evaluated(step):
+        self._keep_to_budget()
+        last = step == self._course.end
+        evaluation_due = last or step % self._spec.train.eval_every_steps == 0
+        if evaluation_due and not self._world.from_first(self._journal.evaluated(step)):
             self._evaluate()
-        overdue = time.monotonic() - self._saved_at >= runtime.checkpoint_every_s
-        if last or overdue or step % runtime.checkpoint_every_steps == 0:
+        if evaluation_due and self._guard.should_cool_down(step, self._spec.train.steps):
+            self._steer(self._course.cool_down(step), "the mean loss has risen: the learning rate falls from here")
+        overdue = self._world.from_first(time.monotonic() - self._saved_at >= runtime.checkpoint_every_s)
+        anchor = step % self._spec.train.guard.anchor_steps == 0 and step > 0
+        if last or overdue or anchor or step % runtime.checkpoint_every_steps == 0:
             self._save()
 
+    def _keep_to_budget(self) -> None:
+        """Shorten the run if the device time that is left asks for it."""
+        budget_s, step_s = self._spec.runtime.budget_s, self._pace.step_s
+        if budget_s is None:
+            return
+        left_s = (budget_s - self._journal.device_s) / self._world.size
+        step = self._position.step
+        course = revised(self._course, step, left_s, step_s or 0.001, self._pace.closing_s)
+        course = self._world.from_first(course)
+        self._steer(course, f"{left_s:.0f} s of budget left: ends at step {course.end} of {self._spec.train.steps}")
+
+    def _steer(self, course: Course, why: str) -> None:
+        if course != self._course:
+            self._course = course
+            self._say(why)
+
     def _evaluate(self) -> None:
+        started = time.monotonic()
         self._model.eval()
-        held_out = {
-            source: evaluate(self._model, batches, self._token_bytes_V, self._autocast, self._device)
-            for source, batches in self._held_out.items()
-        }
+        with self._delivered() if self._position.step == self._course.end else nullcontext():
+            held_out = {
+                source: evaluate(self._model, batches, self._token_bytes_V, self._autocast, self._device)
+                for source, batches in self._held_out.items()
+            }
         self._model.train()
-        self._log.evaluation(self._position.step, held_out)
+        self._journal.evaluation(self._position.step, held_out)
+        self._pace.evaluation(time.monotonic() - started)
+
+    def _delivered(self) -> AbstractContextManager:
+        """Within: the model has the weights that are handed on."""
+        return self._average.applied() if self._average is not None else nullcontext()
 
     def _save(self) -> None:
-        if self._position.step == self._saved_step:
+        step = self._position.step
+        if step == self._saved_step:
             return
-        self._log.sync()
-        tensors = training_tensors(self._model, self._optimization.optimizer)
-        self._checkpoints.save(tensors, self._position)
-        self._saved_step, self._saved_at = self._position.step, time.monotonic()
+        started = time.monotonic()
+        self._journal.sync()
+        state = {
+            "guard": self._guard.state(),
+            "course": self._course.state(),
+            "averaged_steps": self._average.count if self._average is not None else 0,
+        }
+        self._checkpoints.save(self._tensors(), Position(step, self._position.tokens, state))
+        self._saved_step, self._saved_at = step, time.monotonic()
+        self._pace.save(self._saved_at - started)
+
+    def _summary(self) -> dict[str, Any]:
+        course = self._course
+        return {
+            "planned_steps": self._spec.train.steps,
+            "steps": self._position.step,
+            "cuts": [{"at_step": step, "end": end} for step, end in course.cuts],
+            "decay_from": course.decay_from,
+            "rollbacks": self._guard.rollbacks,
+            "averaged_steps": self._average.count if self._average is not None else 0,
+        }
 
     def _say(self, message: str) -> None:
-        self._log.event(self._position.step, message)
-
-
-def _seed_everything(seed: int) -> None:
-    """Fix the global generators; the models draw from none of them, a library might."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def _starting_model(spec: RunSpec, device: torch.device) -> LanguageModel:
-    if spec.objective == "pretrain":
-        with torch.device(device):
-            model = build_model(spec.model)
-        model.init_weights(spec.train.seed)
-        return model.train()
-    if spec.init_dir is None:
-        raise UserError("run.json: objective=sft needs `init_dir`, a portable checkpoint to start from; got none")
-    model = load_portable(Path(spec.init_dir), device)
-    if model.recipe != spec.model:
-        raise UserError(f"run.json: model is not the model of init_dir={spec.init_dir}; copy its config.json")
-    model.apply_schedule(model.schedule(1.0))
-    return model.train()
-
-
-def _token_bytes(spec: RunSpec) -> torch.Tensor:
-    """UTF-8 bytes of each id, int64 [V]."""
-    path = Path(spec.tokenizer_dir) / "token_bytes.npy"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; build the tokenizer again")
-    bytes_V = np.load(path, allow_pickle=False)
-    if spec.model.vocab_size is None or len(bytes_V) > spec.model.vocab_size:
-        raise UserError(
-            f"run.json: model.vocab_size={spec.model.vocab_size} is too small for the tokenizer in "
-            f"{spec.tokenizer_dir}, which has {len(bytes_V)} ids"
-        )
-    return torch.from_numpy(bytes_V).long()
+        self._journal.say(self._position.step, message)

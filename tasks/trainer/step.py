@@ -1,28 +1,28 @@
-"""One optimizer step: gradients of a whole batch in slices that fit the device, clipping, AdamW.
+"""One training step in two halves: `measure` finds loss and gradient, then `update` learns or `discard` forgets.
 
-Every slice's summed loss is divided by the number of target tokens of the *whole* step, so rows weigh by what they
-teach however they are packed or sliced. When a GPU runs out of memory the same samples are tried again in slices half
-as long; nothing of the failed try remains, for gradients are cleared and noise is a function of the row's key.
+A rank computes its rows in slices that fit the device. Every slice's summed loss is divided by the number of target
+tokens of the *whole* step, so rows weigh by what they teach however they are packed, sliced or spread over ranks. When
+a GPU runs out of memory the same samples are tried again in slices half as long; nothing of the failed try remains,
+for gradients are cleared and noise is a function of the row's key.
 """
 
 from __future__ import annotations
 
 import gc
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 
-from data.errors import UserError
 from data.loader import Batch
 from kernels.cross_entropy import IGNORE
-from models.skeleton import LanguageModel
+from models.skeleton import Loss
 from tasks.trainer.batches import rows_of
-from tasks.trainer.config import TrainRecipe
+from tasks.trainer.engines.engine import Engine
+from tasks.trainer.optimizers.sophia import SophiaG
 
-SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
+LossOf = Callable[[dict[str, torch.Tensor]], Loss]
 
 
 @dataclass(frozen=True)
@@ -35,75 +35,92 @@ class StepResult:
 
 
 class Optimization:
-    """The model, its optimizer, and how a batch becomes a step. `say` hears when the slices had to shrink."""
+    """How batches become steps of an engine. `say` hears when the slices had to shrink."""
 
     def __init__(
         self,
-        model: LanguageModel,
-        recipe: TrainRecipe,
+        engine: Engine,
+        grad_clip: float,
         device: torch.device,
         autocast: AbstractContextManager,
-        slice_rows: int | None,
+        slice_tokens: int,
         say: Callable[[str], None],
     ):
-        self.model = model
-        self.optimizer = torch.optim.AdamW(
-            model.parameter_groups(recipe.weight_decay),
-            lr=recipe.peak_lr,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.eps,
-            fused=True,
-        )
-        self._recipe = recipe
+        self.engine = engine
+        self._grad_clip = grad_clip
         self._device = device
         self._autocast = autocast
-        automatic = max(1, SLICE_TOKENS[device.type] // recipe.seq_len_tokens)
-        self._slice_rows = min(slice_rows or automatic, recipe.batch_rows)
+        self._slice_tokens = slice_tokens
         self._say = say
-        self._parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
 
-    def step(self, batch: Batch, lr: float) -> StepResult:
-        """Learn from one batch. Raises UserError when loss or gradient is not a finite number, before any update."""
-        totals = self._gradients(batch)
-        for parameter in self._parameters:
-            if parameter.grad is None:  # unused in this step; its optimizer state must exist all the same
-                parameter.grad = torch.zeros_like(parameter)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._recipe.grad_clip, foreach=True)
-        values = {name: total.item() for name, total in totals.items()}
-        result = StepResult(values.pop("loss"), norm.item(), values)
-        if not math.isfinite(result.loss + result.grad_norm):
-            raise UserError(
-                f"training diverged: loss {result.loss}, gradient norm {result.grad_norm}; "
-                f"lower train.peak_lr (now {self._recipe.peak_lr}) or lengthen train.warmup_steps"
-            )
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return result
+    def measure(self, batch: Batch, step_key: int) -> StepResult:
+        """Loss and clipped gradient of this rank's rows of a step; `step_key` as in `LanguageModel.begin_step`."""
+        self._measured = batch, step_key
+        totals = self._gradients(batch, step_key, self.engine.loss)
+        norm = self.engine.clip(self._grad_clip)
+        names, sums = list(totals), torch.stack([total.double() for total in totals.values()])
+        values = dict(zip(names, self.engine.world.sum(sums).tolist(), strict=True))
+        return StepResult(values.pop("loss"), norm.item(), values)
 
-    def _gradients(self, batch: Batch) -> dict[str, torch.Tensor]:
+    def update(self, lr: float) -> None:
+        """Learn from what was measured, of the curvature too where the optimizer wants it now."""
+        self.engine.update(lr)
+        optimizer = self.engine.optimizer
+        if isinstance(optimizer, SophiaG) and optimizer.curvature_due():
+            batch, step_key = self._measured
+            self._gradients(batch, step_key, self.engine.sampled_loss)
+            optimizer.update_curvature(self._targets(batch))
+            self.engine.discard()
+
+    def discard(self) -> None:
+        """Forget what was measured."""
+        self.engine.discard()
+
+    @torch.no_grad()
+    def row_losses(self, batch: Batch, step_key: int) -> list[float]:
+        """Mean loss of each of this rank's rows as training sees it, nats per target: to find the row that is bad."""
+        self.engine.model.begin_step(step_key)
+        losses = []
+        for row in range(len(batch.ids_BT)):
+            with self._autocast:
+                loss = self.engine.loss(rows_of(batch, row, row + 1, self._device))
+            losses.append((loss.total / loss.tokens.clamp(min=1)).item())
+        return losses
+
+    def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         while True:
             try:
-                return self._accumulate(batch)
+                return self._accumulate(batch, step_key, loss_of)
             except torch.OutOfMemoryError:
-                if self._slice_rows == 1:
+                row_tokens = batch.ids_BT.shape[1]
+                rows = self._slice_tokens // row_tokens
+                if rows <= 1 or self.engine.world.size > 1:
                     raise
-            self._slice_rows = (self._slice_rows + 1) // 2
-            self.optimizer.zero_grad()
+            rows = (rows + 1) // 2
+            self._slice_tokens = rows * row_tokens
+            self.engine.discard()
             gc.collect()
             torch.cuda.empty_cache()
-            self._say(f"out of device memory; going on with {self._slice_rows} rows at a time")
+            self._say(f"out of device memory; going on with {rows} rows at a time")
 
-    def _accumulate(self, batch: Batch) -> dict[str, torch.Tensor]:
-        rows = len(batch.ids_BT)
-        targets = max(1, int((batch.targets_BT != IGNORE).sum()))
+    def _accumulate(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
+        self.engine.model.begin_step(step_key)
+        rows, row_tokens = batch.ids_BT.shape
+        slice_rows = max(1, self._slice_tokens // row_tokens)
+        targets = max(1, self._targets(batch))
         totals: dict[str, torch.Tensor] = {}
-        for start in range(0, rows, self._slice_rows):
-            with self._autocast:
-                loss = self.model.loss(**rows_of(batch, start, min(rows, start + self._slice_rows), self._device))
-            parts = {"loss": loss.total / targets}
-            parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
-            torch.stack(list(parts.values())).sum().backward()
+        for start in range(0, rows, slice_rows):
+            stop = min(rows, start + slice_rows)
+            with self.engine.slice(last=stop == rows):
+                with self._autocast:
+                    loss = loss_of(rows_of(batch, start, stop, self._device))
+                parts = {"loss": loss.total / targets}
+                parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
+                self.engine.backward(torch.stack(list(parts.values())).sum())
             totals = {name: totals.get(name, 0.0) + part.detach() for name, part in parts.items()}
         return totals
+
+    def _targets(self, batch: Batch) -> int:
+        """Target tokens of the step over all ranks."""
+        own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
+        return int(self.engine.world.sum(own_targets))

@@ -58,6 +58,10 @@ MISTAKES = {
     "pretrain.steps=-1": "pretrain.steps=-1: input should be greater than or equal to 1",
     "pretrain.steps=many": "pretrain.steps='many': input should be a valid integer",
     "pretrain.batch_tokens=1000": "batch_tokens=1000 must be a multiple of seq_len_tokens=128",
+    "pretrain.length_phases=[{seq_len_tokens: 48, until_fraction: 0.5}]": "length_phases.0.seq_len_tokens=48 must be",
+    "pretrain.length_phases=[{seq_len_tokens: 64, until_fraction: 0.5, x: 1}]": "allowed here: seq_len_tokens, until",
+    "sft.train.length_phases=[{seq_len_tokens: 64, until_fraction: 0.5}]": "train.length_phases: packed conversations",
+    "data.mixture.filter.max_token_share=2": "data.mixture.filter.max_token_share=2: input should be less than",
     "pretrain.warmup_steps=10000": "warmup_steps=10000 must be below steps=",
     "model.n_heads=3": "n_kv_heads=2 must divide n_heads=3",
     "model.max_seq_len=64": "pretrain.seq_len_tokens=128 is longer than model.max_seq_len=64",
@@ -74,6 +78,14 @@ def test_a_wrong_value_is_one_line_with_key_value_and_what_is_allowed(override, 
     with pytest.raises(UserError) as error:
         load_preset("quickstart", [override])
     assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_map_from_sources_that_the_mixture_lacks_is_one_line_with_both_fields():
+    load_preset("quickstart-hydra", ["model.hydra.domain_experts={math: [0, 1]}"])
+    with pytest.raises(UserError) as error:
+        load_preset("quickstart-hydra", ["model.hydra.domain_experts={math: [0], law: [1]}"])
+    assert "model.hydra.domain_experts names law, but data.mixture has code, math, stem" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -10,7 +10,7 @@ import torch
 
 import tasks.trainer.checkpoint as checkpoint
 from data.errors import UserError
-from tasks.trainer.checkpoint import CheckpointFolder, Position, training_tensors
+from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention, training_tensors
 
 
 class Tied(torch.nn.Module):
@@ -39,7 +39,7 @@ def setup(seed: int, steps: int):
 
 
 def folder(tmp_path, key="key-a", fingerprint="data-a", keep=2) -> CheckpointFolder:
-    return CheckpointFolder(tmp_path, key, fingerprint, keep)
+    return CheckpointFolder(tmp_path, key, fingerprint, Retention(keep, anchor_steps=100, permanent_steps=7))
 
 
 def names(tmp_path) -> list[str]:
@@ -147,6 +147,40 @@ def test_the_newest_are_kept_and_leftovers_are_removed(tmp_path):
     for step in range(1, 6):
         folder(tmp_path, keep=3).save(training_tensors(model, optimizer), Position(step, step))
     assert names(tmp_path) == ["step-00000003", "step-00000004", "step-00000005"]
+
+
+def test_anchors_and_permanent_checkpoints_outlive_the_newest():
+    steps = [7, 14, 100, 150, 200, 210, 300, 301, 302]
+    assert Retention(newest=2, anchor_steps=100).of(steps) == {200, 300, 301, 302}
+    assert Retention(newest=2, anchor_steps=100, permanent_steps=7).of(steps) == {7, 14, 200, 210, 300, 301, 302}
+
+
+def test_the_anchor_is_the_newest_whole_one_not_after_the_step(tmp_path):
+    model, optimizer = setup(0, 1)
+    checkpoints = folder(tmp_path, keep=9)
+    for step in (100, 150, 200, 300):
+        checkpoints.save(training_tensors(model, optimizer), Position(step, step))
+
+    def anchor(step: int) -> str | None:
+        found = checkpoints.anchor(step, said.append)
+        return found.name if found is not None else None
+
+    said: list[str] = []
+    assert [anchor(step) for step in (99, 199, 200, 299)] == [
+        None,
+        "step-00000100",
+        "step-00000200",
+        "step-00000200",
+    ]
+    os.truncate(tmp_path / "step-00000200" / "manifest.json", 20)
+    assert anchor(299) == "step-00000100"
+    assert "step-00000200 is damaged" in said[0]
+
+
+def test_what_else_is_json_comes_back(tmp_path):
+    position = Position(1, 10, {"losses": [0.1, 1 / 3], "lowest": None})
+    folder(tmp_path).save(training_tensors(*setup(0, 1)), position)
+    assert load(tmp_path)[0] == position
 
 
 def test_a_full_disk_raises_oserror_and_leaves_the_earlier_checkpoints(tmp_path, saved):

@@ -61,7 +61,7 @@ def test_ledger_adds_up_over_attempts_even_when_an_attempt_dies(tmp_path, monkey
     now = [0.0]
     monkeypatch.setattr("tasks.trainer.ledger.time.monotonic", lambda: now[0])
     died = Ledger(tmp_path, "first", devices=2, price_usd_per_hour=3.6)
-    for now[0] in range(1, 26):
+    for now[0] in range(1, 25):
         died.tick()
     assert asdict(ledger_total(tmp_path)) == pytest.approx({"device_s": 40.0, "usd": 0.020})
 

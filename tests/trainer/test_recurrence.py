@@ -9,24 +9,12 @@ from models.config import HuginnRecipe
 from models.portable import load_portable
 from tasks.trainer.exits import Preempted
 from tasks.trainer.rows import read_rows
-from tasks.trainer.run import read_spec, train
-from tasks.trainer.stopping import StopRequest
+from tasks.trainer.run import train
+from tasks.trainer.start import read_spec
+from tests.trainer.stop import Stop
 
 SECTION = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 4, "backprop_depth": 2}
 STEPS = 8
-
-
-class Stop(StopRequest):
-    """Asks to stop at the n-th look; never, without n."""
-
-    def __init__(self, looks=0):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def reason(self):
-        self.looks -= 1
-        return "SIGTERM" if self.looks == 0 else None
 
 
 @pytest.fixture

@@ -15,30 +15,20 @@ from safetensors.torch import load_file, save_file
 from data.config import MixtureRecipe
 from data.errors import UserError
 from data.loader import MixtureLoader, held_out_batches
+from data.phases import Phase
 from data.shards import TokenShards
 from models.portable import load_portable
 from tasks.trainer.__main__ import main
 from tasks.trainer.exits import Exit, Preempted, exit_of
 from tasks.trainer.ledger import ledger_total
+from tasks.trainer.metrics import reproducible_rows
 from tasks.trainer.rows import read_rows
-from tasks.trainer.run import read_spec, train
+from tasks.trainer.run import train
+from tasks.trainer.start import read_spec
 from tasks.trainer.stopping import StopRequest
+from tests.trainer.stop import Stop
 
-TIMES_AND_MONEY = {"tokens_per_s", "flops_per_s", "utilisation", "step_s", "eta_s", "cost_usd"}
 CHAT_ROWS = {"seq_len_tokens": 96, "batch_tokens": 4 * 96}  # a conversation has about 75 tokens
-
-
-class Stop(StopRequest):
-    """Asks to stop at the n-th look; never, without n."""
-
-    def __init__(self, looks: int = 0):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def reason(self):
-        self.looks -= 1
-        return "SIGTERM" if self.looks == 0 else None
 
 
 @pytest.fixture
@@ -53,14 +43,6 @@ def rows(folder, kind):
     return [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == kind]
 
 
-def untimed(folder):
-    return [
-        {name: value for name, value in row.items() if name not in TIMES_AND_MONEY}
-        for row in read_rows(folder / "metrics.jsonl")
-        if row["kind"] != "event"
-    ]
-
-
 def test_a_run_logs_every_step_and_leaves_a_portable_checkpoint(make_run, corpus):
     folder = make_run("run", family="polychromatic", train={"steps": 12, "eval_every_steps": 5})
     train(folder, Stop())
@@ -73,7 +55,7 @@ def test_a_run_logs_every_step_and_leaves_a_portable_checkpoint(make_run, corpus
     assert taus == pytest.approx([1 - 0.9 * step / 12 for step in range(12)])
     mixture = MixtureRecipe(start={"one": 0.7, "two": 0.3}, end=None, anneal_fraction=0.2)
     shard_dirs = {source: corpus.root / source for source in ("one", "two")}
-    loader = MixtureLoader(shard_dirs, mixture, seed=0, steps=12, seq_len_tokens=32, batch_rows=8)
+    loader = MixtureLoader(shard_dirs, mixture, seed=0, steps=12, phases=(Phase(0, 32, 8),))
     assert [row["mix"] for row in steps] == [loader.counts(step) for step in range(12)]
     assert [row["step"] for row in rows(folder, "eval")] == [0, 5, 10, 12]
     assert load_portable(folder).tau == pytest.approx(0.1)
@@ -113,7 +95,7 @@ def test_a_stopped_run_saves_says_so_and_continues_to_the_same_end(make_run):
     assert [path.name for path in (cut / "checkpoints").iterdir()] == ["step-00000004"]
     assert [row["step"] for row in rows(cut, "eval")] == [0], "stopping does not wait for an evaluation"
     train(cut, Stop())
-    assert untimed(cut) == untimed(whole)
+    assert reproducible_rows(cut) == reproducible_rows(whole)
     weights, expected = load_file(cut / "model.safetensors"), load_file(whole / "model.safetensors")
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert [row["message"].split(";")[0] for row in rows(cut, "event")] == [
@@ -129,7 +111,7 @@ def test_stopping_before_the_first_step_leaves_nothing_to_resume_and_loses_nothi
     with pytest.raises(Preempted):
         train(cut, Stop(looks=1))
     train(cut, Stop())
-    assert untimed(cut) == untimed(whole)
+    assert reproducible_rows(cut) == reproducible_rows(whole)
 
 
 def test_a_torn_checkpoint_is_reported_and_the_run_ends_the_same(make_run):
@@ -144,15 +126,15 @@ def test_a_torn_checkpoint_is_reported_and_the_run_ends_the_same(make_run):
     messages = [(row["step"], row["message"]) for row in rows(cut, "event")]
     assert (6, "resumed at step 6") in messages
     assert any(step == 6 and "step-00000008 is damaged" in text for step, text in messages)
-    assert untimed(cut) == untimed(whole)
+    assert reproducible_rows(cut) == reproducible_rows(whole)
 
 
 def test_running_a_finished_run_again_changes_no_row(make_run):
     folder = make_run("run", train={"steps": 3})
     train(folder, Stop())
-    before = untimed(folder)
+    before = reproducible_rows(folder)
     train(folder, Stop())
-    assert untimed(folder) == before
+    assert reproducible_rows(folder) == before
 
 
 def test_resuming_on_other_shards_is_refused_naming_both_fingerprints(make_run, corpus):
@@ -185,7 +167,9 @@ def test_fine_tuning_starts_from_the_base_and_keeps_its_schedule_at_the_end(make
     save_file(before | {"tau": torch.tensor(0.7)}, base / "model.safetensors")
     warm = make_run("warm", **chat)
     train(warm, Stop())
-    assert untimed(warm) == untimed(frozen), "a base that stopped before its schedule's end is taken to it"
+    assert reproducible_rows(warm) == reproducible_rows(frozen), (
+        "a base that stopped before its schedule's end is taken to it"
+    )
 
     tuned = make_run("tuned", **(chat | {"train": {"steps": 8, "peak_lr": 3e-3} | CHAT_ROWS}))
     train(tuned, Stop())

@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from tasks.trainer.config import TrainRecipe
-from tasks.trainer.schedules import learning_rate
+from tasks.trainer.course import Course
 
 
 def recipe(**fields) -> TrainRecipe:
@@ -10,7 +12,11 @@ def recipe(**fields) -> TrainRecipe:
     )
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd"])
+def learning_rate(of: TrainRecipe, step: int) -> float:
+    return Course(of).learning_rate(step)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "wsd", "trapezoid", "linear", "constant"])
 def test_warm_up_starts_at_one_share_of_the_peak_and_reaches_it(schedule):
     rates = [learning_rate(recipe(schedule=schedule), step) for step in range(11)]
     assert rates[0] == pytest.approx(0.01 / 10)
@@ -30,14 +36,22 @@ def test_cosine_is_half_way_in_the_middle_and_ends_at_the_floor():
     assert rates == sorted(rates, reverse=True)
 
 
-def test_wsd_is_flat_then_falls_linearly_to_the_floor():
-    wsd = recipe(schedule="wsd", decay_fraction=0.2, min_lr_fraction=0.5)
-    assert {learning_rate(wsd, step) for step in range(9, 81)} == {0.01}
-    assert learning_rate(wsd, 90) == pytest.approx(0.01 * 0.75)
-    assert learning_rate(wsd, 100) == pytest.approx(0.01 * 0.5)
+@pytest.mark.parametrize(("schedule", "quarter"), [("trapezoid", 0.75), ("wsd", (1 + math.cos(math.pi / 4)) / 2)])
+def test_a_stable_schedule_is_flat_then_falls_to_the_floor(schedule, quarter):
+    stable = recipe(schedule=schedule, decay_fraction=0.2, min_lr_fraction=0.5)
+    assert {learning_rate(stable, step) for step in range(9, 81)} == {0.01}
+    assert learning_rate(stable, 85) == pytest.approx(0.01 * (0.5 + 0.5 * quarter))
+    assert learning_rate(stable, 90) == pytest.approx(0.01 * 0.75)
+    assert learning_rate(stable, 100) == pytest.approx(0.01 * 0.5)
 
 
-def test_wsd_decay_longer_than_the_run_begins_after_the_warm_up():
-    wsd = recipe(schedule="wsd", decay_fraction=1.0)
-    assert learning_rate(wsd, 10) == 0.01
-    assert learning_rate(wsd, 55) == pytest.approx(0.005)
+def test_linear_falls_from_the_warm_up_on_and_constant_never():
+    assert learning_rate(recipe(schedule="linear"), 55) == pytest.approx(0.005)
+    assert learning_rate(recipe(schedule="linear"), 100) == 0.0
+    assert {learning_rate(recipe(schedule="constant"), step) for step in range(9, 101)} == {0.01}
+
+
+def test_a_decay_longer_than_the_run_begins_after_the_warm_up():
+    trapezoid = recipe(schedule="trapezoid", decay_fraction=1.0)
+    assert learning_rate(trapezoid, 10) == 0.01
+    assert learning_rate(trapezoid, 55) == pytest.approx(0.005)

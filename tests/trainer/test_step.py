@@ -1,5 +1,6 @@
 """One optimizer step on a model small enough to know the right answer."""
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -7,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from data.errors import UserError
 from data.loader import Batch
 from models.skeleton import Loss
-from tasks.trainer.config import TrainRecipe
+from tasks.trainer.engines.engine import Engine
 from tasks.trainer.step import Optimization
+from tasks.trainer.world import World
 
 ROWS, TOKENS = 4, 8
 TARGETS_OF_ROW = (8, 1, 0, 3)
@@ -26,10 +27,13 @@ class OneWeight(torch.nn.Module):
         self.unused = torch.nn.Parameter(torch.tensor([1.0]))
         self.fits_rows = fits_rows
 
+    def begin_step(self, step_key):
+        self.begun = step_key
+
     def parameter_groups(self, weight_decay):
         return [{"params": [self.weight, self.unused], "weight_decay": weight_decay}]
 
-    def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B):
+    def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B, source_B):
         counted_BT = targets_BT != -100
         total = (self.weight * targets_BT * counted_BT).sum()
         if len(ids_BT) > self.fits_rows:
@@ -43,23 +47,24 @@ def batch(value: int = 3) -> Batch:
     for row, count in enumerate(TARGETS_OF_ROW):
         targets_BT[row, :count] = value + row
     zeros_BT = np.zeros((ROWS, TOKENS), dtype=np.int64)
-    return Batch(zeros_BT, targets_BT, zeros_BT, np.zeros(ROWS, dtype=np.int64))
+    return Batch(zeros_BT, targets_BT, zeros_BT, *np.zeros((2, ROWS), dtype=np.int64))
 
 
-def optimization(model: Any, slice_rows=ROWS, said=None, **fields) -> Optimization:
-    recipe = TrainRecipe.model_validate(
-        {"steps": 1, "seq_len_tokens": TOKENS, "batch_tokens": ROWS * TOKENS, "peak_lr": 0.1, "grad_clip": 1e9} | fields
-    )
+def optimization(model: Any, slice_rows=ROWS, said=None, grad_clip=1e9, weight_decay=0.1) -> Optimization:
+    optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay), lr=0.1)
     say = (said if said is not None else []).append
-    return Optimization(model, recipe, torch.device("cpu"), nullcontext(), slice_rows, say)
+    engine = Engine(model, optimizer, World())
+    return Optimization(engine, grad_clip, torch.device("cpu"), nullcontext(), slice_rows * TOKENS, say)
 
 
 def gradient_used(model, **options):
     """(StepResult, the gradient the optimizer was given) of one step."""
     subject = optimization(model, **options)
     seen = {}
-    subject.optimizer.register_step_pre_hook(lambda *_: seen.update(grad=model.weight.grad.clone()))
-    return subject.step(batch(), lr=0.1), seen["grad"].item()
+    subject.engine.optimizer.register_step_pre_hook(lambda *_: seen.update(grad=model.weight.grad.clone()))
+    result = subject.measure(batch(), step_key=5)
+    subject.update(lr=0.1)
+    return result, seen["grad"].item()
 
 
 @pytest.mark.parametrize("slice_rows", [1, 2, 3, 4])
@@ -70,6 +75,20 @@ def test_every_target_weighs_the_same_however_rows_are_sliced(slice_rows):
     assert result.aux == {"balance": pytest.approx(1.0)}
     assert gradient == pytest.approx(mean_target + 0.5)
     assert result.grad_norm == pytest.approx(mean_target + 0.5)
+
+
+def test_a_slice_has_as_many_tokens_of_shorter_rows():
+    sliced: list[tuple[int, ...]] = []
+
+    class Seen(OneWeight):
+        def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B, source_B):
+            sliced.append(tuple(ids_BT.shape))
+            return super().loss(ids_BT, targets_BT, doc_start_BT, row_key_B, source_B)
+
+    halves = [getattr(batch(), name).reshape(2 * ROWS, TOKENS // 2) for name in ("ids_BT", "targets_BT")]
+    short = Batch(*halves, halves[0], *np.zeros((2, 2 * ROWS), dtype=np.int64))
+    optimization(Seen(fits_rows=99), slice_rows=3).measure(short, 5)
+    assert sliced == [(6, TOKENS // 2), (2, TOKENS // 2)]
 
 
 def test_gradient_is_clipped_and_the_norm_before_clipping_reported():
@@ -91,24 +110,39 @@ def test_out_of_memory_for_a_single_row_is_raised():
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf")])
-def test_divergence_stops_with_one_line_before_the_weights_change(weight):
+def test_a_discarded_step_leaves_weights_and_optimizer_as_they_were(weight):
     model = OneWeight()
-    model.weight.data.fill_(weight)
     subject = optimization(model)
-    with pytest.raises(UserError, match=r"diverged.*lower train\.peak_lr \(now 0\.1\)"):
-        subject.step(batch(), lr=0.1)
+    model.weight.data.fill_(weight)
+    assert not math.isfinite(subject.measure(batch(), 5).loss)
+    subject.discard()
     assert model.unused.item() == 1.0
-    assert not subject.optimizer.state
+    assert not subject.engine.optimizer.state
+    model.weight.data.fill_(2.0)
+    assert subject.measure(batch(), 5) == optimization(OneWeight()).measure(batch(), 5)
+
+
+def test_the_loss_of_every_row_is_its_own():
+    assert optimization(OneWeight()).row_losses(batch(), 5) == pytest.approx([2.0 * 3, 2.0 * 4, 0.0, 2.0 * 6])
+
+
+def test_the_key_of_the_step_reaches_the_model_in_every_try():
+    model = OneWeight(fits_rows=2)
+    optimization(model).measure(batch(), 7)
+    assert model.begun == 7
 
 
 def test_parameters_without_gradient_have_optimizer_state_too():
     model = OneWeight()
     subject = optimization(model)
-    subject.step(batch(), lr=0.1)
-    assert subject.optimizer.state[model.unused]["step"] == 1
+    subject.measure(batch(), 5)
+    subject.update(lr=0.1)
+    assert subject.engine.optimizer.state[model.unused]["step"] == 1
 
 
 def test_the_learning_rate_given_is_the_one_used():
     model = OneWeight()
-    optimization(model, weight_decay=0.0).step(batch(), lr=0.01)
+    subject = optimization(model, weight_decay=0.0)
+    subject.measure(batch(), 5)
+    subject.update(lr=0.01)
     assert model.weight.item() == pytest.approx(2.0 - 0.01, rel=1e-4)

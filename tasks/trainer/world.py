@@ -1,0 +1,63 @@
+"""The ranks of a run and what they tell each other; alone, every method is the identity.
+
+Values that steer a run (stop, save, the end, the verdict on a step) must be the same on every rank, or collective
+operations no longer meet. They go through here.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class World:
+    """This process is `rank` of `size`, and `local_rank` on its machine. Construct it after the process group."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def of_launcher(cls) -> World:
+        """As torchrun's environment says; alone without one."""
+        variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        return cls(*(int(os.environ[name]) for name in variables)) if "RANK" in os.environ else cls()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the rank that writes."""
+        return self.rank == 0
+
+    def slots(self, batch_rows: int) -> range:
+        """The slots of a step that this rank computes: equal, contiguous shares."""
+        share = batch_rows // self.size
+        return range(self.rank * share, (self.rank + 1) * share)
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Elementwise sum over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def from_first(self, value: T) -> T:
+        """Rank 0's value."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's value, in rank order."""
+        if self.size == 1:
+            return [value]
+        box: list[T | None] = [None] * self.size
+        dist.all_gather_object(box, value)
+        return box  # pyright: ignore[reportReturnType]
