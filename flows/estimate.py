@@ -16,7 +16,6 @@ import torch
 
 from data.config import ORIGINS, SourceRecipe
 from data.errors import UserError
-from data.runtime import Runtime
 from data.store import Artifact
 from data.tokenizers import tokenizer_file
 from flows.machine import Machine
@@ -25,14 +24,12 @@ from flows.throughput import Rate, training_rate
 from models.build import build_model
 from models.config import ModelRecipe
 from models.counts import Flops, flops_per_token, parameter_counts
-from models.device import choose_precision
-from models.memory import StepMemory, step_memory
+from models.memory import StepMemory
 from tasks.benchmarks.local import local_names
 from tasks.config import EvalTaskRecipe
-from tasks.trainer.batches import SLICE_TOKENS
-from tasks.trainer.blocks import prepare_blocks
 from tasks.trainer.checkpoint import Retention
 from tasks.trainer.config import TrainRecipe
+from tasks.trainer.micro_batch import memory_of, micro_batch_rows
 from tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from tasks.training import resolve_model
 
@@ -104,18 +101,10 @@ class Estimator:
         """Micro-batch rows and peak bytes of a pretraining step on this machine; None while it cannot be counted."""
         if self.model is None:
             return None
-        train, runtime, kind = self.preset.pretrain, self.preset.runtime, self.machine.device_type
-        slices = runtime.micro_batch_rows or max(1, SLICE_TOKENS[kind] // train.seq_len_tokens)
-        rows = min(slices, train.batch_rows)
-        return rows, step_memory(
-            self.model,
-            rows,
-            train.seq_len_tokens,
-            precision=_precision(runtime.precision, kind),
-            device_type=kind,
-            optimizer_bytes_per_parameter=self._optimizer_bytes(train),
-            prepare=lambda model: prepare_blocks(model, Runtime(recompute_blocks=runtime.recompute_blocks)),
-        )
+        train, machine = self.preset.pretrain, self.machine
+        asked = (self.model, train, self.preset.runtime, machine.device_type)
+        rows = micro_batch_rows(*asked, machine.memory_bytes, train.batch_rows)
+        return rows, memory_of(*asked, rows)
 
     def _optimizer_bytes(self, train: TrainRecipe) -> float:
         assert self.model is not None
@@ -282,13 +271,6 @@ def _over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Es
     if text_bytes is None:
         return Estimate(None, "unknown: set max_bytes to bound the source")
     return Estimate(text_bytes / bytes_per_s + 1.0, "assumed", disk_share * text_bytes)
-
-
-def _precision(asked: str, device_type: str) -> Any:
-    """As models.device.choose_precision, for a GPU that need not be here."""
-    if device_type == "cpu":
-        return choose_precision(asked, torch.device("cpu"))
-    return torch.float32 if asked == "fp32" else torch.bfloat16
 
 
 def _vocabulary(path: str) -> int:

@@ -13,9 +13,9 @@ from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
 from data.tokenizers import load_tokenizer
 from tasks.trainer.config import RunSpec
+from tasks.trainer.micro_batch import micro_batch_rows
 
 Loader = MixtureLoader | ChatLoader
-SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 
 def build_loader(spec: RunSpec) -> Loader:
@@ -73,9 +73,11 @@ class ReadAhead:
 
 
 def slice_tokens(spec: RunSpec, device: torch.device) -> int:
-    """Tokens of a forward and backward pass: what the operator asks for in rows, else what suits the device."""
-    rows = spec.runtime.micro_batch_rows
-    return rows * spec.train.seq_len_tokens if rows is not None else SLICE_TOKENS[device.type]
+    """Tokens of a forward and backward pass, see tasks/trainer/micro_batch.py."""
+    train = spec.train
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    rows = micro_batch_rows(spec.model, train, spec.runtime, device.type, memory_bytes, train.batch_rows)
+    return rows * train.seq_len_tokens
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:
