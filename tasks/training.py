@@ -37,8 +37,8 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     deleted once the portable checkpoint stands.
     """
     write_json(run.out / "run.json", spec.model_dump(mode="json"))
-    run_trainer(run.out, _Relay(spec, run))
-    for leftover in ("trainer.lock", "heartbeat.json"):
+    run_trainer(run.out, _Relay(spec, run), spec.runtime)
+    for leftover in ("trainer.lock", "heartbeat.json", "outcome.json", "hostfile", "slices.json"):
         (run.out / leftover).unlink(missing_ok=True)
     shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}

@@ -7,7 +7,7 @@ expert  y = x + alpha MoE(norm x)
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import ItemsView, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,21 @@ from models.config import HydraRecipe, ModelRecipe
 from models.skeleton import Context
 
 
+class Losses:
+    """Auxiliary losses by name, in the order the blocks add them. No plain container: wrappers of modules rebuild those
+    that they find in arguments, and what a block adds to a copy is lost."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Tensor]] = defaultdict(list)
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        return self._found[name]
+
+    def items(self) -> ItemsView[str, list[Tensor]]:
+        """(name, its losses)."""
+        return self._found.items()
+
+
 @dataclass
 class Pass:
     """What the blocks of one forward pass share."""
@@ -36,7 +51,7 @@ class Pass:
     moe_dense: Tensor
     skip: bool  # whether tokens that MoD turns away are skipped
     gather: bool  # whether tokens that do not go on are left out of the computation
-    losses: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    losses: Losses = field(default_factory=Losses)
 
 
 class Block(nn.Module):

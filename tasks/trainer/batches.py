@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,12 @@ import torch
 from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
-from tasks.trainer.config import RunSpec, TrainRecipe
+from data.store import write_json
+from tasks.trainer.config import RunSpec
+from tasks.trainer.world import World
 
 Loader = MixtureLoader | ChatLoader
+SLICES = "slices.json"
 SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 
@@ -70,9 +74,19 @@ class ReadAhead:
         return self._loader.batch(step, self._slots(step))
 
 
-def automatic_rows(recipe: TrainRecipe, device: torch.device) -> int:
-    """Rows of a slice where the operator leaves the choice to us."""
-    return max(1, SLICE_TOKENS[device.type] // recipe.seq_len_tokens)
+def slice_rows(run_dir: Path, spec: RunSpec, device: torch.device, world: World) -> int:
+    """Rows of a slice: what the operator says, else what should fit the device; not more than a rank has, nor than what
+    an attempt that ran out of memory has left to try."""
+    train, noted = spec.train, run_dir / SLICES
+    automatic = max(1, SLICE_TOKENS[device.type] // train.seq_len_tokens)
+    limit = json.loads(noted.read_text())["rows"] if world.first and noted.exists() else train.batch_rows
+    asked = spec.runtime.micro_batch_rows or automatic
+    return min(asked, train.batch_rows // world.size, world.from_first(limit))
+
+
+def note_smaller_slices(run_dir: Path, rows: int) -> None:
+    """Leave half of `rows` for the next attempt to try."""
+    write_json(run_dir / SLICES, {"rows": max(1, rows // 2)})
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:

@@ -46,7 +46,7 @@ class Optimization:
         self._grad_clip = grad_clip
         self._device = device
         self._autocast = autocast
-        self._slice_rows = slice_rows
+        self.slice_rows = slice_rows
         self._say = say
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
@@ -70,10 +70,11 @@ class Optimization:
         """Mean loss of each of this rank's rows as training sees it, nats per target: to find the row that is bad."""
         self.engine.model.begin_step(step_key)
         losses = []
-        for row in range(len(batch.ids_BT)):
-            with self._autocast:
-                loss = self.engine.loss(rows_of(batch, row, row + 1, self._device))
-            losses.append((loss.total / loss.tokens.clamp(min=1)).item())
+        with self.engine.reading():
+            for row in range(len(batch.ids_BT)):
+                with self._autocast:
+                    loss = self.engine.loss(rows_of(batch, row, row + 1, self._device))
+                losses.append((loss.total / loss.tokens.clamp(min=1)).item())
         return losses
 
     def _gradients(self, batch: Batch, step_key: int) -> dict[str, torch.Tensor]:
@@ -81,13 +82,13 @@ class Optimization:
             try:
                 return self._accumulate(batch, step_key)
             except torch.OutOfMemoryError:
-                if self._slice_rows == 1 or self.engine.world.size > 1:
+                if self.slice_rows == 1 or self.engine.world.size > 1:
                     raise
-            self._slice_rows = (self._slice_rows + 1) // 2
+            self.slice_rows = (self.slice_rows + 1) // 2
             self.engine.discard()
             gc.collect()
             torch.cuda.empty_cache()
-            self._say(f"out of device memory; going on with {self._slice_rows} rows at a time")
+            self._say(f"out of device memory; going on with {self.slice_rows} rows at a time")
 
     def _accumulate(self, batch: Batch, step_key: int) -> dict[str, torch.Tensor]:
         self.engine.model.begin_step(step_key)
@@ -95,8 +96,8 @@ class Optimization:
         own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
         targets = max(1, int(self.engine.world.sum(own_targets)))
         totals: dict[str, torch.Tensor] = {}
-        for start in range(0, rows, self._slice_rows):
-            stop = min(rows, start + self._slice_rows)
+        for start in range(0, rows, self.slice_rows):
+            stop = min(rows, start + self.slice_rows)
             with self.engine.slice(last=stop == rows):
                 with self._autocast:
                     loss = self.engine.loss(rows_of(batch, start, stop, self._device))

@@ -1,8 +1,13 @@
 """How parameters, gradients and optimizer state are laid out: here whole, in one process.
 
 An engine is what a training step does with its model: the loss of some rows, the backward pass, clipping, the update,
-and the tensors of a checkpoint. The other engines refine this one for several ranks. Invariant: for the same global
-batch every engine makes the same update, up to the order of sums.
+and the tensors of a checkpoint. The other engines refine this one for several ranks. Invariants: for the same global
+batch every engine makes the same update, up to the order of sums; the tensors of a checkpoint have the same names and
+global shapes in all of them, so that a run may go on under another engine. Except for `loss` and `backward` of ranks
+whose rows differ in number, all ranks call the same methods in the same order.
+
+Auxiliary losses that are means over a slice (the balance of experts) depend on which rows share a slice. They are equal
+between worlds whose slices are: `micro_batch_rows` that divides the rows of a rank.
 """
 
 from __future__ import annotations
@@ -10,7 +15,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.skeleton import LanguageModel, Loss
 from tasks.trainer.checkpoint import training_tensors
@@ -45,8 +50,7 @@ class Engine:
 
     def update(self, lr: float) -> None:
         """One optimizer step; forgets the gradient."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        self._set_lr(lr)
         self.optimizer.step()
         self.discard()
 
@@ -54,6 +58,25 @@ class Engine:
         """Forget the gradient."""
         self.optimizer.zero_grad()
 
+    def reading(self) -> AbstractContextManager:
+        """Within: methods of the model other than `loss` may be called, on all ranks alike, without gradient."""
+        return nullcontext()
+
+    def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
+        """Within: the parameter's data can be read and written, with the same values on all ranks."""
+        return nullcontext()
+
     def tensors(self) -> dict[str, Tensor]:
-        """Model and optimizer by name, as a checkpoint holds them; writing to them changes the run."""
+        """Model and optimizer by name, as a checkpoint holds them; after writing to them call `restore`."""
         return training_tensors(self.model, self.optimizer)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what was written to the result of `tensors`."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state dict in whole tensors; empty on all ranks but the first."""
+        return self.model.state_dict()
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,0 +1,55 @@
+"""Data parallelism: every rank has the whole model and optimizer, gradients are averaged. torch's own DDP.
+
+DDP averages where a step sums the ranks' shares, so each share is scaled by the number of ranks. Which parameters a
+step uses may differ from step to step and from rank to rank (experts, depths drawn at random), hence
+`find_unused_parameters`. Buffers are the same on all ranks by construction and are not sent.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.skeleton import LanguageModel, Loss
+from tasks.trainer.engines.engine import Engine
+from tasks.trainer.world import World
+
+
+class LossOf(nn.Module):
+    """A model whose forward pass is its loss: what wrappers of modules wrap."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: dict[str, Tensor]) -> Loss:
+        return self.model.loss(**rows)
+
+
+class DataParallelEngine(Engine):
+    """Replicas."""
+
+    def __init__(self, model: LanguageModel, optimizer: torch.optim.Optimizer, world: World, device: torch.device):
+        super().__init__(model, optimizer, world)
+        self._replica = DistributedDataParallel(
+            LossOf(model),
+            device_ids=[device] if device.type == "cuda" else None,
+            find_unused_parameters=True,
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+        )
+
+    def loss(self, rows: dict[str, Tensor]) -> Loss:
+        return self._replica(rows)
+
+    def slice(self, last: bool) -> AbstractContextManager:
+        return nullcontext() if last else self._replica.no_sync()
+
+    def backward(self, objective: Tensor) -> None:
+        super().backward(objective * self.world.size)
+
+    def weights(self) -> dict[str, Tensor]:
+        return super().weights() if self.world.first else {}
