@@ -21,7 +21,7 @@ import numpy as np
 from data.documents import Document
 from data.errors import UserError
 from data.progress import Progress, silent
-from data.shards import Encoded, write_splits
+from data.shards import Encoded, shards_header, write_splits
 from data.tokenizers import IM_END, IM_START, Tokenizer, load_tokenizer
 
 ROLES = ("system", "user", "assistant")
@@ -70,8 +70,7 @@ def write_chat_shards(
             for (ids, mask), d in zip(_encode(conversations, tokenizer), documents, strict=True)
         ]
 
-    header = {"tokenizer_fingerprint": tokenizer.fingerprint, "eos_id": tokenizer.eos_id, "source": "chat"}
-    return write_splits(documents_dir, encode, header, out, progress=progress)
+    return write_splits(documents_dir, encode, shards_header(tokenizer, "chat"), out, progress=progress)
 
 
 class _Tags:

@@ -70,6 +70,18 @@ class ChatSourceRecipe(SourceRecipe):
         return self
 
 
+class FilterRecipe(Recipe):
+    """Which rows are noise, judged by their tokens alone: those beyond any threshold. Nothing is learned from them."""
+
+    max_token_share: float = Field(default=0.6, gt=0, le=1, description="Largest share of a row that one token may be")
+    min_entropy_nats: float = Field(
+        default=1.5, ge=0, le=20, description="Smallest entropy of a row's token frequencies; at most ln of its length"
+    )
+    max_broken_share: float = Field(
+        default=0.3, ge=0, le=1, description="Largest share of tokens that are U+FFFD or only a part of a character"
+    )
+
+
 class MixtureRecipe(Recipe):
     """Proportions of the sources by step: constant, then linear from `start` to `end` over the last part."""
 
@@ -78,6 +90,7 @@ class MixtureRecipe(Recipe):
     anneal_fraction: float = Field(
         default=0.2, ge=0.0, le=1.0, description="Last share of the steps, spent moving to `end`"
     )
+    filter: FilterRecipe | None = Field(default=None, description="Ignore rows that are noise; none learns from all")
 
     @model_validator(mode="after")
     def _weights(self) -> MixtureRecipe:

@@ -1,10 +1,10 @@
 """Data order as a pure function: `batch(step, slots)` depends on recipe, seed and shards, and on nothing else.
 
-A *window* is a span of `seq_len_tokens` of a source's stream; windows do not overlap and the last, partial one is
-dropped. The mixture says which sample of which source a slot gets; sample n of a source is window
-`permute(n mod windows)` of epoch `n div windows`, with a fresh permutation per epoch. Invariants: every window once
-per epoch; the same rows for any grouping of the slots into ranks, micro-batches or prefetching; resuming needs only the
-step, and `fingerprint` says whether the shards are the same.
+The phases say how many rows of how many tokens a step has, the mixture which sample of which source a slot gets
+(data/mixture.py), and the order of the source's windows which tokens that sample is (data/windows.py). Invariants: no
+token of a source twice in an epoch, also where the row length changes; the same rows for any grouping of the slots into
+ranks, micro-batches or prefetching; resuming needs only the step, and `fingerprint` says whether the shards are the
+same.
 
 Isolation: `doc_start_BT` holds the beginning of each position's document in its row, and a target is ignored where the
 next token belongs to another document.
@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from data.config import MixtureRecipe
 from data.errors import UserError
+from data.filter import RowFilter
 from data.mixture import Mixture
 from data.packing import IGNORED, PackedRows
-from data.permutation import hash64, name_key, permute
+from data.permutation import hash64, name_key
+from data.phases import Phase, phase_at
 from data.shards import TokenShards
 from data.store import canonical_json
+from data.tokenizers import Tokenizer
+from data.windows import WindowOrder, Windows, shuffled
 
-_EPOCH_KEY = name_key("windows of an epoch")
 _ROW_KEY = name_key("noise of a row")
 
 
@@ -41,51 +45,36 @@ class Batch:
     doc_start_BT: NDArray[np.int64]
     row_key_B: NDArray[np.int64]
 
+    @property
+    def ignored_rows(self) -> int:
+        """Rows from which nothing is learned, e.g. those the filter rejects."""
+        return int((self.targets_BT == IGNORED).all(axis=1).sum())
+
 
 @dataclass(frozen=True)
 class Sample:
-    """What a slot reads: a window of a source in an epoch, tokens [start, stop) of the source's stream."""
+    """What a slot reads: in an epoch, a window of a source (chat: a row of its packing).
+
+    `tokens` are its spans [start, stop) of the source's stream, `documents` the first and the last document in each, as
+    ordinals in the source's documents artifact: one of both, for chat one per conversation.
+    """
 
     source: str
     epoch: int
     window: int
-    start: int
-    stop: int
+    tokens: tuple[tuple[int, int], ...]
+    documents: tuple[tuple[int, int], ...]
 
-
-class Windows:
-    """The windows of one split; raises UserError if there is none."""
-
-    def __init__(self, shards: TokenShards, seq_len_tokens: int):
-        self.shards, self.seq_len_tokens = shards, seq_len_tokens
-        self._count = (shards.total_tokens - 1) // seq_len_tokens
-        if self._count < 1:
-            raise UserError(
-                f"source {shards.source!r}: {shards.total_tokens} tokens in {shards.folder.name}, but one window "
-                f"needs {seq_len_tokens + 1}; give it more text or lower seq_len_tokens"
-            )
-
-    def __len__(self) -> int:
-        return self._count
-
-    def assemble(self, windows: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
-        """(ids_BT, targets_BT, doc_start_BT), int64, of the given windows."""
-        length = self.seq_len_tokens
-        tokens_BT1 = np.empty((len(windows), length + 1), dtype=np.int64)
-        begins_BT1 = np.zeros((len(windows), length + 1), dtype=np.int64)  # t where a document begins at t, else 0
-        for b, start in enumerate((windows * length).tolist()):
-            tokens_BT1[b] = self.shards.tokens(start, start + length + 1)
-            begins = self.shards.document_starts(start, start + length + 1) - start
-            begins_BT1[b, begins] = begins
-        targets_BT = np.where(begins_BT1[:, 1:] > 0, IGNORED, tokens_BT1[:, 1:])
-        doc_start_BT = np.maximum.accumulate(begins_BT1[:, :-1], axis=1)
-        return tokens_BT1[:, :-1].copy(), targets_BT, doc_start_BT
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return asdict(self)
 
 
 class MixtureLoader:
-    """Batches of `batch_rows` slots per step, drawn from token-shard artifacts in the recipe's proportions.
+    """Batches drawn from token-shard artifacts in the recipe's proportions, of the rows that the phases say.
 
-    Raises UserError if a source is smaller than a window or the sources have different tokenizers.
+    `tokenizer` is what the recipe's filter judges by, and is needed for nothing else. Raises UserError if a source is
+    smaller than a window or the sources have different tokenizers.
     """
 
     def __init__(
@@ -95,59 +84,67 @@ class MixtureLoader:
         *,
         seed: int,
         steps: int,
-        seq_len_tokens: int,
-        batch_rows: int,
+        phases: Sequence[Phase],
+        tokenizer: Tokenizer | None = None,
     ):
-        self.seed, self.seq_len_tokens = seed, seq_len_tokens
-        self._mixture = Mixture(mixture, seed=seed, steps=steps, batch_rows=batch_rows)
-        missing = sorted(set(self._mixture.sources) - set(shard_dirs))
+        self.seed, self.phases = seed, tuple(phases)
+        self._mixture = Mixture(mixture, seed=seed, steps=steps, phases=phases)
+        sources = self._mixture.sources
+        missing = sorted(set(sources) - set(shard_dirs))
         if missing:
             raise UserError(f"mixture.start names {', '.join(missing)}, for which there are no token shards")
-        shards = [TokenShards(Path(shard_dirs[name]) / "train") for name in self._mixture.sources]
+        shards = [TokenShards(Path(shard_dirs[name]) / "train") for name in sources]
         if len({s.tokenizer_fingerprint for s in shards}) > 1:
-            raise UserError(
-                f"sources {', '.join(self._mixture.sources)} were tokenized by different tokenizers; rebuild them"
-            )
-        self._windows = [Windows(s, seq_len_tokens) for s in shards]
-        self.fingerprint = _fingerprint(dict(zip(self._mixture.sources, shards, strict=True)), seq_len_tokens)
+            raise UserError(f"sources {', '.join(sources)} were tokenized by different tokenizers; rebuild them")
+        self._windows_SP = [[Windows(s, phase.seq_len_tokens) for phase in phases] for s in shards]
+        self._orders_S = [
+            WindowOrder(name, seed, len(windows_P[-1]), phases, rows_P)
+            for name, windows_P, rows_P in zip(sources, self._windows_SP, self._mixture.rows_PS.T.tolist(), strict=True)
+        ]
+        self._filter = None
+        if mixture.filter is not None:
+            if tokenizer is None:
+                raise ValueError("mixture.filter needs a tokenizer to judge by")
+            self._filter = RowFilter(mixture.filter, tokenizer)
+        self.fingerprint = _fingerprint(dict(zip(sources, shards, strict=True)), phases[-1].seq_len_tokens)
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:
         """The rows of these slots of a step, in their order. Raises IndexError outside the run."""
         slots_B = np.asarray(slots, dtype=np.int64)
-        shape = (len(slots_B), self.seq_len_tokens)
-        ids_BT, targets_BT, doc_start_BT = (np.empty(shape, dtype=np.int64) for _ in range(3))
         source_B, _, window_B = self._place(step, slots_B)
-        for index, windows in enumerate(self._windows):
-            rows = np.flatnonzero(source_B == index)
-            if rows.size:
-                ids_BT[rows], targets_BT[rows], doc_start_BT[rows] = windows.assemble(window_B[rows])
+        phase = phase_at(self.phases, step)
+        shape = (len(slots_B), self.phases[phase].seq_len_tokens)
+        ids_BT, targets_BT, doc_start_BT = (np.empty(shape, dtype=np.int64) for _ in range(3))
+        for source in np.unique(source_B).tolist():
+            rows = np.flatnonzero(source_B == source)
+            windows = self._windows_SP[source][phase]
+            ids_BT[rows], targets_BT[rows], doc_start_BT[rows] = windows.assemble(window_B[rows])
+        if self._filter is not None:
+            targets_BT[self._filter.noisy(ids_BT)] = IGNORED
         return Batch(ids_BT, targets_BT, doc_start_BT, _row_keys(self.seed, step, slots_B))
 
-    def sample(self, step: int, slot: int) -> Sample:
-        """What one slot of a step reads."""
-        source, epoch, window = (int(x[0]) for x in self._place(step, np.array([slot])))
-        start = window * self.seq_len_tokens
-        return Sample(self._mixture.sources[source], epoch, window, start, start + self.seq_len_tokens)
+    def batch_rows(self, step: int) -> int:
+        """Slots of a step."""
+        return self.phases[phase_at(self.phases, step)].batch_rows
 
-    def describe(self, step: int, slot: int) -> tuple[Sample, range]:
-        """What a slot read, and the ordinals of the documents in it, as in the source's documents artifact."""
-        sample = self.sample(step, slot)
-        shards = self._windows[self._mixture.sources.index(sample.source)].shards
-        return sample, shards.documents(sample.start, sample.stop)
+    def describe(self, step: int, slot: int) -> Sample:
+        """What a slot of a step reads. Raises IndexError outside the run."""
+        source, epoch, window = (int(x[0]) for x in self._place(step, np.array([slot])))
+        windows = self._windows_SP[source][phase_at(self.phases, step)]
+        return _sample(self._mixture.sources[source], epoch, window, windows.shards, [windows.span(window)])
 
     def counts(self, step: int) -> dict[str, int]:
         """Rows of each source in a step."""
         return self._mixture.counts(step)
 
     def _place(self, step: int, slots_B: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
-        """(source index, epoch, window) per slot."""
+        """(source index, epoch, window of the step's length) per slot."""
         source_B, ordinal_B = self._mixture.assign(step, slots_B)
+        phase = phase_at(self.phases, step)
         epoch_B, window_B = np.empty_like(ordinal_B), np.empty_like(ordinal_B)
-        for index, windows in enumerate(self._windows):
-            rows = source_B == index
-            epoch_B[rows], window_B[rows] = _shuffled(
-                ordinal_B[rows], len(windows), self.seed, name_key(self._mixture.sources[index])
-            )
+        for source in np.unique(source_B).tolist():
+            rows = source_B == source
+            epoch_B[rows], window_B[rows] = self._orders_S[source].place(phase, ordinal_B[rows])
         return source_B, epoch_B, window_B
 
 
@@ -160,7 +157,7 @@ class ChatLoader:
     def __init__(self, chat_dir: Path, *, seed: int, steps: int, seq_len_tokens: int, batch_rows: int):
         shards = TokenShards(Path(chat_dir) / "train")
         self._rows = PackedRows(shards, seq_len_tokens, seed)
-        self.seed, self.steps, self.batch_rows = seed, steps, batch_rows
+        self.seed, self.steps, self._batch_rows = seed, steps, batch_rows
         self.source = shards.source
         self.rows_per_epoch = len(self._rows)
         self.truncated_conversations = self._rows.truncated_conversations
@@ -173,16 +170,25 @@ class ChatLoader:
         _, row_B = self._place(step, slots_B)
         return Batch(*self._rows.assemble(row_B), _row_keys(self.seed, step, slots_B))
 
+    def batch_rows(self, step: int) -> int:
+        """Slots of a step: the same at every step."""
+        return self._batch_rows
+
+    def describe(self, step: int, slot: int) -> Sample:
+        """What a slot of a step reads. Raises IndexError outside the run."""
+        epoch, row = (int(x[0]) for x in self._place(step, np.array([slot])))
+        return _sample(self.source, epoch, row, self._rows.shards, self._rows.spans(row))
+
     def counts(self, step: int) -> dict[str, int]:
         """Rows of each source in a step: all of the one source."""
-        return {self.source: self.batch_rows}
+        return {self.source: self._batch_rows}
 
     def _place(self, step: int, slots_B: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
         """(epoch, row) per slot."""
-        if not 0 <= step < self.steps or slots_B.min() < 0 or slots_B.max() >= self.batch_rows:
-            raise IndexError(f"step {step}, slots {slots_B} of {self.steps} steps of {self.batch_rows} slots")
-        ordinal_B = step * self.batch_rows + slots_B
-        return _shuffled(ordinal_B, self.rows_per_epoch, self.seed, name_key(self.source))
+        if not 0 <= step < self.steps or slots_B.min() < 0 or slots_B.max() >= self._batch_rows:
+            raise IndexError(f"step {step}, slots {slots_B} of {self.steps} steps of {self._batch_rows} slots")
+        ordinal_B = step * self._batch_rows + slots_B
+        return shuffled(ordinal_B, self.rows_per_epoch, self.seed, name_key(self.source))
 
 
 def held_out_batches(shards: TokenShards, seq_len_tokens: int, max_tokens: int, rows: int) -> Iterator[Batch]:
@@ -203,10 +209,9 @@ def held_out_batches(shards: TokenShards, seq_len_tokens: int, max_tokens: int, 
         yield Batch(*source.assemble(index_B), _row_keys(0, 0, index_B))
 
 
-def _shuffled(ordinal_B: NDArray[np.int64], n: int, seed: int, stream_key: int) -> tuple[NDArray, NDArray]:
-    """(epoch, place) of the given samples of a stream of n places, permuted afresh in each epoch."""
-    epoch_B, within_B = np.divmod(ordinal_B, n)
-    return epoch_B, permute(within_B, n, hash64(seed, _EPOCH_KEY, stream_key, epoch_B))
+def _sample(source: str, epoch: int, window: int, shards: TokenShards, spans: Sequence[tuple[int, int]]) -> Sample:
+    documents = [shards.documents(start, stop) for start, stop in spans]
+    return Sample(source, epoch, window, tuple(spans), tuple((found[0], found[-1]) for found in documents))
 
 
 def _row_keys(seed: int, step: int, slots_B: ArrayLike) -> NDArray[np.int64]:

@@ -35,7 +35,7 @@ class Runtime(BaseModel):
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; none leaves the default")
     workers: int = Field(default=2, ge=1, description="Processes or threads for tokenization and loading")
     micro_batch_rows: int | None = Field(
-        default=None, ge=1, description="Rows per forward pass; none lets the trainer choose"
+        default=None, ge=1, description="Rows of the longest length per forward pass; none lets the trainer choose"
     )
     checkpoint_every_s: float = Field(default=600.0, gt=0, description="Save at least this often, seconds")
     checkpoint_every_steps: int = Field(default=1000, ge=1, description="Save at least this often, optimizer steps")

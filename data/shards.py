@@ -30,7 +30,7 @@ from data.documents import Document, read_documents
 from data.errors import UserError
 from data.progress import Progress, silent
 from data.store import canonical_json, fsync_path, sha256_file, write_json
-from data.tokenizers import load_tokenizer
+from data.tokenizers import Tokenizer, load_tokenizer
 
 SPLITS = ("train", "held_out")
 SHARD_TOKENS = 100_000_000
@@ -73,8 +73,17 @@ def write_shards(
             for ids, d in zip(batch, documents, strict=True)
         ]
 
-    header = {"tokenizer_fingerprint": tokenizer.fingerprint, "eos_id": tokenizer.eos_id, "source": source}
-    return write_splits(documents_dir, encode, header, out, workers, progress, shard_tokens)
+    return write_splits(documents_dir, encode, shards_header(tokenizer, source), out, workers, progress, shard_tokens)
+
+
+def shards_header(tokenizer: Tokenizer, source: str) -> dict[str, Any]:
+    """The first fields of shards.json: whose ids these are, and of which source."""
+    return {
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "eos_id": tokenizer.eos_id,
+        "vocab_size": tokenizer.vocab_size,
+        "source": source,
+    }
 
 
 def write_splits(
@@ -209,6 +218,7 @@ class TokenShards:
         shards = self.manifest["shards"]
         self.source: str = self.manifest["source"]
         self.eos_id: int = self.manifest["eos_id"]
+        self.vocab_size: int = self.manifest.get("vocab_size", 1 << 32)  # shards made before it was recorded lack it
         self.tokenizer_fingerprint: str = self.manifest["tokenizer_fingerprint"]
         self.total_tokens: int = self.manifest["total_tokens"]
         self.total_documents: int = self.manifest["total_documents"]
@@ -237,8 +247,17 @@ class TokenShards:
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     def tokens(self, start: int, stop: int) -> NDArray[np.uint32]:
-        """Ids uint32 [stop - start] of the stream. Raises IndexError outside it."""
-        return _joined([self._ids[s][a:b] for s, a, b in self._parts(start, stop)], np.uint32)
+        """Ids uint32 [stop - start] of the stream. Raises IndexError outside it, UserError for what is no id."""
+        ids_T = _joined([self._ids[s][a:b] for s, a, b in self._parts(start, stop)], np.uint32)
+        if ids_T.max(initial=0) >= self.vocab_size:
+            position = start + int(np.argmax(ids_T >= self.vocab_size))
+            ((shard, _, _),) = self._parts(position, position + 1)
+            raise UserError(
+                f"{self.folder / self.manifest['shards'][shard]['name']}.bin: token {ids_T[position - start]} in "
+                f"document {self._document_at(position)} of source {self.source!r}, but the tokenizer has "
+                f"{self.vocab_size} ids; delete this artifact and run again to rebuild it"
+            )
+        return ids_T
 
     def mask(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Chat only: uint8 [stop - start], 1 where the token is to be predicted."""

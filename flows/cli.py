@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from data.errors import UserError
-from flows import model_commands
+from flows import data_commands, model_commands
 
 app = typer.Typer(
     help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
@@ -145,6 +145,7 @@ def prepare_server() -> None:
 
 
 app.add_typer(model_commands.app)
+app.add_typer(data_commands.app)
 
 
 def _table(*columns: str) -> Table:

@@ -176,6 +176,6 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
 def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    if get_origin(annotation) in (Union, UnionType, dict):
+    if get_origin(annotation) in (Union, UnionType, dict, tuple):
         return next((model for part in get_args(annotation) if (model := _model_in(part))), None)
     return None

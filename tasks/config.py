@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from data.config import ChatSourceRecipe, Recipe
 from tasks.trainer.config import TrainRecipe
@@ -17,6 +17,12 @@ class SftRecipe(Recipe):
 
     source: ChatSourceRecipe = Field(description="Conversations")
     train: TrainRecipe = Field(description="Optimization; rows are packed conversations")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> SftRecipe:
+        if self.train.length_phases is not None:
+            raise ValueError("train.length_phases: packed conversations have rows of one length; leave it out")
+        return self
 
 
 class EvalTaskRecipe(Recipe):

@@ -13,6 +13,7 @@ from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
 from data.store import write_json
+from data.tokenizers import load_tokenizer
 from tasks.trainer.config import RunSpec
 from tasks.trainer.world import World
 
@@ -23,20 +24,21 @@ SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 def build_loader(spec: RunSpec) -> Loader:
     """The loader of the objective. Raises UserError for shards that are missing or do not fit the spec."""
-    shape = {
-        "seed": spec.train.seed,
-        "steps": spec.train.steps,
-        "seq_len_tokens": spec.train.seq_len_tokens,
-        "batch_rows": spec.train.batch_rows,
-    }
+    train = spec.train
     shard_dirs = {source: Path(folder) for source, folder in spec.shard_dirs.items()}
     if spec.objective == "pretrain":
         if spec.mixture is None:
             raise UserError("run.json: objective=pretrain needs `mixture`; got none")
-        return MixtureLoader(shard_dirs, spec.mixture, **shape)
+        tokenizer = load_tokenizer(Path(spec.tokenizer_dir)) if spec.mixture.filter else None
+        return MixtureLoader(
+            shard_dirs, spec.mixture, seed=train.seed, steps=train.steps, phases=train.phases, tokenizer=tokenizer
+        )
     if set(shard_dirs) != {"chat"}:
         raise UserError(f"run.json: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
-    return ChatLoader(shard_dirs["chat"], **shape)
+    if train.length_phases is not None:
+        raise UserError("run.json: train.length_phases: packed conversations have rows of one length; leave it out")
+    rows = {"seq_len_tokens": train.seq_len_tokens, "batch_rows": train.batch_rows}
+    return ChatLoader(shard_dirs["chat"], seed=train.seed, steps=train.steps, **rows)
 
 
 def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
@@ -74,19 +76,17 @@ class ReadAhead:
         return self._loader.batch(step, self._slots(step))
 
 
-def slice_rows(run_dir: Path, spec: RunSpec, device: torch.device, world: World) -> int:
-    """Rows of a slice: what the operator says, else what should fit the device; not more than a rank has, nor than what
-    an attempt that ran out of memory has left to try."""
-    train, noted = spec.train, run_dir / SLICES
-    automatic = max(1, SLICE_TOKENS[device.type] // train.seq_len_tokens)
-    limit = json.loads(noted.read_text())["rows"] if world.first and noted.exists() else train.batch_rows
-    asked = spec.runtime.micro_batch_rows or automatic
-    return min(asked, train.batch_rows // world.size, world.from_first(limit))
+def slice_tokens(run_dir: Path, spec: RunSpec, device: torch.device, world: World) -> int:
+    """Tokens of a forward and backward pass: what the operator asks for in rows, else what suits the device; not more
+    than an attempt that ran out of memory has left to try."""
+    rows, noted = spec.runtime.micro_batch_rows, run_dir / SLICES
+    asked = rows * spec.train.seq_len_tokens if rows is not None else SLICE_TOKENS[device.type]
+    return world.from_first(min(asked, json.loads(noted.read_text())["tokens"]) if noted.exists() else asked)
 
 
-def note_smaller_slices(run_dir: Path, rows: int) -> None:
-    """Leave half of `rows` for the next attempt to try."""
-    write_json(run_dir / SLICES, {"rows": max(1, rows // 2)})
+def note_smaller_slices(run_dir: Path, tokens: int) -> None:
+    """Leave half of `tokens` for the next attempt to try."""
+    write_json(run_dir / SLICES, {"tokens": max(1, tokens // 2)})
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:

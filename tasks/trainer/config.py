@@ -6,11 +6,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import Field, model_validator
 
 from data.config import MixtureRecipe, Recipe
+from data.phases import Phase
 from data.runtime import Runtime
 from models.config import ModelRecipe
 
@@ -36,11 +38,23 @@ class GuardRecipe(Recipe):
     cooldown_from: float = Field(default=0.5, ge=0, le=1, description="Share of the steps before which it never does")
 
 
+class LengthPhase(Recipe):
+    """Rows of another length than the run ends with, from the phase before until a share of the steps."""
+
+    seq_len_tokens: int = Field(ge=2, description="Tokens per row; must divide the next phase's")
+    until_fraction: float = Field(gt=0, lt=1, description="Share of the steps at which the next phase begins")
+
+
 class TrainRecipe(Recipe):
     """Optimization of one run. A step is an optimizer step over `batch_tokens`."""
 
     steps: int = Field(ge=1, description="Optimizer steps")
-    seq_len_tokens: int = Field(ge=2, description="Tokens per row")
+    seq_len_tokens: int = Field(ge=2, description="Tokens per row; with length_phases those of the last phase")
+    length_phases: tuple[LengthPhase, ...] | None = Field(
+        default=None,
+        min_length=1,
+        description="Shorter rows first, in order; batch_tokens stays, so a step has more of them",
+    )
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
     peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
     min_lr_fraction: float = Field(default=0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
@@ -82,15 +96,43 @@ class TrainRecipe(Recipe):
             )
         return self
 
+    @model_validator(mode="after")
+    def _phases_follow(self) -> TrainRecipe:
+        lengths = [phase.seq_len_tokens for phase in self.length_phases or ()]
+        for i, (length, following) in enumerate(pairwise([*lengths, self.seq_len_tokens])):
+            if following % length or following == length:
+                raise ValueError(
+                    f"length_phases.{i}.seq_len_tokens={length} must be shorter than the length that follows, "
+                    f"{following}, and divide it"
+                )
+        firsts = [phase.first_step for phase in self.phases]
+        for i, (first, following) in enumerate(pairwise([*firsts, self.steps])):
+            if first >= following:
+                raise ValueError(
+                    f"length_phases: phase {i} would last from step {first} to step {following} of {self.steps}; "
+                    "let until_fraction rise, by at least a step"
+                )
+        return self
+
     @property
     def batch_rows(self) -> int:
-        """Rows per step over all ranks."""
+        """Rows per step over all ranks, in the last phase."""
         return self.batch_tokens // self.seq_len_tokens
 
     @property
     def decay_steps(self) -> int:
         """Steps of the decay, and of the one that a shortened run gets."""
         return max(1, round(self.decay_fraction * self.steps))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The sequence-length phases in steps; one for the whole run where the recipe names none."""
+        shorter = self.length_phases or ()
+        firsts = [0, *(round(phase.until_fraction * self.steps) for phase in shorter)]
+        lengths = [*(phase.seq_len_tokens for phase in shorter), self.seq_len_tokens]
+        return tuple(
+            Phase(first, length, self.batch_tokens // length) for first, length in zip(firsts, lengths, strict=True)
+        )
 
 
 class RunSpec(Recipe):

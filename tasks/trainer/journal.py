@@ -10,7 +10,6 @@ import os
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 
 from data.loader import Sample
@@ -82,7 +81,7 @@ class Journal:
         """Note what a slot of a step that was not learned from had read."""
         if self._ledger is not None:
             said = loss if math.isfinite(loss) else str(loss)
-            self._bad_samples.append({"step": step, "slot": slot, "loss": said, **asdict(origin)})
+            self._bad_samples.append({"step": step, "slot": slot, "loss": said, **origin.to_json()})
 
     def sync(self) -> None:
         """Flush the metrics to the disk."""

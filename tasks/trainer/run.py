@@ -28,7 +28,7 @@ from models.device import choose_device, choose_precision, peak_flops
 from models.portable import write_portable
 from models.skeleton import LanguageModel
 from tasks.trainer.averaging import WeightAverage
-from tasks.trainer.batches import ReadAhead, build_loader, held_out, note_smaller_slices, slice_rows
+from tasks.trainer.batches import ReadAhead, build_loader, held_out, note_smaller_slices, slice_tokens
 from tasks.trainer.blocks import prepare_blocks
 from tasks.trainer.budget import Pace, revised
 from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
@@ -127,12 +127,13 @@ class TrainingRun:
             recipe.grad_clip,
             self._device,
             self._autocast,
-            slice_rows(run_dir, spec, self._device, world),
+            slice_tokens(run_dir, spec, device, world),
             self._say,
         )
         self._average = WeightAverage(model, self._engine.opened) if recipe.average_from is not None else None
-        flops = flops_per_token(spec.model, recipe.seq_len_tokens)
-        self._throughput = Throughput(recipe.batch_tokens, flops.forward + flops.backward, world.size * peak_flops(device))
+        flops = {p.seq_len_tokens: flops_per_token(spec.model, p.seq_len_tokens) for p in recipe.phases}
+        self._flops_per_token = {length: found.forward + found.backward for length, found in flops.items()}
+        self._throughput = Throughput(recipe.batch_tokens, world.size * peak_flops(device))
         self._pace = Pace()
 
         retention = Retention(runtime.keep_checkpoints, recipe.guard.anchor_steps, runtime.permanent_every_steps)
@@ -144,7 +145,7 @@ class TrainingRun:
             self._guard = Guard.restored(recipe.guard, self._position.state["guard"])
             self._course = Course.restored(recipe, self._position.state["course"])
         self._saved_step, self._saved_at = self._position.step, time.monotonic()
-        self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(recipe.batch_rows))
+        self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(self._loader.batch_rows(step)))
         cleanup.callback(self._batches.close)
         self._journal.begin(self._position.step)
 
@@ -185,7 +186,7 @@ class TrainingRun:
         try:
             result = self._optimization.measure(batch, step_key)
         except torch.OutOfMemoryError:
-            note_smaller_slices(self._dir, self._optimization.slice_rows)
+            note_smaller_slices(self._dir, self._optimization.slice_tokens)
             raise
         self._position = Position(step + 1, self._position.tokens + recipe.batch_tokens)
         if (problem := self._guard.problem(result.loss, result.grad_norm)) is not None:
@@ -204,9 +205,15 @@ class TrainingRun:
             grad_norm=result.grad_norm,
             tokens=self._position.tokens,
             mix=self._loader.counts(step),
+            ignored_rows=batch.ignored_rows,
             schedule=self._schedule(step),
             aux={**result.aux, **self._model.diagnostics()},
-            **self._throughput.after(computed_s, self._pace.step_done(), self._course.end - step - 1),
+            **self._throughput.after(
+                computed_s,
+                self._pace.step_done(),
+                self._course.end - step - 1,
+                self._flops_per_token[batch.ids_BT.shape[1]],
+            ),
         )
         self._model.after_step(result.loss)
         self._model.apply_schedule(self._schedule(step + 1))
@@ -216,12 +223,12 @@ class TrainingRun:
         step = self._position.step
         self._optimization.discard()
         self._say(f"skipped step {step}: {problem}")
-        own = self._world.slots(self._spec.train.batch_rows)
+        own = self._world.slots(self._loader.batch_rows(step - 1))
         losses = zip(own, self._optimization.row_losses(batch, step_key), strict=True)
         found = [pair for pairs in self._world.gather(list(losses)) for pair in pairs]
         found.sort(key=lambda pair: pair[1] if math.isfinite(pair[1]) else math.inf, reverse=True)
         for slot, loss in found[:WORST_SAMPLES]:
-            self._journal.bad_sample(step, slot, loss, self._loader.sample(step - 1, slot))
+            self._journal.bad_sample(step, slot, loss, self._loader.describe(step - 1, slot))
         if self._guard.skip():
             self._roll_back(problem)
         self._model.apply_schedule(self._schedule(self._position.step))

@@ -39,14 +39,14 @@ class Optimization:
         grad_clip: float,
         device: torch.device,
         autocast: AbstractContextManager,
-        slice_rows: int,
+        slice_tokens: int,
         say: Callable[[str], None],
     ):
         self.engine = engine
         self._grad_clip = grad_clip
         self._device = device
         self._autocast = autocast
-        self.slice_rows = slice_rows
+        self.slice_tokens = slice_tokens
         self._say = say
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
@@ -82,22 +82,26 @@ class Optimization:
             try:
                 return self._accumulate(batch, step_key)
             except torch.OutOfMemoryError:
-                if self.slice_rows == 1 or self.engine.world.size > 1:
+                row_tokens = batch.ids_BT.shape[1]
+                rows = self.slice_tokens // row_tokens
+                if rows <= 1 or self.engine.world.size > 1:
                     raise
-            self.slice_rows = (self.slice_rows + 1) // 2
+            rows = (rows + 1) // 2
+            self.slice_tokens = rows * row_tokens
             self.engine.discard()
             gc.collect()
             torch.cuda.empty_cache()
-            self._say(f"out of device memory; going on with {self.slice_rows} rows at a time")
+            self._say(f"out of device memory; going on with {rows} rows at a time")
 
     def _accumulate(self, batch: Batch, step_key: int) -> dict[str, torch.Tensor]:
         self.engine.model.begin_step(step_key)
-        rows = len(batch.ids_BT)
+        rows, row_tokens = batch.ids_BT.shape
+        slice_rows = max(1, self.slice_tokens // row_tokens)
         own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
         targets = max(1, int(self.engine.world.sum(own_targets)))
         totals: dict[str, torch.Tensor] = {}
-        for start in range(0, rows, self.slice_rows):
-            stop = min(rows, start + self.slice_rows)
+        for start in range(0, rows, slice_rows):
+            stop = min(rows, start + slice_rows)
             with self.engine.slice(last=stop == rows):
                 with self._autocast:
                     loss = self.engine.loss(rows_of(batch, start, stop, self._device))

@@ -11,6 +11,7 @@ import pytest
 
 from data.config import MixtureRecipe
 from data.mixture import Mixture
+from data.phases import Phase
 from models.maps import Map
 from reports.card import write_report
 from reports.inputs import ReportInputs, ShardRow, StageRow
@@ -32,7 +33,7 @@ def training_rows(
     steps: int, first: float, last: float, domains: dict[str, tuple[float, float]], mix: bool
 ) -> list[dict]:
     noise = random.Random(7)
-    counts = Mixture(MIXTURE, seed=0, steps=steps, batch_rows=BATCH_ROWS)
+    counts = Mixture(MIXTURE, seed=0, steps=steps, phases=(Phase(0, SEQ_LEN, BATCH_ROWS),))
     rows: list[dict] = [{"kind": "event", "step": 0, "message": "started"}]
     for step in range(1, steps + 1):
         done = step / steps

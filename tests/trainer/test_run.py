@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from data.config import MixtureRecipe
 from data.errors import UserError
 from data.loader import MixtureLoader, held_out_batches
+from data.phases import Phase
 from data.shards import TokenShards
 from models.portable import load_portable
 from tasks.trainer.__main__ import main
@@ -54,7 +55,7 @@ def test_a_run_logs_every_step_and_leaves_a_portable_checkpoint(make_run, corpus
     assert taus == pytest.approx([1 - 0.9 * step / 12 for step in range(12)])
     mixture = MixtureRecipe(start={"one": 0.7, "two": 0.3}, end=None, anneal_fraction=0.2)
     shard_dirs = {source: corpus.root / source for source in ("one", "two")}
-    loader = MixtureLoader(shard_dirs, mixture, seed=0, steps=12, seq_len_tokens=32, batch_rows=8)
+    loader = MixtureLoader(shard_dirs, mixture, seed=0, steps=12, phases=(Phase(0, 32, 8),))
     assert [row["mix"] for row in steps] == [loader.counts(step) for step in range(12)]
     assert [row["step"] for row in rows(folder, "eval")] == [0, 5, 10, 12]
     assert load_portable(folder).tau == pytest.approx(0.1)
@@ -259,7 +260,7 @@ def test_a_signal_asks_to_stop_and_so_does_another_parent(restore_signals):
     assert request.reason is None
     os.kill(os.getpid(), signal.SIGTERM)
     assert request.reason == "SIGTERM"
-    assert StopRequest(parent_pid=1_000_000_000).reason == "parent process 1000000000 is gone"
+    assert StopRequest(ancestor_pid=1_000_000_000).reason == "parent process 1000000000 is gone"
 
 
 @pytest.mark.parametrize(

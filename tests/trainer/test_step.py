@@ -54,7 +54,7 @@ def optimization(model: Any, slice_rows=ROWS, said=None, grad_clip=1e9, weight_d
     optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay), lr=0.1)
     say = (said if said is not None else []).append
     engine = Engine(model, optimizer, World())
-    return Optimization(engine, grad_clip, torch.device("cpu"), nullcontext(), slice_rows, say)
+    return Optimization(engine, grad_clip, torch.device("cpu"), nullcontext(), slice_rows * TOKENS, say)
 
 
 def gradient_used(model, **options):
@@ -75,6 +75,20 @@ def test_every_target_weighs_the_same_however_rows_are_sliced(slice_rows):
     assert result.aux == {"balance": pytest.approx(1.0)}
     assert gradient == pytest.approx(mean_target + 0.5)
     assert result.grad_norm == pytest.approx(mean_target + 0.5)
+
+
+def test_a_slice_has_as_many_tokens_of_shorter_rows():
+    sliced: list[tuple[int, ...]] = []
+
+    class Seen(OneWeight):
+        def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B):
+            sliced.append(tuple(ids_BT.shape))
+            return super().loss(ids_BT, targets_BT, doc_start_BT, row_key_B)
+
+    halves = [getattr(batch(), name).reshape(2 * ROWS, TOKENS // 2) for name in ("ids_BT", "targets_BT")]
+    short = Batch(*halves, halves[0], np.zeros(2 * ROWS, dtype=np.int64))
+    optimization(Seen(fits_rows=99), slice_rows=3).measure(short, 5)
+    assert sliced == [(6, TOKENS // 2), (2, TOKENS // 2)]
 
 
 def test_gradient_is_clipped_and_the_norm_before_clipping_reported():

@@ -48,7 +48,7 @@ def check_world(runtime: Runtime, recipe: TrainRecipe, world: World) -> None:
             f"runtime.ranks={runtime.ranks} and runtime.nodes={runtime.nodes} ask for {runtime.world_size} ranks, but "
             f"the launcher started {world.size}"
         )
-    if recipe.batch_rows % world.size:
+    if recipe.batch_rows % world.size:  # shorter rows are more, by whole factors
         raise UserError(
             f"train.batch_tokens={recipe.batch_tokens} are {recipe.batch_rows} rows, which {world.size} ranks cannot "
             f"share equally: make it a multiple of {world.size * recipe.seq_len_tokens}"
