@@ -12,8 +12,8 @@ That takes 12 bytes of host memory a parameter on every rank while a checkpoint 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from tasks.trainer.engines.engine import Engine
 from tasks.trainer.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+READER = -1  # no module's id
 NO_STEP_YET = -1  # micro_step_id of stages 1 and 2 between steps
 
 
@@ -51,6 +52,7 @@ class ZeroEngine(Engine):
         from deepspeed.utils import logger
 
         logger.setLevel(logging.WARNING)
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at the first start; gloo serves
         self._stage = runtime.zero_stage or 2
         self._gathered = deepspeed.zero.GatheredParameters
         self._head = model.head_weight
@@ -99,8 +101,18 @@ class ZeroEngine(Engine):
         if self._offloaded:
             sharded.reset_cpu_buffers()
 
-    def reading(self) -> AbstractContextManager:
-        return self._gathered([self._head]) if self._stage == 3 else nullcontext()
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        if self._stage < 3:
+            yield
+            return
+        with self._gathered([self._head]):
+            users: set[int] = self._head.ds_active_sub_modules  # pyright: ignore[reportAttributeAccessIssue]
+            users.add(READER)  # or the embedding, once computed, would shard it again
+            try:
+                yield
+            finally:
+                users.discard(READER)
 
     def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
         return self._gathered([parameter], modifier_rank=0) if self._stage == 3 else nullcontext()
