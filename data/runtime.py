@@ -27,7 +27,8 @@ class Runtime(BaseModel):
         description="host:port of this machine that the other nodes reach; needed for more than one",
     )
     zero_stage: Literal[1, 2, 3] | None = Field(
-        default=None, description="deepspeed shards optimizer state (1), gradients too (2), parameters too (3); none is 2"
+        default=None,
+        description="deepspeed shards optimizer state (1), gradients too (2), parameters too (3); none is 2",
     )
     offload: Literal["none", "optimizer", "parameters"] = Field(
         default="none", description="deepspeed: what is kept in host memory; parameters includes the optimizer"

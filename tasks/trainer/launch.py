@@ -31,6 +31,7 @@ from tasks.trainer.stopping import PARENT_VARIABLE
 
 __all__ = ["IoFailure", "OutOfMemory", "Preempted", "Retryable", "run_trainer"]
 
+ALONE = Runtime()
 LOG = "trainer.log"
 POLL_S = 0.2
 GRACE_S = 30.0  # between asking the process to save and killing it
@@ -38,7 +39,7 @@ GRACE_S = 30.0  # between asking the process to save and killing it
 KILLED_RANK = re.compile(r"exitcode\s*: -(\d+)|return code = -(\d+)")
 
 
-def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime = Runtime()) -> None:
+def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime = ALONE) -> None:
     """Run `python -m tasks.trainer run_dir` to its end, in as many ranks as the runtime says; `on_row` gets each
     metrics row this attempt writes.
 

@@ -137,7 +137,9 @@ class TrainingRun:
         self._pace = Pace()
 
         retention = Retention(runtime.keep_checkpoints, recipe.guard.anchor_steps, runtime.permanent_every_steps)
-        self._checkpoints = CheckpointFolder(run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, retention, world)
+        self._checkpoints = CheckpointFolder(
+            run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, retention, world
+        )
         self._position = Position(step=0, tokens=0)
         self._guard, self._course = Guard(recipe.guard), Course(recipe)
         if (found := self._checkpoints.newest(self._say)) is not None:
@@ -299,14 +301,16 @@ class TrainingRun:
             self._say(why)
 
     def _evaluate(self) -> None:
-        started = time.monotonic()
-        self._model.eval()
-        delivered = self._delivered() if self._position.step == self._course.end else nullcontext()
-        with delivered, self._engine.reading():
-            held_out = {
-                source: evaluate(self._model, batches, self._token_bytes_V, self._autocast, self._device)
+        def measure(model: LanguageModel) -> dict[str, dict[str, float]]:
+            return {
+                source: evaluate(model, batches, self._token_bytes_V, self._autocast, self._device)
                 for source, batches in self._held_out.items()
             }
+
+        started = time.monotonic()
+        self._model.eval()
+        with self._delivered() if self._position.step == self._course.end else nullcontext():
+            held_out = self._engine.compute(measure)
         self._model.train()
         self._journal.evaluation(self._position.step, held_out)
         self._pace.evaluation(time.monotonic() - started)

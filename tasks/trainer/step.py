@@ -17,6 +17,7 @@ import torch
 
 from data.loader import Batch
 from kernels.cross_entropy import IGNORE
+from models.skeleton import LanguageModel
 from tasks.trainer.batches import rows_of
 from tasks.trainer.engines.engine import Engine
 
@@ -65,17 +66,19 @@ class Optimization:
         """Forget what was measured."""
         self.engine.discard()
 
-    @torch.no_grad()
     def row_losses(self, batch: Batch, step_key: int) -> list[float]:
         """Mean loss of each of this rank's rows as training sees it, nats per target: to find the row that is bad."""
         self.engine.model.begin_step(step_key)
-        losses = []
-        with self.engine.reading():
+
+        def compute(model: LanguageModel) -> list[float]:
+            losses = []
             for row in range(len(batch.ids_BT)):
                 with self._autocast:
-                    loss = self.engine.loss(rows_of(batch, row, row + 1, self._device))
+                    loss = model.loss(**rows_of(batch, row, row + 1, self._device))
                 losses.append((loss.total / loss.tokens.clamp(min=1)).item())
-        return losses
+            return losses
+
+        return self.engine.compute(compute)
 
     def _gradients(self, batch: Batch, step_key: int) -> dict[str, torch.Tensor]:
         while True:

@@ -10,23 +10,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from models.skeleton import LanguageModel, Loss
-from tasks.trainer.engines.engine import Engine
+from tasks.trainer.engines.engine import Computation, Engine, loss_of
 from tasks.trainer.world import World
-
-
-class LossOf(nn.Module):
-    """A model whose forward pass is its loss: what wrappers of modules wrap."""
-
-    def __init__(self, model: LanguageModel):
-        super().__init__()
-        self.model = model
-
-    def forward(self, rows: dict[str, Tensor]) -> Loss:
-        return self.model.loss(**rows)
 
 
 class DataParallelEngine(Engine):
@@ -35,7 +24,7 @@ class DataParallelEngine(Engine):
     def __init__(self, model: LanguageModel, optimizer: torch.optim.Optimizer, world: World, device: torch.device):
         super().__init__(model, optimizer, world)
         self._replica = DistributedDataParallel(
-            LossOf(model),
+            Computation(model),
             device_ids=[device] if device.type == "cuda" else None,
             find_unused_parameters=True,
             broadcast_buffers=False,
@@ -43,7 +32,7 @@ class DataParallelEngine(Engine):
         )
 
     def loss(self, rows: dict[str, Tensor]) -> Loss:
-        return self._replica(rows)
+        return self._replica(loss_of, rows)
 
     def slice(self, last: bool) -> AbstractContextManager:
         return nullcontext() if last else self._replica.no_sync()

@@ -12,9 +12,9 @@ That takes 12 bytes of host memory a parameter on every rank while a checkpoint 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,12 +22,11 @@ from torch import Tensor, nn
 from data.errors import UserError
 from data.runtime import Runtime
 from models.skeleton import LanguageModel, Loss
-from tasks.trainer.engines.ddp import LossOf
-from tasks.trainer.engines.engine import Engine
+from tasks.trainer.engines.engine import Computation, Engine, loss_of
 from tasks.trainer.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-READER = -1  # no module's id
+T = TypeVar("T")
 NO_STEP_YET = -1  # micro_step_id of stages 1 and 2 between steps
 
 
@@ -55,20 +54,16 @@ class ZeroEngine(Engine):
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at the first start; gloo serves
         self._stage = runtime.zero_stage or 2
         self._gathered = deepspeed.zero.GatheredParameters
-        self._head = model.head_weight
         self._named = dict(model.named_parameters())
-        network = LossOf(model)
         config = _config(self._stage, runtime.offload, world.size, grad_clip, autocast)
         self._zero, sharded, _, _ = deepspeed.initialize(
-            model=network, optimizer=optimizer, config=config, dist_init_required=False
+            model=Computation(model), optimizer=optimizer, config=config, dist_init_required=False
         )
-        if self._stage == 3:
-            deepspeed.zero.register_external_parameter(network, self._head)
         super().__init__(model, sharded, world)
         self._create_moments()
 
     def loss(self, rows: dict[str, Tensor]) -> Loss:
-        return self._zero(rows)
+        return self._zero(loss_of, rows)
 
     def slice(self, last: bool) -> AbstractContextManager:
         self._zero.set_gradient_accumulation_boundary(last)
@@ -101,18 +96,9 @@ class ZeroEngine(Engine):
         if self._offloaded:
             sharded.reset_cpu_buffers()
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        if self._stage < 3:
-            yield
-            return
-        with self._gathered([self._head]):
-            users: set[int] = self._head.ds_active_sub_modules  # pyright: ignore[reportAttributeAccessIssue]
-            users.add(READER)  # or the embedding, once computed, would shard it again
-            try:
-                yield
-            finally:
-                users.discard(READER)
+    @torch.no_grad()
+    def compute(self, function: Callable[[LanguageModel], T]) -> T:
+        return self._zero(function)
 
     def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
         return self._gathered([parameter], modifier_rank=0) if self._stage == 3 else nullcontext()

@@ -12,7 +12,9 @@ between worlds whose slices are: `micro_batch_rows` that divides the rows of a r
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,24 @@ from torch import Tensor, nn
 from models.skeleton import LanguageModel, Loss
 from tasks.trainer.checkpoint import training_tensors
 from tasks.trainer.world import World
+
+T = TypeVar("T")
+
+
+class Computation(nn.Module):
+    """A model whose forward pass is whatever is asked of it: what wrappers of modules wrap, which serve only that."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        return function(self.model, *arguments)
+
+
+def loss_of(model: LanguageModel, rows: dict[str, Tensor]) -> Loss:
+    """`LanguageModel.loss`, as a function for `Computation`."""
+    return model.loss(**rows)
 
 
 class Engine:
@@ -58,9 +78,10 @@ class Engine:
         """Forget the gradient."""
         self.optimizer.zero_grad()
 
-    def reading(self) -> AbstractContextManager:
-        """Within: methods of the model other than `loss` may be called, on all ranks alike, without gradient."""
-        return nullcontext()
+    @torch.no_grad()
+    def compute(self, function: Callable[[LanguageModel], T]) -> T:
+        """`function(model)`, without gradient; it may call any method of the model, on all ranks alike."""
+        return function(self.model)
 
     def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
         """Within: the parameter's data can be read and written, with the same values on all ranks."""

@@ -8,19 +8,20 @@ other engines. Gradients are reduced in fp32 after every slice, so that they are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from models.skeleton import LanguageModel
-from tasks.trainer.engines.engine import Engine
+from models.skeleton import LanguageModel, Loss
+from tasks.trainer.engines.engine import Computation, Engine, loss_of
 from tasks.trainer.world import World
+
+T = TypeVar("T")
 
 
 class ShardedEngine(Engine):
@@ -36,11 +37,12 @@ class ShardedEngine(Engine):
         mesh = init_device_mesh(device.type, (world.size,))
         for unit in model.units():
             fully_shard(unit, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        cast(FSDPModule, model).set_reduce_scatter_unused_params(True)  # ranks may use different ones: experts
-        for method in ("loss", "hidden"):
-            register_fsdp_forward_method(model, method)
+        self._sharded = fully_shard(Computation(model), mesh=mesh)
+        self._sharded.set_reduce_scatter_unused_params(True)  # ranks may use different ones: experts
         super().__init__(model, make_optimizer(model), world)
+
+    def loss(self, rows: dict[str, Tensor]) -> Loss:
+        return self._sharded(loss_of, rows)
 
     def backward(self, objective: Tensor) -> None:
         super().backward(objective * self.world.size)  # reduce-scatter averages
@@ -48,14 +50,12 @@ class ShardedEngine(Engine):
     def clip(self, max_norm: float) -> Tensor:
         return _whole(super().clip(max_norm))
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        root = cast(FSDPModule, self.model)
-        root.unshard()
+    @torch.no_grad()
+    def compute(self, function: Callable[[LanguageModel], T]) -> T:
         try:
-            yield
+            return self._sharded(function)
         finally:
-            root.reshard()
+            self._sharded.reshard()  # a backward pass does it else
 
     def weights(self) -> dict[str, Tensor]:
         whole: dict[str, Any] = {}
