@@ -165,8 +165,9 @@ class TrainingRun:
             )
         with self._delivered():
             weights = self._engine.weights()
+            if self._world.first:
+                write_portable(self._dir, self._spec.model, weights, Path(self._spec.tokenizer_dir))
         if self._world.first:
-            write_portable(self._dir, self._spec.model, weights, Path(self._spec.tokenizer_dir))
             write_json(self._dir / SUMMARY, self._summary())
 
     def _optimizer(self, model: LanguageModel) -> torch.optim.Optimizer:

@@ -38,6 +38,7 @@ RECIPE = {
     "guard": {"anchor_steps": SAVES, "skips": 3, "rollbacks": 1},
 }
 RELATIVE = 1e-6
+NOISE = 1e-5  # Adam makes steps of up to 3e-3 of gradients that are as small as their rounding
 # Engine: the engine whose checkpoint at step SAVES it goes on from; None begins the run.
 BEGINS_FROM = {"ddp": None, "fsdp": "ddp", "deepspeed-3": None, "deepspeed-1": "deepspeed-3", "deepspeed-2": "fsdp"}
 ENGINES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in BEGINS_FROM]
@@ -161,7 +162,7 @@ def test_the_portable_checkpoint_is_the_average_that_one_process_delivers(runs, 
     weights, expected = (load_file(runs(name) / "model.safetensors") for name in (engine, "single"))
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=NOISE)
     load_portable(runs(engine))
 
 

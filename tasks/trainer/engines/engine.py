@@ -95,7 +95,7 @@ class Engine:
         """Go on from what was written to the result of `tensors`."""
 
     def weights(self) -> dict[str, Tensor]:
-        """The model's state dict in whole tensors; empty on all ranks but the first."""
+        """The model's state dict in whole tensors, which may be the model's own; empty on all ranks but the first."""
         return self.model.state_dict()
 
     def _set_lr(self, lr: float) -> None:
