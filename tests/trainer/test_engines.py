@@ -37,8 +37,8 @@ RECIPE = {
     "average_from": 0.5,
     "guard": {"anchor_steps": SAVES, "skips": 3, "rollbacks": 1},
 }
-RELATIVE = 1e-6
-NOISE = 1e-5  # Adam makes steps of up to 3e-3 of gradients that are as small as their rounding
+LOSS, GRAD_NORM = 1e-6, 1e-5  # relative
+WEIGHT = 3e-5  # absolute: where a gradient is as small as its rounding, Adam makes a step of the learning rate of that
 # Engine: the engine whose checkpoint at step SAVES it goes on from; None begins the run.
 BEGINS_FROM = {"ddp": None, "fsdp": "ddp", "deepspeed-3": None, "deepspeed-1": "deepspeed-3", "deepspeed-2": "fsdp"}
 ENGINES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in BEGINS_FROM]
@@ -77,7 +77,8 @@ def curve(folder: Path) -> dict[tuple[str, int], list[float]]:
     found = {}
     for row in read_rows(folder / "metrics.jsonl"):
         if row["kind"] == "step":
-            found["step", row["step"]] = [row["loss"], row["grad_norm"], *row["mix"].values()]
+            found["step", row["step"]] = [row["loss"]]
+            found["norm", row["step"]] = [row["grad_norm"]]
         elif row["kind"] == "eval":
             found["eval", row["step"]] = [m["loss"] for m in row["held_out"].values()]
     return found
@@ -87,8 +88,8 @@ def assert_same_run(folder: Path, expected: Path, evaluated: bool = True) -> Non
     found, wanted = curve(folder), curve(expected)
     assert found.keys() == wanted.keys()
     for place, values in wanted.items():
-        if evaluated or place[0] == "step":
-            assert found[place] == pytest.approx(values, rel=RELATIVE), place
+        if evaluated or place[0] != "eval":
+            assert found[place] == pytest.approx(values, rel=GRAD_NORM if place[0] == "norm" else LOSS), place
 
 
 def rows_read(folder: Path) -> dict[tuple[int, int], str]:
@@ -162,7 +163,7 @@ def test_the_portable_checkpoint_is_the_average_that_one_process_delivers(runs, 
     weights, expected = (load_file(runs(name) / "model.safetensors") for name in (engine, "single"))
     assert weights.keys() == expected.keys()
     for name, tensor in expected.items():
-        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=NOISE)
+        torch.testing.assert_close(weights[name], tensor, rtol=0, atol=WEIGHT)
     load_portable(runs(engine))
 
 
