@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -18,7 +17,17 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("flows", "tasks", "reports", "models", "kernels", "data")
 RESOURCES = ("*.yaml", "*.j2")  # templates and task files beside the code that reads them
 # What every stage stands on but whose edits do not change what a stage computes.
-PLUMBING = frozenset({"tasks.stage", "data.store", "data.code", "data.errors", "data.progress", "data.runtime"})
+PLUMBING = frozenset(
+    {
+        "tasks.stage",
+        "tasks.runs.follow",
+        "data.store",
+        "data.code",
+        "data.errors",
+        "data.progress",
+        "data.runtime",
+    }
+)
 
 
 def code_fingerprint(module: str) -> str:
@@ -51,13 +60,15 @@ def syntax_tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text())
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
+@cache
+def _imports(tree: ast.Module) -> tuple[str, ...]:
+    names: list[str] = []
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
 
 
 @cache

@@ -38,12 +38,14 @@ _ROW_KEY = name_key("noise of a row")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows for the model, all int64: ids, next-token targets (-100 ignored), document starts, noise keys."""
+    """Rows for the model, all int64: ids, next-token targets (-100 ignored), document starts, noise keys, and the
+    index of each row's source among the reader's sources in sorted order, 0 where it reads one alone."""
 
     ids_BT: NDArray[np.int64]
     targets_BT: NDArray[np.int64]
     doc_start_BT: NDArray[np.int64]
     row_key_B: NDArray[np.int64]
+    source_B: NDArray[np.int64]
 
     @property
     def ignored_rows(self) -> int:
@@ -121,7 +123,12 @@ class MixtureLoader:
             ids_BT[rows], targets_BT[rows], doc_start_BT[rows] = windows.assemble(window_B[rows])
         if self._filter is not None:
             targets_BT[self._filter.noisy(ids_BT)] = IGNORED
-        return Batch(ids_BT, targets_BT, doc_start_BT, _row_keys(self.seed, step, slots_B))
+        return Batch(ids_BT, targets_BT, doc_start_BT, _row_keys(self.seed, step, slots_B), source_B)
+
+    @property
+    def sources(self) -> list[str]:
+        """What `source_B` counts, in sorted order."""
+        return self._mixture.sources
 
     def batch_rows(self, step: int) -> int:
         """Slots of a step."""
@@ -168,7 +175,12 @@ class ChatLoader:
         """The rows of these slots of a step, in their order. Raises IndexError outside the run."""
         slots_B = np.asarray(slots, dtype=np.int64)
         _, row_B = self._place(step, slots_B)
-        return Batch(*self._rows.assemble(row_B), _row_keys(self.seed, step, slots_B))
+        return Batch(*self._rows.assemble(row_B), _row_keys(self.seed, step, slots_B), np.zeros_like(slots_B))
+
+    @property
+    def sources(self) -> list[str]:
+        """What `source_B` counts: the one source."""
+        return [self.source]
 
     def batch_rows(self, step: int) -> int:
         """Slots of a step: the same at every step."""
@@ -206,7 +218,7 @@ def held_out_batches(shards: TokenShards, seq_len_tokens: int, max_tokens: int, 
     wanted_rows = min(len(source), max(1, max_tokens // seq_len_tokens))
     for first in range(0, wanted_rows, rows):
         index_B = np.arange(first, min(first + rows, wanted_rows))
-        yield Batch(*source.assemble(index_B), _row_keys(0, 0, index_B))
+        yield Batch(*source.assemble(index_B), _row_keys(0, 0, index_B), np.zeros_like(index_B))
 
 
 def _sample(source: str, epoch: int, window: int, shards: TokenShards, spans: Sequence[tuple[int, int]]) -> Sample:

@@ -13,8 +13,9 @@ class Runtime(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto takes a GPU if there is one")
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="Autocast type; auto is bf16 where the device supports it natively, else fp32"
+    precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
+        default="auto",
+        description="Over fp32 weights: auto is bf16 where native, else fp32; fp8 for the products of the blocks",
     )
     engine: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
         default="auto", description="How training is spread over ranks; auto is single for one rank, ddp for more"
@@ -50,10 +51,14 @@ class Runtime(BaseModel):
     compile: bool = Field(default=False, description="torch.compile each block; minutes of warm-up, then faster")
     retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
     price_usd_per_hour: float = Field(
-        default=0.0, ge=0, description="What this machine costs, for the ledger and the report"
+        default=0.0, ge=0, description="What this machine costs; 0 takes the device's price from the price table"
     )
+    budget_usd: float | None = Field(default=None, gt=0, description="Money the whole lifecycle may cost, all attempts")
+    budget_hours: float | None = Field(default=None, gt=0, description="Hours it may take on this machine, likewise")
     budget_s: float | None = Field(
-        default=None, gt=0, description="Device seconds a training stage may use over all its attempts; none: no limit"
+        default=None,
+        gt=0,
+        description="Device seconds a training stage may use over all its attempts; none takes them from the budget",
     )
     wandb: Literal["auto", "off", "offline", "online"] = Field(
         default="auto", description="auto logs online when WANDB_API_KEY is set, else offline"

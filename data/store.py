@@ -198,9 +198,13 @@ class Store:
         finally:
             lock.release()
 
+    def partial_path(self, artifact: Artifact) -> Path:
+        """Where the artifact is built, whether or not that was begun."""
+        return artifact.path.with_name(f".{artifact.path.name}.partial")
+
     def partial(self, artifact: Artifact, resume: bool) -> Path:
         """The directory to build in; emptied first unless `resume`. Hold the lock while using it."""
-        path = artifact.path.with_name(f".{artifact.path.name}.partial")
+        path = self.partial_path(artifact)
         if not resume and path.exists():
             shutil.rmtree(path)
         path.mkdir(parents=True, exist_ok=True)

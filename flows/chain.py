@@ -6,13 +6,13 @@ stages is written nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
 from data.config import SourceRecipe
 from data.runtime import Runtime
-from data.store import Artifact
+from data.store import Artifact, Store
 from data.tokenizers import tokenizer_file
 from flows.preset import Preset, reproducing_command
 from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
@@ -30,15 +30,26 @@ OWN_STAGES: dict[str, tuple[str, ...]] = {
     "report": ("report",),
 }
 CHAT = "sft.source"  # beside the names of the pretraining sources, which hold no dot
+RuntimeOf = Callable[[str, Artifact], Runtime]  # stage name and the artifact about to be built -> its runtime
 
 
 class Chain:
-    """The artifacts of a preset. `rebuild` names stages to build again; `verify` hashes what the store holds."""
+    """The artifacts of a preset. `rebuild` names stages to build again; `verify` hashes what the store holds.
 
-    def __init__(self, preset: Preset, rebuild: Iterable[str] = (), verify: bool = False):
+    `runtime_of` gives a stage that must be built its runtime; none takes the preset's.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        rebuild: Iterable[str] = (),
+        verify: bool = False,
+        runtime_of: RuntimeOf | None = None,
+    ):
         self.preset = preset
         self.rebuild = frozenset(rebuild)
         self.verify = verify
+        self.runtime_of = runtime_of
 
     def check(self) -> None:
         """Raise UserError, one line, for what would fail later: missing files, unknown benchmarks."""
@@ -58,7 +69,13 @@ class Chain:
 
     def _make(self, stage: Stage, recipe: Any, label: str, **inputs: Any) -> Artifact:
         decision = Decision(rebuild=stage.name in self.rebuild, verify=self.verify)
-        return stage(recipe, label=label, runtime=self.preset.runtime, decision=decision, **inputs)
+        runtime = self.preset.runtime
+        if self.runtime_of is not None:
+            store = Store()
+            artifact = stage.artifact(recipe, label, inputs, store)
+            if decision.rebuild or store.problem(artifact) is not None:
+                runtime = self.runtime_of(stage.name, artifact)
+        return stage(recipe, label=label, runtime=runtime, decision=decision, **inputs)
 
     @cached_property
     def documents(self) -> dict[str, Artifact]:

@@ -14,10 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from data.errors import UserError
-from flows import data_commands, model_commands
+from flows import data_commands, model_commands, plan_command, runs_commands
+from flows.plan_command import BudgetHours, BudgetUsd, budget_settings
+from flows.tables import table as _table
 
 app = typer.Typer(
     help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
@@ -59,14 +60,21 @@ def run(
         bool, typer.Option("--rebuild-drifted", help="Build again what other code than today's made")
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file's sha256, not only its size")] = False,
+    budget_usd: BudgetUsd = None,
+    budget_hours: BudgetHours = None,
     settings: Setting = None,
 ) -> None:
-    """Run a preset from raw text to its report card. The same command continues after any interruption."""
+    """Run a preset from raw text to its report card. The same command continues after any interruption.
+
+    What `athanor plan` checks is checked first. A budget counts every second of every attempt made under it; what it
+    cannot pay for is cut from the end of training, which still ends annealed.
+    """
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when Prefect is first imported
     from flows.preset import load_preset
     from flows.run import run_flow
 
-    overrides = [*(settings or ()), *(["runtime.rebuild_drifted=true"] if rebuild_drifted else ())]
+    overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
+    overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
     try:
         run_flow(only.value if only else "lifecycle", load_preset(preset, overrides), rebuild=rebuild, verify=verify)
     except KeyboardInterrupt:
@@ -144,15 +152,10 @@ def prepare_server() -> None:
     print(f"created {', '.join(created)}" if created else "nothing to do: work pool and automation are there")
 
 
+app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(data_commands.app)
-
-
-def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    return table
+app.add_typer(runs_commands.app, name="runs")
 
 
 def _size(size_bytes: int) -> str:
@@ -165,7 +168,7 @@ def _size(size_bytes: int) -> str:
 
 
 def main() -> None:
-    """Entry point: a mistake of the user's is one line on stderr and exit status 2."""
+    """Entry point: a mistake of the user's is one line on stderr, several are one line each; exit status 2."""
     try:
         app(standalone_mode=True)
     except UserError as error:
@@ -173,7 +176,8 @@ def main() -> None:
 
 
 def _fail(message: str, status: int) -> Any:
-    print(f"athanor: {message}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"athanor: {line}", file=sys.stderr)
     sys.exit(status)
 
 

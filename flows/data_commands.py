@@ -34,7 +34,7 @@ def documents(
     """
     from data.tokenizers import load_tokenizer
     from tasks.trainer.batches import build_loader
-    from tasks.trainer.run import read_spec
+    from tasks.trainer.start import read_spec
 
     spec = read_spec(_run_folder(run))
     if not 1 <= step <= spec.train.steps:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from prefect import flow
 
 from data.errors import UserError
+from flows.budget import Budget
 from flows.chain import OWN_STAGES, Chain
+from flows.machine import priced
 from flows.preset import Preset
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
@@ -23,9 +26,12 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             own = OWN_STAGES.get(name) or [stage for stages in OWN_STAGES.values() for stage in stages]
-            chain = Chain(preset, rebuild=own if rebuild else (), verify=verify)
+            preset = preset.model_copy(update={"runtime": priced(preset.runtime)})
+            budget = Budget.of(preset)
+            chain = Chain(preset, own if rebuild else (), verify, budget.runtime_for if budget else None)
             chain.check()
-            body(chain)
+            with budget.charged() if budget else nullcontext():
+                body(chain)
 
         return flow(name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")(run)
 

@@ -50,6 +50,16 @@ class Preset(Recipe):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Preset:
+        mapped = self.model.hydra.domain_experts if self.model.hydra else {}
+        if unknown := sorted(set(mapped) - set(self.data.sources)):
+            raise ValueError(
+                f"model.hydra.domain_experts names {', '.join(unknown)}, but data.mixture has "
+                f"{', '.join(sorted(self.data.sources))}"
+            )
+        return self
+
     def to_yaml(self) -> str:
         """The preset as a file that loads to the same preset; the runtime only where it is not the default."""
         fields = self.model_dump(mode="json", exclude_none=True)

@@ -10,8 +10,8 @@ from prefect.settings import temporary_settings
 
 from data.errors import UserError
 from data.store import home
-from flows.chain import Chain
 from flows.local_server import server_settings
+from flows.plan import check_ready
 from flows.preset import Preset
 
 
@@ -21,7 +21,7 @@ def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
     Uses the Prefect server of PREFECT_API_URL if that is set, else a temporary one of its own. Raises UserError with
     the flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
     """
-    Chain(preset).check()
+    check_ready(preset, name)
     _make_home()
     started = time.monotonic()
     flow = getattr(importlib.import_module(f"flows.{name}"), f"{name}_flow")

@@ -2,7 +2,8 @@
 
 softmax(q k^T / sqrt(d)) v where key j is visible to the query at row position i iff
 doc_start[i] <= j <= i. One tensor expresses causality, packing and left padding; a position always
-sees itself, so no row of the softmax is empty. Query head h reads key/value head h // (H / G).
+sees itself, so no row of the softmax is empty. Query head h reads key/value head h // (H / G). With a cap, scores s
+are cap * tanh(s / cap); that path holds all of them, [B, H, T, S] in fp32.
 """
 
 from __future__ import annotations
@@ -10,6 +11,11 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from kernels.cross_entropy import soft_cap
+from kernels.packed_row import PackedRow
+
+Visible = Tensor | PackedRow | None  # what `visible_keys` returns, or a row whose documents are attended to one by one
 
 
 def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: torch.device) -> Tensor | None:
@@ -27,8 +33,13 @@ def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: 
     return (visible_TS & (key_S >= doc_start_BT[:, :, None]))[:, None]
 
 
-def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | None) -> Tensor:
-    """Attend from the last T of S positions; returns `[B, T, H, d]`. `visible` comes from `visible_keys`."""
+def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Visible, cap: float | None = None) -> Tensor:
+    """Attend from the last T of S positions; returns `[B, T, H, d]`."""
+    if isinstance(visible, PackedRow):
+        documents = zip(*(x.split(visible.lengths, dim=1) for x in (q_BTHd, k_BSGd, v_BSGd)), strict=True)
+        return torch.cat([attention(q, k, v, None, cap) for q, k, v in documents], dim=1)
+    if cap is not None:
+        return _capped_attention(q_BTHd, k_BSGd, v_BSGd, visible, cap)
     queries, keys = q_BTHd.shape[1], k_BSGd.shape[1]
     repeats = q_BTHd.shape[2] // k_BSGd.shape[2]
     if visible is not None and repeats > 1 and q_BTHd.is_cuda:
@@ -43,3 +54,13 @@ def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | 
         enable_gqa=q_BTHd.shape[2] != k_BSGd.shape[2],
     )
     return mixed_BHTd.transpose(1, 2)
+
+
+def _capped_attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | None, cap: float) -> Tensor:
+    queries, keys, groups = q_BTHd.shape[1], k_BSGd.shape[1], k_BSGd.shape[2]
+    if visible is None:
+        visible = torch.ones(queries, keys, dtype=torch.bool, device=q_BTHd.device).tril(keys - queries)[None, None]
+    scores_BGhTS = torch.einsum("btghd,bsgd->bghts", q_BTHd.unflatten(2, (groups, -1)), k_BSGd)
+    scores_BGhTS = soft_cap(scores_BGhTS.float() * q_BTHd.shape[-1] ** -0.5, cap)
+    weights_BGhTS = scores_BGhTS.masked_fill(~visible[:, None], -torch.inf).softmax(-1).to(v_BSGd.dtype)
+    return torch.einsum("bghts,bsgd->btghd", weights_BGhTS, v_BSGd).flatten(2, 3)

@@ -1,9 +1,12 @@
 """Cross-entropy of a linear head without the logits: sum_n [logsumexp(W h_n) - (W h_n)[target_n]].
 
+With a cap, cap * tanh(W h / cap) stands for W h, whose slope is 1 - tanh^2.
+
 The N positions are taken in chunks. While a chunk's logits exist, their gradient is taken too,
 p - onehot(target), and folded into dh and dW at once; backward only scales both by the incoming scalar.
 So the largest tensor ever alive is one chunk [n, V], and the head costs three matrix products and not
-the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments).
+the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments). Classes are drawn
+from the softmax in the same chunks.
 """
 
 from __future__ import annotations
@@ -28,9 +31,14 @@ def _matmul_dtype(h_ND: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h_ND.dtype
 
 
+def soft_cap(x: Tensor, cap: float | None) -> Tensor:
+    """cap * tanh(x / cap), elementwise; x without a cap (Gemma 2, 2024, section 2)."""
+    return x if cap is None else torch.tanh(x / cap) * cap
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None) -> Tensor:
         sum_dtype = torch.promote_types(h_ND.dtype, torch.float32)
         h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
         wants_h, wants_weight = ctx.needs_input_grad[:2]
@@ -41,13 +49,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for h_nD, target_n, start in zip(h.split(step), target_N.split(step), range(0, len(h), step), strict=True):
             counted_n1 = (target_n != IGNORE)[:, None]
             safe_n1 = target_n.clamp(min=0)[:, None]
-            logits_nV = F.linear(h_nD, weight).to(sum_dtype)
+            logits_nV = soft_cap(F.linear(h_nD, weight).to(sum_dtype), cap)
             normaliser_n1 = logits_nV.logsumexp(1, keepdim=True)
             total += ((normaliser_n1 - logits_nV.gather(1, safe_n1)) * counted_n1).sum()
             if dh_ND is None and dweight_VD is None:
                 continue
+            slope_nV = None if cap is None else 1.0 - (logits_nV / cap).square()
             dlogits_nV = logits_nV.sub_(normaliser_n1).exp_()
             dlogits_nV.scatter_add_(1, safe_n1, torch.full_like(normaliser_n1, -1.0))
+            if slope_nV is not None:
+                dlogits_nV = dlogits_nV.mul_(slope_nV)
             dlogits_nV = dlogits_nV.mul_(counted_n1).to(h.dtype)
             if dh_ND is not None:
                 dh_ND[start : start + step] = dlogits_nV @ weight
@@ -58,16 +69,31 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
         dh_ND, dweight_VD = ctx.saved_tensors
         scale = grads[0]
         return (
             None if dh_ND is None else (dh_ND * scale).to(dh_ND.dtype),
             None if dweight_VD is None else (dweight_VD * scale).to(ctx.weight_dtype),
             None,
+            None,
         )
 
 
-def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor) -> Tensor:
+def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None = None) -> Tensor:
     """Sum of the cross-entropies of `h W^T` against int64 targets, nats, fp32 scalar; target -100 counts nothing."""
-    return _LinearCrossEntropy.apply(h_ND, weight_VD, target_N)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(h_ND, weight_VD, target_N, cap)  # pyright: ignore[reportReturnType]
+
+
+@torch.no_grad()
+def sample_classes(h_ND: Tensor, weight_VD: Tensor, uniform_N: Tensor, cap: float | None = None) -> Tensor:
+    """int64 `[N]`: a class drawn from softmax(W h) of every position by inverting its distribution function at
+    `uniform_N`, in (0, 1). Logits exist for one chunk at a time."""
+    h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
+    step = chunk_positions(weight.shape[0], h.device)
+    drawn = []
+    for h_nD, uniform_n in zip(h.split(step), uniform_N.split(step), strict=True):
+        cumulative_nV = soft_cap(F.linear(h_nD, weight).float(), cap).softmax(1).cumsum(1)
+        level_n1 = uniform_n[:, None].float() * cumulative_nV[:, -1:]
+        drawn.append(torch.searchsorted(cumulative_nV, level_n1).squeeze(1))
+    return torch.cat(drawn)

@@ -54,17 +54,19 @@ def row_mask(doc_start_BT: Tensor, window: int, sink: int) -> WindowMask:
     return WindowMask(visible[:, :, None], sinks_BNs.clamp(max=length - 1))
 
 
-def window_attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, mask: WindowMask) -> Tensor:
+def window_attention(
+    q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, mask: WindowMask, cap: float | None = None
+) -> Tensor:
     """Attend within the mask; returns `[B, T, H, d]`. In blocks, queries and keys are those of whole rows."""
     if mask.sinks_BNs is None:
-        return attention(q_BTHd, k_BSGd, v_BSGd, mask.visible)
+        return attention(q_BTHd, k_BSGd, v_BSGd, mask.visible, cap)
     rows, length = q_BTHd.shape[:2]
     blocks, window = mask.visible.shape[1], mask.visible.shape[3]
     missing = blocks * window - length
     q = F.pad(q_BTHd, (0, 0, 0, 0, 0, missing)).reshape(rows * blocks, window, *q_BTHd.shape[2:])
     k, v = (_near_and_sinks(x, mask.sinks_BNs, blocks, window) for x in (k_BSGd, v_BSGd))
     visible = mask.visible.expand(rows, -1, -1, -1, -1).flatten(0, 1)
-    return attention(q, k, v, visible).reshape(rows, blocks * window, *q_BTHd.shape[2:])[:, :length]
+    return attention(q, k, v, visible, cap).reshape(rows, blocks * window, *q_BTHd.shape[2:])[:, :length]
 
 
 def _near_and_sinks(x_BTGd: Tensor, sinks_BNs: Tensor, blocks: int, window: int) -> Tensor:

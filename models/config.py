@@ -15,6 +15,25 @@ from data.config import Recipe
 Family = Literal["vanilla", "polychromatic", "swa_mla", "huginn", "hydra"]
 
 
+class VanillaRecipe(Recipe):
+    """What a plain decoder is made of (models/families/vanilla.py); as it comes, the control of the other families."""
+
+    positions: Literal["rope", "learned"] = Field(
+        default="rope", description="rope turns queries and keys; learned adds a vector for each position"
+    )
+    norm: Literal["rms", "layernorm"] = Field(default="rms", description="Norm of the residual stream")
+    branch_norm: bool = Field(default=False, description="Norm what a branch adds, too")
+    ffn: Literal["swiglu", "geglu", "gelu"] = Field(default="swiglu", description="Feed-forward layer")
+    bias: bool = Field(default=False, description="Biases in attention and feed-forward layers")
+    qk_norm: bool = Field(default=True, description="RMSNorm of every head's queries and keys")
+    scale_embedding: bool = Field(default=False, description="Multiply embedded tokens by sqrt(d_model)")
+    window: int | None = Field(
+        default=None, ge=1, description="Keys a query sees in every other block from the first on, itself included"
+    )
+    attention_cap: float | None = Field(default=None, gt=0, description="Bound of attention scores, by tanh")
+    logit_cap: float | None = Field(default=None, gt=0, description="Bound of logits, by tanh")
+
+
 class PolychromaticRecipe(Recipe):
     """PolyGLU routing (models/families/polychromatic.py)."""
 
@@ -72,8 +91,22 @@ class HuginnRecipe(Recipe):
     eval_recurrence: int | None = Field(
         default=None, ge=1, description="Iterations outside training; none takes mean_recurrence"
     )
-    sampling: Literal["poisson-lognormal-filling", "poisson-fill", "poisson-unbounded"] = Field(
-        default="poisson-lognormal-filling", description="How the iterations of a training step are drawn"
+    sampling: Literal[
+        "poisson-lognormal-filling",
+        "poisson-lognormal-fill",
+        "poisson-lognormal",
+        "poisson-fill",
+        "poisson-unbounded",
+        "poisson-bounded",
+        "simple",
+        "bptt",
+        "non-uniform",
+    ] = Field(
+        default="poisson-lognormal-filling",
+        description="How the iterations of a training step are drawn (models/blocks/recurrence.py)",
+    )
+    curriculum_steps: int = Field(
+        default=0, ge=0, description="First steps of the training, in which recurrence and backpropagation depth grow"
     )
     injection: Literal["linear", "add"] = Field(
         default="linear", description="How a step reads the embedding: adapter on [state ; embedding], or their sum"
@@ -112,6 +145,11 @@ class HydraRecipe(Recipe):
         description="dynamic: serving skips what the routers turn away; static: no shape depends on data",
     )
     capacity: float = Field(default=0.75, gt=0, le=1, description="Share of tokens a block computes; 1 leaves out MoD")
+    mod_scope: Literal["block", "mlp"] = Field(
+        default="block",
+        description="What MoD gates: whole blocks with their recursions, or the feed-forward layers of those between "
+        "the first and the last",
+    )
     mod_infer: Literal["threshold", "topk"] = Field(
         default="threshold",
         description="Serving: each token by a calibrated threshold, or the best of a whole document (scoring only)",
@@ -120,11 +158,19 @@ class HydraRecipe(Recipe):
         default=0.01, ge=0, description="Weight of MoD's loss at 32 effective layers and width 768; scaled from there"
     )
     recursions: int = Field(default=4, ge=1, description="Times a block may run; 1 leaves out MoR")
+    mor_sharing: Literal["sequence", "middle_cycle"] = Field(
+        default="sequence",
+        description="What recurs: every layer by itself, or those between the first and the last together, and those "
+        "two not at all",
+    )
     mor: Literal["gaussian", "expert_choice", "token_choice"] = Field(
         default="gaussian", description="How the depth of a token is decided"
     )
     mor_exit: Literal["soft", "hard"] = Field(
         default="soft", description="Gaussian MoR in serving: mix all depths, or stop at the most probable"
+    )
+    mor_kv: Literal["each", "first"] = Field(
+        default="each", description="Keys and values of a recursion: its own, or those of the block's first"
     )
     mor_variance: float = Field(default=0.5, gt=0, description="Of the bell over depths of Gaussian MoR")
     ponder_loss: float = Field(default=0.01, ge=0, description="Weight of Gaussian MoR's mean depth in the loss")
@@ -134,13 +180,20 @@ class HydraRecipe(Recipe):
     expert_d_ff: int | None = Field(default=None, ge=1, description="Width of an expert; none takes d_ff")
     moe_loss: float = Field(default=0.01, ge=0, description="Weight of the experts' balance loss")
     router_jitter: float = Field(default=0.0, ge=0, lt=1, description="Relative noise on expert logits in training")
+    domain_experts: dict[str, tuple[int, ...]] = Field(
+        default={}, description="Source of the mixture -> experts its tokens are taught to choose; others choose freely"
+    )
+    domain_loss: float = Field(
+        default=0.1, ge=0, description="Weight of that lesson: -ln of the probability of the source's experts"
+    )
+    domain_until: float = Field(default=0.3, gt=0, le=1, description="Share of the training during which it is given")
     curriculum: bool = Field(default=True, description="Bring in the routers by and by; false: all from the start")
     mod_from: float = Field(default=0.1, ge=0, le=1, description="Share of the training before MoD may open")
     mod_gate_loss: float = Field(default=5.0, gt=0, description="MoD opens once the mean loss is below, nats per token")
     mod_forced: float = Field(default=0.2, ge=0, le=1, description="Share of the training at which MoD opens anyway")
     mod_ramp_steps: int = Field(default=300, ge=1, description="Steps from opening MoD to its full effect")
     mod_skip_from: float | None = Field(
-        default=None, ge=0, le=1, description="Share of the training after which it skips tokens as serving does"
+        default=None, ge=0, le=0.9, description="Share of the training after which it learns to skip as serving does"
     )
     mor_from: float = Field(default=0.2, ge=0, lt=1, description="Share of the training at full recursion depth")
     mor_full: float = Field(default=0.3, gt=0, le=1, description="Share of the training after which MoR is adaptive")
@@ -158,6 +211,12 @@ class HydraRecipe(Recipe):
             raise ValueError(f"experts={self.experts} must be at least 2 where moe_layers={self.moe_layers}")
         if self.moe_layers and self.experts_per_token > self.experts:
             raise ValueError(f"experts_per_token={self.experts_per_token} must not exceed experts={self.experts}")
+        for source, experts in self.domain_experts.items():
+            if not experts or not set(experts) <= set(range(self.experts if self.moe_layers else 0)):
+                raise ValueError(
+                    f"domain_experts.{source}={list(experts)} must name some of the experts 0 .. experts - 1, where "
+                    f"experts={self.experts}, moe_layers={self.moe_layers}"
+                )
         skips = self.mod_infer == "topk" or self.mor_exit == "hard" or self.mod_skip_from is not None
         if self.routing == "static" and skips:
             raise ValueError(
@@ -171,6 +230,10 @@ class HydraRecipe(Recipe):
         if self.mor_from >= self.mor_full:
             raise ValueError(f"mor_from={self.mor_from} must be before mor_full={self.mor_full}")
         return self
+
+    def layers_of_blocks(self, n_layers: int) -> list[int]:
+        """How many layers each block holds; a block recurs as a whole."""
+        return [1, n_layers - 2, 1] if self.mor_sharing == "middle_cycle" else [1] * n_layers
 
 
 class ModelRecipe(Recipe):
@@ -187,6 +250,7 @@ class ModelRecipe(Recipe):
     max_seq_len: int = Field(default=4096, ge=2, description="Longest row the model accepts, tokens")
     rope_base: float = Field(default=10_000.0, gt=1, description="RoPE frequency base")
     norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in RMSNorm")
+    vanilla: VanillaRecipe | None = Field(default=None, description="Only for family=vanilla")
     polychromatic: PolychromaticRecipe | None = Field(default=None, description="Only for family=polychromatic")
     swa_mla: SwaMlaRecipe | None = Field(default=None, description="Only for family=swa_mla")
     huginn: HuginnRecipe | None = Field(default=None, description="Only for family=huginn")
@@ -198,7 +262,7 @@ class ModelRecipe(Recipe):
             raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
         if self.head_dim % 2:
             raise ValueError(f"head_dim={self.head_dim} must be even: RoPE rotates pairs of channels")
-        for section in ("polychromatic", "swa_mla", "huginn", "hydra"):
+        for section in ("vanilla", "polychromatic", "swa_mla", "huginn", "hydra"):
             if getattr(self, section) is not None and self.family != section:
                 raise ValueError(f"section {section} belongs to family={section}, not family={self.family}")
         if self.family == "huginn":
@@ -208,9 +272,22 @@ class ModelRecipe(Recipe):
                     f"n_layers={self.n_layers} leaves no recurrent core between huginn.prelude_layers="
                     f"{ends.prelude_layers} and huginn.coda_layers={ends.coda_layers}"
                 )
-        if self.hydra is not None and self.hydra.moe_layers > max(min(1, self.n_layers - 1), self.n_layers - 2):
+        if self.hydra is not None and self.hydra.mor_sharing == "middle_cycle" and self.n_layers < 3:
             raise ValueError(
-                f"hydra.moe_layers={self.hydra.moe_layers} do not fit between n_layers={self.n_layers} blocks: at most "
-                "n_layers - 2, or one between two"
+                f"hydra.mor_sharing=middle_cycle repeats the layers between the first and the last: "
+                f"n_layers={self.n_layers} has none; use at least 3"
             )
+        if self.hydra is not None and self.hydra.mod_scope == "mlp" and self.hydra.capacity < 1 and self.n_layers < 3:
+            raise ValueError(
+                f"hydra.mod_scope=mlp gates the blocks between the first and the last: n_layers={self.n_layers} has "
+                "none; use at least 3, or hydra.capacity=1"
+            )
+        if self.hydra is not None:
+            blocks = len(self.hydra.layers_of_blocks(self.n_layers))
+            if self.hydra.moe_layers > max(min(1, blocks - 1), blocks - 2):
+                raise ValueError(
+                    f"hydra.moe_layers={self.hydra.moe_layers} do not fit between the {blocks} blocks that "
+                    f"n_layers={self.n_layers}, hydra.mor_sharing={self.hydra.mor_sharing} make: at most "
+                    f"{max(min(1, blocks - 1), blocks - 2)}"
+                )
         return self

@@ -34,6 +34,8 @@ def part_of(name: str) -> str:
         return "norms"
     if "router" in owners:
         return "routing"
+    if owners[-1].endswith("embedding"):
+        return "embedding"
     return next(part for part in PARTS if part in owners)
 
 

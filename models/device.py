@@ -41,13 +41,19 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on GPUs that compute it natively, else float32. UserError for bf16 on a GPU without it."""
+    """The autocast type: `auto` is bfloat16 on GPUs that compute it natively, else float32; `fp8` is bfloat16 around
+    matrix products in float8. UserError for bf16 or fp8 on a device without it."""
+    if name == "fp8" and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9)):
+        what = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        raise UserError(
+            f"runtime.precision=fp8, but {what} has no float8 matrix products (Hopper, Ada and later do): use bf16"
+        )
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if name == "bf16" and device.type == "cuda" and not native:
         raise UserError(
             f"runtime.precision=bf16, but {torch.cuda.get_device_name(device)} has no native bf16: use precision=fp32"
         )
-    return torch.bfloat16 if name == "bf16" or (name == "auto" and native) else torch.float32
+    return torch.bfloat16 if name in ("bf16", "fp8") or (name == "auto" and native) else torch.float32
 
 
 def peak_flops(device: torch.device) -> float:

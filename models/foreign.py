@@ -52,7 +52,7 @@ def import_checkpoint(path: Path, layout_name: str) -> Imported:
         model = build_model(recipe)
     expected = model.state_dict()
     state = _ours(path, layout, model, stored.tensors, expected)
-    for name in layout.beside:
+    for name in expected.keys() & set(layout.beside):
         if not isinstance(value := stored.beside.get(name), int | float | Tensor):
             raise UserError(f"{path} has no {name} beside its tensors: it is not a whole {layout_name} checkpoint")
         state[name] = torch.as_tensor(value, dtype=expected[name].dtype).reshape(expected[name].shape)

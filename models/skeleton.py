@@ -9,7 +9,7 @@ training; a forward pass is a pure function of its arguments and the parameters.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -18,13 +18,16 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from data.loader import Batch
-from kernels.attention import visible_keys
-from kernels.cross_entropy import IGNORE, linear_cross_entropy
+from kernels.attention import Visible, visible_keys
+from kernels.cross_entropy import IGNORE, linear_cross_entropy, sample_classes, soft_cap
+from kernels.noise import uniform
+from kernels.packed_row import PackedRow, newest
 from models.blocks.norm import RMSNorm
 from models.config import ModelRecipe
 from models.maps import Map, Probe, measure
 
 INIT_STD = 0.02
+SAMPLED_TARGETS_STREAM = 1 << 20  # of the row's noise; the families' streams count layers
 
 
 @dataclass
@@ -41,11 +44,14 @@ class Context:
     """What all blocks of one forward pass share."""
 
     offset: int  # row position of the first new token
+    position_BT: Tensor  # of the new tokens within their documents, int64, one row for all or one each
     doc_start_BT: Tensor | None
     row_key_B: Tensor | None
-    visible: Tensor | None  # from kernels.attention.visible_keys
+    visible: Visible
     cache: Cache | None
     targets_BT: Tensor | None = None  # only while a loss is computed; -100 is ignored
+    packed: PackedRow | None = None  # only while the documents of a row are read that become the cache's rows
+    source_B: Tensor | None = None  # likewise: see LanguageModel.begin_training
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
 
 
@@ -63,6 +69,7 @@ class LanguageModel(nn.Module, ABC):
     """A decoder with tied embedding and head. Build on any device, then call `init_weights` or load a state dict."""
 
     cacheable = True  # False where a new token changes what earlier tokens computed
+    logit_cap: float | None = None  # what no logit exceeds, softly
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__()
@@ -121,7 +128,7 @@ class LanguageModel(nn.Module, ABC):
 
     def logits(self, h: Tensor) -> Tensor:
         """`[..., D]` -> `[..., V]` through the head."""
-        return nn.functional.linear(h, self.head_weight)
+        return soft_cap(nn.functional.linear(h, self.head_weight), self.logit_cap)
 
     def forward(
         self,
@@ -139,11 +146,44 @@ class LanguageModel(nn.Module, ABC):
         targets_BT: Tensor,
         doc_start_BT: Tensor | None = None,
         row_key_B: Tensor | None = None,
+        source_B: Tensor | None = None,
     ) -> Loss:
-        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`."""
-        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT)
-        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten())
+        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`. `source_B` int64 indexes the sources
+        `begin_training` was given."""
+        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B=source_B)
+        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.logit_cap)
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
+
+    def sampled_loss(
+        self,
+        ids_BT: Tensor,
+        targets_BT: Tensor,
+        doc_start_BT: Tensor | None,
+        row_key_B: Tensor,
+        source_B: Tensor | None = None,
+    ) -> Loss:
+        """Cross-entropy against targets drawn from the model's own prediction where `targets_BT` has any, without
+        auxiliary losses: what the Gauss-Newton-Bartlett estimator differentiates (arXiv 2305.14342, alg. 2). The draw
+        is a function of the row's key and the position."""
+        h_BTD, _ = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B=source_B)
+        h_ND = h_BTD.flatten(0, 1)
+        uniform_BT = uniform(row_key_B, SAMPLED_TARGETS_STREAM, ids_BT.shape[1])
+        drawn_N = sample_classes(h_ND.detach(), self.head_weight.detach(), uniform_BT.flatten(), self.logit_cap)
+        drawn_N = drawn_N.where(targets_BT.flatten() != IGNORE, IGNORE)
+        total = linear_cross_entropy(h_ND, self.head_weight, drawn_N, self.logit_cap)
+        return Loss(total, (targets_BT != IGNORE).sum(), {})
+
+    def prefill(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Cache]:
+        """Reads N documents as one packed row, without padding. Returns the final-normed hidden states `[N, D]` of
+        their last tokens, and the cache of N rows as rows padded on the left leave it: row n's document begins at
+        position `longest - len(documents[n])`. UserError where the family cannot decode incrementally."""
+        packed, device = PackedRow(tuple(map(len, documents))), self.embedding.weight.device
+        ids_1T = torch.tensor([[token for document in documents for token in document]], device=device)
+        cache = self.new_cache(1)
+        h_1TD, _ = self._run(ids_1T, packed.doc_start(device), None, cache, packed=packed)
+        for state in _each(cache.layers):
+            state.unpack(packed)
+        return newest(h_1TD, 1, packed)[:, 0], Cache(len(documents), cache.layers, packed.longest)
 
     def _run(
         self,
@@ -152,18 +192,28 @@ class LanguageModel(nn.Module, ABC):
         row_key_B: Tensor | None,
         cache: Cache | None,
         targets_BT: Tensor | None = None,
+        packed: PackedRow | None = None,
+        source_B: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
         rows, length = ids_BT.shape
-        if cache is None and length > self.recipe.max_seq_len:
-            raise UserError(
-                f"a row of {length} tokens exceeds model.max_seq_len={self.recipe.max_seq_len}: "
-                "shorten the rows or raise max_seq_len"
-            )
         if cache is not None and cache.rows != rows:
             raise ValueError(f"the cache holds {cache.rows} rows, the batch {rows}")
         offset = cache.length if cache is not None else 0
-        visible = visible_keys(doc_start_BT, offset, length, ids_BT.device)
-        context = Context(offset, doc_start_BT, row_key_B, visible, cache, targets_BT)
+        position_BT = torch.arange(offset, offset + length, device=ids_BT.device)[None]
+        if doc_start_BT is not None:
+            position_BT = position_BT - doc_start_BT
+        limit = self.recipe.max_seq_len
+        if cache is None and length > limit:
+            raise UserError(
+                f"a row of {length} tokens exceeds model.max_seq_len={limit}: shorten the rows or raise max_seq_len"
+            )
+        # Rows that have ended may run on while others of the batch are decoded.
+        if offset + length > limit and bool((position_BT[:, -1] >= limit).all()):
+            raise UserError(f"position {offset + length - 1} exceeds model.max_seq_len={limit}")
+        visible = packed or visible_keys(doc_start_BT, offset, length, ids_BT.device)
+        context = Context(
+            offset, position_BT, doc_start_BT, row_key_B, visible, cache, targets_BT, packed=packed, source_B=source_B
+        )
         h_BTD = self.final_norm(self.body(self.embed(ids_BT), context))
         if cache is not None:
             cache.length += length
@@ -228,6 +278,9 @@ class LanguageModel(nn.Module, ABC):
         for name, value in values.items():
             self.get_buffer(name).fill_(value)
 
+    def begin_training(self, sources: Sequence[str]) -> None:
+        """Called before the first step of every attempt at a run, with the names that `source_B` of `loss` indexes."""
+
     def begin_step(self, step_key: int) -> None:
         """Called before every optimizer step with a hash of (seed, step) in 0 .. 2^63 - 1: for draws that must be the
         same for all rows, micro-batches and ranks of the step."""
@@ -243,3 +296,12 @@ class LanguageModel(nn.Module, ABC):
     def maps(self, batches: Iterable[Batch]) -> list[Map]:
         """Interpretability maps measured on real text, in eval mode with noise off."""
         return measure(self, self.probes(), batches)
+
+
+def _each(states: list[Any]) -> Iterator[Any]:
+    """The states in lists of lists."""
+    for state in states:
+        if isinstance(state, list):
+            yield from _each(state)
+        else:
+            yield state

@@ -19,6 +19,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reports.text import clean, flatten
 
@@ -143,6 +144,13 @@ def _themed(svg: str, alt: str) -> str:
 def line_style(index: int) -> dict:
     """Colour and dash pattern of series `index`; unlike for the first 24."""
     return {"color": SERIES[index % len(SERIES)], "linestyle": DASHES[(index + index // len(SERIES)) % len(DASHES)]}
+
+
+def steps_axis(axes: Axes) -> None:
+    """Optimizer steps along the bottom."""
+    axes.set_xlabel("optimizer steps completed")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def legend(axes: Axes, room_in: float = WIDTH_IN) -> None:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from data.config import MixtureRecipe
-from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style
+from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style, steps_axis
 from reports.inputs import StageRow
 from reports.metrics import (
     Row,
@@ -23,6 +23,7 @@ from reports.metrics import (
     realised_rows,
     series,
     smoothed,
+    smoothing_span,
     thinned,
 )
 from reports.text import compact, duration, money, number, one_line, share
@@ -35,19 +36,13 @@ def _label(text: str, limit: int = 28) -> str:
     return one_line(text, limit)
 
 
-def _steps_axis(axes: Axes) -> None:
-    axes.set_xlabel("optimizer steps completed")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
 def _thousands(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value >= 10 else f"{value:g}"))
 
 
 def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
     """The logged values faint, their moving average on top."""
-    span = max(len(values) // 80, 5)
+    span = smoothing_span(len(values))
     axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.45, linewidth=0.8, label="as logged")
     axes.plot(*thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average, {span} steps")
     axes.margins(x=0.01)
@@ -73,11 +68,11 @@ def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
             axes[-1].set_title("Held-out text, bits per byte")
             axes[-1].margins(x=0.01)
             legend(axes[-1])
-        _steps_axis(axes[-1])
+        steps_axis(axes[-1])
 
     said = []
     if np.isfinite(loss).any():
-        smooth = smoothed(loss, max(len(loss) // 80, 5))
+        smooth = smoothed(loss, smoothing_span(len(loss)))
         said.append(f"training loss falls from {number(smooth[0])} to {number(smooth[-1])} nats per token")
         if smooth[-1] >= smooth[0]:
             said[-1] = f"training loss goes from {number(smooth[0])} to {number(smooth[-1])} nats per token"
@@ -109,7 +104,7 @@ def rate_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
         else:
             bottom.set_ylim(bottom=0)
         legend(bottom)
-        _steps_axis(bottom)
+        steps_axis(bottom)
 
     alt = f"Line charts over steps; learning rate up to {number(np.nanmax(rate))}, at the end {number(rate[-1])}; "
     alt += f"gradient norm between {number(np.nanmin(norm))} and {number(np.nanmax(norm))}."
@@ -136,25 +131,52 @@ def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | N
             axes[1].set_title("Model FLOPs used, share of the device's peak")
             axes[1].set_ylim(0, 1)
             axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
-        _steps_axis(axes[-1])
+        steps_axis(axes[-1])
 
     alt = f"Line chart over steps; median throughput {compact(float(np.nanmedian(rate)))} tokens per second."
     return draw(name, f"{title}: throughput", alt, 2.5 + 1.5 * known_peak, paint)
 
 
-def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> Picture | None:
-    """One small panel for each value in `field` (`schedule`, `aux`), over steps; the first `_MAX_PANELS` of them."""
-    every = named_series(rows, field)
+Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
+
+
+def schedule_figure(
+    name: str, caption: str, declared: Mapping[str, Sequence[float]], rows: Sequence[Row]
+) -> Picture | None:
+    """Every schedule as it was declared and, where the steps log it, as it was carried out.
+
+    What never changes is left out, and so is the share of the sources, which the data mix shows.
+    """
+    if not rows:
+        return None
+    at = np.array(declared.get("step", ()))
+    asked = {
+        value: (at, np.array(column, dtype=float))
+        for value, column in declared.items()
+        if value != "step" and not value.startswith("share of ") and len(set(column)) > 1
+    }
+    done = {"learning rate": series(rows, "lr"), **named_series(rows, "schedule")}
+    done = {value: drawn for value, drawn in done.items() if len(drawn[0]) and (value in asked or not declared)}
+    return values_figure(name, caption, done, asked)
+
+
+def values_figure(name: str, caption: str, every: Series, asked: Series | None = None) -> Picture | None:
+    """One small panel for each series over steps, the first `_MAX_PANELS` of them; `asked` dashed behind."""
+    asked = asked or {}
+    every = {**{value: (np.array([]), np.array([])) for value in asked}, **every}
     if not every:
         return None
     found = dict(list(every.items())[:_MAX_PANELS])
     note = f"{len(every) - len(found)} more are in metrics.jsonl." if len(every) > len(found) else ""
+    note += "Dashed: as declared before the run." if asked else ""
     columns = min(len(found), 3)
     lines = -(-len(found) // columns)
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, (value, (at, values)) in zip(panels, found.items(), strict=False):
+            if value in asked:
+                axes.plot(*asked[value], color=MUTED, linestyle=DASHES[1])
             axes.plot(*thinned(at, values), color=SERIES[0])
             axes.set_title(_label(value, 36))
             axes.margins(x=0.01)
@@ -164,7 +186,8 @@ def values_figure(name: str, caption: str, rows: Sequence[Row], field: str) -> P
         for axes in panels[len(found) :]:
             axes.set_axis_off()
 
-    said = "; ".join(f"{key} from {number(v[0])} to {number(v[-1])}" for key, (_, v) in found.items())
+    ends = {value: drawn if len(drawn) else asked[value][1] for value, (_, drawn) in found.items()}
+    said = "; ".join(f"{key} from {number(v[0])} to {number(v[-1])}" for key, v in ends.items())
     return draw(name, caption, f"Line charts over steps: {said}.", 0.6 + 1.75 * lines, paint, note)
 
 
@@ -192,7 +215,7 @@ def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: in
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.margins(x=0.01)
-        _steps_axis(axes)
+        steps_axis(axes)
         legend(axes)
 
     everything = sum(int(counts.sum()) for _, counts in found.values())

@@ -67,6 +67,9 @@ class ReportInputs:
     """Optimizer steps asked for, the length of the mixture's schedule."""
     pretrain_metrics: Sequence[Mapping[str, Any]] = ()
     sft_metrics: Sequence[Mapping[str, Any]] = ()
+    pretrain_schedule: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    """What was declared before the run: `step` and, by name, the scheduled values of these steps."""
+    sft_schedule: Mapping[str, Sequence[float]] = field(default_factory=dict)
     evaluations: Sequence[Mapping[str, Any]] = ()
     """One `result.json` per model and task."""
     samples: Sequence[Mapping[str, Any]] = ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,34 @@ from data.config import MixtureRecipe
 from data.mixture import scheduled_weights
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one run went: its loss as logged (nats per token), and the held-out bits per byte.
+
+    step_N and eval_step_M are int64, the others float64 with NaN for what is not finite.
+    """
+
+    name: str
+    step_N: np.ndarray
+    loss_N: np.ndarray
+    eval_step_M: np.ndarray
+    bits_per_byte_M: np.ndarray
+
+    @classmethod
+    def of(cls, name: str, losses: Sequence[Sequence], evaluations: Sequence[Sequence]) -> Curve:
+        """From rows (step, loss) and rows (step, bits per byte); None becomes NaN."""
+        columns = []
+        for rows in (losses, evaluations):
+            step_N, value_N = np.array([tuple(row) for row in rows], dtype=float).reshape(-1, 2).T
+            columns += [step_N.astype(np.int64), value_N]
+        return cls(name, *columns)
+
+
+def smoothing_span(*lengths: int) -> int:
+    """Over how many values series of these lengths are averaged to be drawn over one another."""
+    return max(max(lengths, default=0) // 80, 5)
 
 
 def rows_of(rows: Sequence[Row], kind: str) -> list[Row]:
@@ -56,15 +85,32 @@ def held_out(rows: Sequence[Row], field: str = "bits_per_byte") -> dict[str, tup
     return {source: (np.array(at), np.array(values, dtype=float)) for source, (at, values) in found.items()}
 
 
+class Ema:
+    """Exponential moving average that keeps the share `keep` of itself at each value, corrected for its start."""
+
+    def __init__(self, keep: float):
+        self._keep = keep
+        self._total = self._weight = 0.0
+
+    def push(self, value: float) -> None:
+        """Take in a value; one that is not finite changes nothing."""
+        if math.isfinite(value):
+            self._total = self._keep * self._total + (1 - self._keep) * value
+            self._weight = self._keep * self._weight + (1 - self._keep)
+
+    @property
+    def mean(self) -> float:
+        """The average of what was taken in; NaN before the first value."""
+        return self._total / self._weight if self._weight else math.nan
+
+
 def smoothed(values: np.ndarray, span: int) -> np.ndarray:
     """Exponential moving average over about `span` values, corrected for its start; gaps carry the mean on."""
-    keep = 1 - 1 / max(span, 1)
-    total = weight = 0.0
+    average = Ema(1 - 1 / max(span, 1))
     out = np.full(len(values), np.nan)
     for i, value in enumerate(values):
-        if math.isfinite(value):
-            total, weight = keep * total + (1 - keep) * value, keep * weight + (1 - keep)
-        out[i] = total / weight if weight else math.nan
+        average.push(value)
+        out[i] = average.mean
     return out
 
 

@@ -16,13 +16,14 @@ from reports.figures import (
     loss_figure,
     mixture_figure,
     rate_figure,
+    schedule_figure,
     throughput_figure,
     values_figure,
 )
 from reports.inputs import ReportInputs, StageRow
 from reports.lineage import lineage_figure
 from reports.mapfigures import map_figure
-from reports.metrics import Row, asked_shares, held_out, realised_rows, rows_of
+from reports.metrics import Row, asked_shares, held_out, named_series, realised_rows, rows_of
 from reports.text import NBSP, compact, duration, money, number, one_line, share, size, whole
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def headlines(inputs: ReportInputs) -> list[Headline]:
         found.append(Headline("Model", f"{shape['family']}{size_}", note))
     steps = rows_of(inputs.pretrain_metrics, "step")
     if steps:
-        found.append(
-            Headline("Pretrained on", f"{compact(steps[-1]['tokens'])} tokens", f"{whole(steps[-1]['step'])} steps")
-        )
+        note = f"{whole(steps[-1]['step'])} steps"
+        if any(stage.stage == "pretrain" and stage.facts.get("cuts") for stage in inputs.stages):
+            note += f" of {whole(inputs.pretrain_steps)}: cut to stay within the budget"
+        found.append(Headline("Pretrained on", f"{compact(steps[-1]['tokens'])} tokens", note))
     tuned = rows_of(inputs.sft_metrics, "step")
     if tuned:
         found.append(
@@ -77,8 +79,12 @@ def sections(inputs: ReportInputs) -> list[Section]:
         ("asked", "What was asked", [Code(inputs.preset_yaml, "yaml", f"Preset {inputs.preset}, in full")]),
         ("lineage", "Lineage", _lineage(inputs.stages)),
         ("data", "Data", _data(inputs)),
-        ("pretraining", "Pretraining", _training("pretrain", "Pretraining", inputs.pretrain_metrics)),
-        ("fine-tuning", "Fine-tuning", _training("sft", "Fine-tuning", inputs.sft_metrics)),
+        (
+            "pretraining",
+            "Pretraining",
+            _training("pretrain", "Pretraining", inputs.pretrain_metrics, inputs.pretrain_schedule),
+        ),
+        ("fine-tuning", "Fine-tuning", _training("sft", "Fine-tuning", inputs.sft_metrics, inputs.sft_schedule)),
         ("benchmarks", "Benchmarks", _benchmarks(inputs.evaluations)),
         ("maps", "Inside the model", _maps(inputs)),
         ("samples", "Samples", _samples(inputs.samples)),
@@ -166,7 +172,7 @@ def _mixture_table(inputs: ReportInputs) -> Table | None:
     return Table(caption, header, rows, frozenset({1, 2, 3, 4}))
 
 
-def _training(name: str, title: str, rows: Sequence[Row]) -> list[Block]:
+def _training(name: str, title: str, rows: Sequence[Row], declared: Mapping[str, Sequence[float]]) -> list[Block]:
     blocks = _drawn(loss_figure(f"{name}-loss", title, rows), rate_figure(f"{name}-rate", title, rows))
     domains = held_out(rows)
     if domains:
@@ -178,8 +184,8 @@ def _training(name: str, title: str, rows: Sequence[Row]) -> list[Block]:
         blocks.append(Table("Held-out bits per byte", header, table, frozenset({1, 2, 3, 4})))
     blocks += _drawn(
         throughput_figure(f"{name}-throughput", title, rows),
-        values_figure(f"{name}-schedule", f"{title}: schedules", rows, "schedule"),
-        values_figure(f"{name}-aux", f"{title}: auxiliary losses and diagnostics", rows, "aux"),
+        schedule_figure(f"{name}-schedule", f"{title}: schedules", declared, rows),
+        values_figure(f"{name}-aux", f"{title}: auxiliary losses and diagnostics", named_series(rows, "aux")),
     )
     events = [(whole(row["step"]), one_line(row["message"], 300)) for row in rows_of(rows, "event")]
     if events:

@@ -12,6 +12,7 @@ from data.errors import UserError
 from data.store import Artifact, sha256_file
 from tasks.config import EvalTaskRecipe, ModelName
 from tasks.evaluation import reads_documents, run_task
+from tasks.runs.follow import record_benchmark
 from tasks.stage import StageRun, stage
 
 __all__ = ["EvaluateRecipe", "evaluate", "reads_documents"]
@@ -53,6 +54,7 @@ def evaluate(recipe: EvaluateRecipe, run: StageRun, *, model: Artifact, document
         documents={name: artifact.path for name, artifact in documents.items()} or None,
         progress=run.progress,
     )
+    record_benchmark(run.key, model, result, run.log)
     scores = {name: score["value"] for name, score in result["metrics"].items()}
     run.log(f"{recipe.label} ({recipe.model}): " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     return {"metrics": scores}

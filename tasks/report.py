@@ -42,7 +42,7 @@ def report(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
 def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
     models: dict[str, Artifact] = inputs["models"]
     base = models["base"]
-    model = json.loads(base.file("config.json").read_text())
+    model = _json(base, "config.json")
     return ReportInputs(
         title=recipe.report.title or recipe.preset,
         preset=recipe.preset,
@@ -56,7 +56,9 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         pretrain_steps=recipe.steps,
         pretrain_metrics=_jsonl(base, "metrics.jsonl"),
         sft_metrics=_jsonl(models["sft"], "metrics.jsonl") if "sft" in models else (),
-        evaluations=[json.loads(a.file("result.json").read_text()) for a in inputs["evaluations"].values()],
+        pretrain_schedule=_json(base, "schedule.json"),
+        sft_schedule=_json(models["sft"], "schedule.json") if "sft" in models else {},
+        evaluations=[_json(artifact, "result.json") for artifact in inputs["evaluations"].values()],
         samples=[
             sample | {"model": artifact.manifest["recipe"]["model"], "task": artifact.manifest["recipe"]["label"]}
             for artifact in inputs["evaluations"].values()
@@ -76,10 +78,14 @@ def _jsonl(artifact: Artifact, name: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in artifact.file(name).read_text().splitlines()]
 
 
+def _json(artifact: Artifact, name: str) -> dict[str, Any]:
+    return json.loads(artifact.file(name).read_text())
+
+
 def _maps(artifact: Artifact) -> list[dict[str, Any]]:
-    return json.loads(artifact.file("maps.json").read_text())["maps"]
+    return _json(artifact, "maps.json")["maps"]
 
 
 def _shard_row(source: str, split: Any, artifact: Artifact) -> ShardRow:
-    shards = json.loads(artifact.file(f"{split}/shards.json").read_text())
+    shards = _json(artifact, f"{split}/shards.json")
     return ShardRow(source, split, shards["total_tokens"], shards["total_documents"], shards["text_bytes"])

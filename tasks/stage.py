@@ -77,7 +77,7 @@ class Stage:
 
     def artifact(self, recipe: Recipe, label: str, inputs: Inputs, store: Store) -> Artifact:
         """Where the result for this recipe and these inputs lies; nothing is built."""
-        return store.artifact(self.name, label, artifact_key(self.name, self.code_version, recipe, _parents(inputs)))
+        return store.artifact(self.name, label, artifact_key(self.name, self.code_version, recipe, parent_keys(inputs)))
 
     def __call__(
         self, recipe: Recipe, *, label: str, runtime: Runtime, decision: Decision = Decision(), **inputs: Any
@@ -150,7 +150,7 @@ class Stage:
             {
                 "code_version": self.code_version,
                 "recipe": recipe.model_dump(mode="json", exclude_none=True),
-                "parents": _parents(inputs),
+                "parents": parent_keys(inputs),
                 "code": self.fingerprint(),
                 "versions": versions(),
                 "wall_s": round(wall_s, 3),
@@ -173,7 +173,8 @@ def stage(
     return lambda body: Stage(body, name, code_version, resumable, code)
 
 
-def _parents(inputs: Inputs) -> dict[str, str]:
+def parent_keys(inputs: Inputs) -> dict[str, str]:
+    """Input name, of a group `name.member`, -> key."""
     parents: dict[str, str] = {}
     for name, value in inputs.items():
         if isinstance(value, Artifact):

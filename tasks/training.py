@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from typing import Any
@@ -9,14 +10,16 @@ from typing import Any
 from data.errors import UserError
 from data.store import Artifact, write_json
 from models.config import ModelRecipe
+from tasks.runs.follow import Recorder
 from tasks.stage import StageRun
-from tasks.trainer.config import RunSpec
+from tasks.trainer.config import SUMMARY, RunSpec
 from tasks.trainer.launch import run_trainer
 from tasks.trainer.ledger import ledger_total
 from tasks.trainer.metrics import METRICS
 from tasks.trainer.rows import Row, read_rows
 
 LOG_EVERY_S = 10.0
+TRAINING_STAGES = ("pretrain", "sft")
 
 
 def resolve_model(recipe: ModelRecipe, tokenizer: Artifact) -> ModelRecipe:
@@ -37,14 +40,18 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     deleted once the portable checkpoint stands.
     """
     write_json(run.out / "run.json", spec.model_dump(mode="json"))
-    run_trainer(run.out, _Relay(spec, run), spec.runtime)
+    recorder = Recorder(run.out, run.log)
+    try:
+        run_trainer(run.out, _Relay(spec, run, recorder), spec.runtime)
+    finally:
+        recorder.record()
     for leftover in ("trainer.lock", "heartbeat.json", "outcome.json", "hostfile", "slices.json"):
         (run.out / leftover).unlink(missing_ok=True)
     shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}
     total = ledger_total(run.out)
     return {
-        "steps": newest["step"]["step"],
+        **json.loads((run.out / SUMMARY).read_text()),
         "tokens": newest["step"]["tokens"],
         "loss": newest["step"]["loss"],
         "held_out": newest["eval"]["held_out"] if "eval" in newest else {},
@@ -54,13 +61,14 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
 
 
 class _Relay:
-    """Passes the training process's rows on to the log and the progress bar."""
+    """Passes the training process's rows on to the log, the progress bar and the metrics database."""
 
-    def __init__(self, spec: RunSpec, run: StageRun):
-        self.spec, self.run = spec, run
+    def __init__(self, spec: RunSpec, run: StageRun, recorder: Recorder):
+        self.spec, self.run, self.recorder = spec, run, recorder
         self.logged_s = -LOG_EVERY_S
 
     def __call__(self, row: Row) -> None:
+        self.recorder.tick()
         if row["kind"] == "event":
             self.run.log(row["message"])
         elif row["kind"] == "eval":

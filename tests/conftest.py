@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: tests run side by side
@@ -51,3 +53,50 @@ def private_home(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     return home
+
+
+@pytest.fixture
+def logged_run(private_home, step_values) -> Callable[..., Path]:
+    """Write the folder of a run that has logged `losses` and is not published; returns it."""
+    from tasks.trainer.ledger import Ledger
+    from tasks.trainer.metrics import MetricsLog
+
+    def write(digit: str, losses: list[float], stage: str = "pretrain", family: str = "vanilla", steps: int = 1000):
+        folder = private_home / "store" / stage / f".{family}-{digit * 12}.partial"
+        folder.mkdir(parents=True)
+        model = {"family": family, "vocab_size": 64, "d_model": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1}
+        model |= {"head_dim": 8, "d_ff": 16, "max_seq_len": 16}
+        spec = {"objective": stage, "key": digit * 64, "train": {"steps": steps}, "model": model, "mixture": None}
+        (folder / "run.json").write_text(json.dumps(spec))
+        ledger = Ledger(folder, "first", devices=1, price_usd_per_hour=3.6)
+        ledger.tick(force=True)
+        log = MetricsLog(folder, 0, "first", [])
+        for step, loss in enumerate(losses, 1):
+            log.step(step, **step_values(step, loss))
+            if step % 5 == 0:
+                log.evaluation(step, {"math": {"loss": loss, "bits_per_byte": loss / 2, "tokens": 64}})
+        log.close()
+        ledger.close()
+        return folder
+
+    return write
+
+
+@pytest.fixture
+def step_values() -> Callable[[int, float], dict]:
+    """The fields of a step row, of its step and its loss."""
+    return lambda step, loss: {
+        "loss": loss,
+        "lr": 1e-3,
+        "grad_norm": 0.5,
+        "tokens": 256 * step,
+        "mix": {"math": 3, "code": 1},
+        "schedule": {"tau": 1 - step / 1000},
+        "aux": {"ponder": 0.01 * step, "mor_depth": 1.5},
+        "cost_usd": 0.001 * step,
+        "tokens_per_s": 1000.0,
+        "flops_per_s": 1e9,
+        "utilisation": 0.25,
+        "step_s": 0.256,
+        "eta_s": 10.0,
+    }

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from kernels.attention import attention
+from kernels.attention import Visible, attention
 from kernels.rope import rotate_interleaved
 from models.config import ModelRecipe
 
@@ -34,7 +34,7 @@ class BiasedAttention(nn.Module):
         self.query_bias = nn.Parameter(torch.zeros(query_width)) if bias else None
         self.key_bias = nn.Parameter(torch.zeros(key_width)) if bias else None
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Tensor | None, remember: Remember | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, remember: Remember | None = None) -> Tensor:
         """`rope` from kernels.rope.rope_table, `visible` from kernels.attention.visible_keys."""
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
         q, k, v = self.query_key_value(x_BTD).split(self.widths, dim=-1)

@@ -8,6 +8,8 @@
 
 Scores are bounded by sqrt(d) exp(beta). Neither the convolutions nor the value shift cross a document's start.
 Every token writes its key, value and convolution rows; with a subset, only its tokens attend and are projected out.
+Run repeatedly, the layer may read the keys and values of its first run again (`FirstKeys`): later runs make queries
+alone, whose head means then hold the first run's raw keys.
 Source: Compressed Convolutional Attention (Zyphra 2025); the head means use the values before the convolutions.
 """
 
@@ -18,8 +20,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kernels.attention import attention
+from kernels.attention import Visible, attention
 from kernels.causal_conv import causal_conv_pair
+from kernels.packed_row import PackedRow, newest
 from kernels.rope import rotate_half_split, rotate_interleaved
 from models.blocks.gqa import KeyValues
 from models.blocks.token_subset import TokenSubset
@@ -36,7 +39,12 @@ class Positions:
     offset: int  # row position of the first
     age_BT: Tensor  # tokens of the same document before each
     rope: Tensor  # from kernels.rope.rope_table
-    visible: Tensor | None  # from kernels.attention.visible_keys
+    visible: Visible
+
+    @property
+    def packed(self) -> PackedRow | None:
+        """The row whose documents become rows of the cache, if this is one."""
+        return self.visible if isinstance(self.visible, PackedRow) else None
 
     def visible_to(self, subset: TokenSubset) -> Tensor:
         """Like `visible`, for the subset's queries."""
@@ -46,14 +54,26 @@ class Positions:
         return ((key_S <= position_BN[:, :, None]) & (key_S >= first_BN[:, :, None]))[:, None]
 
 
+class FirstKeys:
+    """What the first of several runs over the same tokens made, and the later ones read."""
+
+    def __init__(self) -> None:
+        self.raw_k_BTC: Tensor | None = None
+        self.keys_values: tuple[Tensor, Tensor] | None = None  # of all positions, those in the cache included
+
+
 class CCGQAState:
     """What one attention remembers while decoding: keys and values, and what the next token's convolutions and
     value shift reach back to."""
 
     def __init__(self) -> None:
         self.keys_values = KeyValues()
-        self.latent_BPC: Tensor | None = None  # raw [q; k] of the last K1 + K2 - 2 positions
+        self.latent_BPC: Tensor | None = None  # raw [q; k], or q alone, of the last K1 + K2 - 2 positions
         self.shifted_B1C: Tensor | None = None  # Wv' x of the last position
+
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own; the rest is by document already."""
+        self.keys_values.unpack(packed)
 
 
 class CCGQA(nn.Module):
@@ -76,43 +96,83 @@ class CCGQA(nn.Module):
         self.out = nn.Linear(self.query_width, recipe.d_model, bias=False)
 
     def forward(
-        self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None, subset: TokenSubset | None = None
+        self,
+        x_BTD: Tensor,
+        positions: Positions,
+        past: CCGQAState | None = None,
+        subset: TokenSubset | None = None,
+        first: FirstKeys | None = None,
     ) -> Tensor:
-        """`[B, T, D]`, zero for tokens outside `subset`."""
-        q_BTHd, k_BSGd = (self.rotate(x, positions.rope) for x in self.normed(*self.mixed(x_BTD, positions, past)))
-        v_BSGd = self.values(x_BTD, positions, past)
-        if past is not None:
-            k_BSGd, v_BSGd = past.keys_values.append(k_BSGd, v_BSGd)
+        """`[B, T, D]`, zero for tokens outside `subset`. Fills an empty `first`, reads a filled one."""
+        if first is not None and first.keys_values is not None:
+            q_BTHd = self.rotate(self.normed_queries(self.queries(x_BTD, positions, first, past)), positions.rope)
+            k_BSGd, v_BSGd = first.keys_values
+        else:
+            mixed = self.mixed(x_BTD, positions, past, first)
+            q_BTHd, k_BSGd = (self.rotate(x, positions.rope) for x in self.normed(*mixed))
+            v_BSGd = self.values(x_BTD, positions, past)
+            if past is not None:
+                k_BSGd, v_BSGd = past.keys_values.append(k_BSGd, v_BSGd)
+            if first is not None:
+                first.keys_values = k_BSGd, v_BSGd
         if subset is None:
             return self.out(attention(q_BTHd, k_BSGd, v_BSGd, positions.visible).flatten(2))
         if subset.index_BN.shape[1] == 0:
             return torch.zeros_like(x_BTD)
-        q_BNHd, visible = subset.gather(q_BTHd), positions.visible_to(subset)
-        return subset.spread(self.out(attention(q_BNHd, k_BSGd, v_BSGd, visible).flatten(2)))
+        if positions.packed is not None:  # a mask would be larger than what it spares
+            mixed_BNHd = subset.gather(attention(q_BTHd, k_BSGd, v_BSGd, positions.packed))
+        else:
+            mixed_BNHd = attention(subset.gather(q_BTHd), k_BSGd, v_BSGd, positions.visible_to(subset))
+        return subset.spread(self.out(mixed_BNHd.flatten(2)))
 
-    def mixed(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> tuple[Tensor, Tensor]:
+    def mixed(
+        self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None, first: FirstKeys | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Queries `[B, T, H, d]` and keys `[B, T, G, d]` after the convolutions and head means."""
-        raw_BTC = torch.cat((self.query(x_BTD), self.key(x_BTD)), dim=-1)
+        raw_q_BTC, raw_k_BTC = self.query(x_BTD), self.key(x_BTD)
+        if first is not None:
+            first.raw_k_BTC = raw_k_BTC
+        convolved_BTC = self._convolved(torch.cat((raw_q_BTC, raw_k_BTC), dim=-1), positions, past)
+        q_BTC, k_BTC = convolved_BTC.split((self.query_width, self.key_width), dim=-1)
+        mean_BTGhd = self._head_means(raw_q_BTC, raw_k_BTC)
+        k_BTGd = k_BTC.unflatten(2, (self.groups, -1)) + mean_BTGhd.mean(3)
+        return q_BTC.unflatten(2, (-1, self.head_dim)) + mean_BTGhd.flatten(2, 3), k_BTGd
+
+    def queries(self, x_BTD: Tensor, positions: Positions, first: FirstKeys, past: CCGQAState | None = None) -> Tensor:
+        """Like `mixed`, the queries alone, with the raw keys of the first run."""
+        assert first.raw_k_BTC is not None
+        raw_q_BTC = self.query(x_BTD)
+        q_BTC = self._convolved(raw_q_BTC, positions, past)
+        return q_BTC.unflatten(2, (-1, self.head_dim)) + self._head_means(raw_q_BTC, first.raw_k_BTC).flatten(2, 3)
+
+    def _convolved(self, raw_BTC: Tensor, positions: Positions, past: CCGQAState | None) -> Tensor:
+        """Both convolutions over the first channels of [q; k], as many as are given."""
         if past is None or past.latent_BPC is None:
             earlier = raw_BTC.new_zeros(raw_BTC.shape[0], self.reach, raw_BTC.shape[2])
         else:
             earlier = past.latent_BPC
         raw_BSC = torch.cat((earlier, raw_BTC), dim=1)
         if past is not None:
-            past.latent_BPC = raw_BSC[:, raw_BSC.shape[1] - self.reach :]
-        conv = (self.conv.weight[:, 0], self.conv.bias, self.mixing.weight, self.mixing.bias)
-        q_BTC, k_BTC = self._split(causal_conv_pair(raw_BSC, positions.age_BT, *conv))
-        raw_q_BTC, raw_k_BTC = self._split(raw_BTC)
+            past.latent_BPC = newest(raw_BSC, self.reach, positions.packed)
+        depthwise, mixing = (
+            (conv.weight[: raw_BTC.shape[2]], None if conv.bias is None else conv.bias[: raw_BTC.shape[2]])
+            for conv in (self.conv, self.mixing)
+        )
+        return causal_conv_pair(raw_BSC, positions.age_BT, depthwise[0][:, 0], depthwise[1], *mixing)
+
+    def _head_means(self, raw_q_BTC: Tensor, raw_k_BTC: Tensor) -> Tensor:
+        """`[B, T, G, H / G, d]`: of every query head and its key head."""
         by_group = (self.groups, -1, self.head_dim)
-        mean_BTGhd = (raw_q_BTC.unflatten(2, by_group) + raw_k_BTC.unflatten(2, (self.groups, 1, -1))) / 2
-        q_BTGhd = q_BTC.unflatten(2, by_group) + mean_BTGhd
-        k_BTGd = k_BTC.unflatten(2, (self.groups, -1)) + mean_BTGhd.mean(3)
-        return q_BTGhd.flatten(2, 3), k_BTGd
+        return (raw_q_BTC.unflatten(2, by_group) + raw_k_BTC.unflatten(2, (self.groups, 1, -1))) / 2
 
     def normed(self, q_BTHd: Tensor, k_BTGd: Tensor) -> tuple[Tensor, Tensor]:
         """Queries of norm sqrt(d), keys of norm sqrt(d) exp(beta) of their head; fp32 inside."""
         temperature_G1 = self.beta.float().exp()[:, None]
-        return _to_sqrt_d(q_BTHd).to(q_BTHd.dtype), (_to_sqrt_d(k_BTGd) * temperature_G1).to(k_BTGd.dtype)
+        return self.normed_queries(q_BTHd), (_to_sqrt_d(k_BTGd) * temperature_G1).to(k_BTGd.dtype)
+
+    def normed_queries(self, q_BTHd: Tensor) -> Tensor:
+        """Queries of norm sqrt(d)."""
+        return _to_sqrt_d(q_BTHd).to(q_BTHd.dtype)
 
     def values(self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None) -> Tensor:
         """`[B, T, G, d]`: of the G * d channels the first half is the token's, the rest the previous token's."""
@@ -120,20 +180,26 @@ class CCGQA(nn.Module):
         earlier = torch.zeros_like(next_BTC[:, :1]) if past is None or past.shifted_B1C is None else past.shifted_B1C
         before_BTC = torch.cat((earlier, next_BTC[:, :-1]), dim=1)
         if past is not None:
-            past.shifted_B1C = next_BTC[:, -1:]
+            past.shifted_B1C = newest(next_BTC, 1, positions.packed)
         before_BTC = torch.where((positions.age_BT > 0)[:, :, None], before_BTC, 0)
         return torch.cat((now_BTC, before_BTC), dim=-1).unflatten(2, (self.groups, -1))
 
-    def _split(self, x_BTC: Tensor) -> tuple[Tensor, Tensor]:
-        q_BTC, k_BTC = x_BTC.split((self.query_width, self.key_width), dim=-1)
-        return q_BTC, k_BTC
-
-    def flops_per_token(self, context_tokens: float, attending: float = 1.0) -> float:
+    def flops_per_token(self, context_tokens: float, attending: float = 1.0, first: bool = True) -> float:
         """Forward matrix-product FLOPs of a token that sees `context_tokens` keys, itself included, when the share
-        `attending` of the tokens queries."""
-        written = (self.query, self.key, self.value, self.shifted_value, self.mixing)
+        `attending` of the tokens queries; `first` false: with the keys and values of an earlier run."""
+        written = self.query.weight.numel() + self.mixing.weight[: self.query_width].numel()
+        if first:
+            keys = (self.key, self.value, self.shifted_value)
+            written += sum(part.weight.numel() for part in keys) + self.mixing.weight[self.query_width :].numel()
         read = self.out.weight.numel() + 2.0 * self.query_width * context_tokens
-        return 2.0 * (sum(part.weight.numel() for part in written) + attending * read)
+        return 2.0 * (written + attending * read)
+
+    def cache_values_per_token(self, context_tokens: int, first: bool = True) -> float:
+        """Values that a run leaves in the cache of a row of `context_tokens`, divided by them."""
+        if not first:
+            return self.reach * self.query_width / context_tokens
+        last_rows = self.reach * (self.query_width + self.key_width) + self.key_width // 2
+        return 2 * self.key_width + last_rows / context_tokens
 
 
 def _to_sqrt_d(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Grouped-query attention with a per-head RMSNorm on queries and keys, before half-split RoPE; no biases.
+"""Grouped-query attention: as it comes, a per-head RMSNorm on queries and keys before half-split RoPE, no biases.
 
 The norm gains are vectors of head_dim shared by all heads. Keys enter the cache normalised and rotated.
 """
@@ -7,9 +7,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kernels.attention import attention
+from kernels.attention import Visible, attention
+from kernels.packed_row import PackedRow
 from kernels.rope import rotate_half_split
+from kernels.window_attention import window_attention
 from models.blocks.norm import RMSNorm
+from models.blocks.sliding_window import Span, WindowKeyValues, keys_seen
 from models.config import ModelRecipe
 
 
@@ -37,6 +40,12 @@ class KeyValues:
         """Forget the positions from `length` on."""
         self.length = length
 
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own; nothing, where nothing is held."""
+        if self.length:
+            self._keys, self._values = (packed.rows(x) for x in self.held(0, self.length))
+            self.length = packed.longest
+
     def _stored(self, room: Tensor | None, new: Tensor, start: int) -> Tensor:
         if room is None or room.shape[1] < self.length:
             grown = new.new_empty(new.shape[0], max(self.length, 2 * start), *new.shape[2:])
@@ -48,35 +57,66 @@ class KeyValues:
 
 
 class GroupedQueryAttention(nn.Module):
-    """H query heads over G key/value heads; causal within each document."""
+    """H query heads over G key/value heads; causal within each document, and within a window if there is one.
 
-    def __init__(self, recipe: ModelRecipe):
+    As it comes, the attention of the published PolychromaticLM; `VanillaRecipe` says what the options are.
+    """
+
+    def __init__(
+        self,
+        recipe: ModelRecipe,
+        *,
+        bias: bool = False,
+        qk_norm: bool = True,
+        cap: float | None = None,
+        window: int | None = None,
+    ):
         super().__init__()
-        self.head_dim = recipe.head_dim
+        self.head_dim, self.cap, self.window = recipe.head_dim, cap, window
         query_width = recipe.n_heads * recipe.head_dim
         key_width = recipe.n_kv_heads * recipe.head_dim
-        self.query = nn.Linear(recipe.d_model, query_width, bias=False)
-        self.key = nn.Linear(recipe.d_model, key_width, bias=False)
-        self.value = nn.Linear(recipe.d_model, key_width, bias=False)
-        self.out = nn.Linear(query_width, recipe.d_model, bias=False)
-        self.query_norm = RMSNorm(recipe.head_dim, recipe.norm_eps)
-        self.key_norm = RMSNorm(recipe.head_dim, recipe.norm_eps)
+        self.query = nn.Linear(recipe.d_model, query_width, bias)
+        self.key = nn.Linear(recipe.d_model, key_width, bias)
+        self.value = nn.Linear(recipe.d_model, key_width, bias)
+        self.out = nn.Linear(query_width, recipe.d_model, bias)
+        self.query_norm = RMSNorm(recipe.head_dim, recipe.norm_eps) if qk_norm else nn.Identity()
+        self.key_norm = RMSNorm(recipe.head_dim, recipe.norm_eps) if qk_norm else nn.Identity()
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Tensor | None, past: KeyValues | None = None) -> Tensor:
-        """`rope` from kernels.rope.rope_table, `visible` from kernels.attention.visible_keys."""
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rope: Tensor | None,
+        seen: Visible | Span,
+        past: KeyValues | WindowKeyValues | None = None,
+    ) -> Tensor:
+        """`rope` from kernels.rope.rope_table, if positions are rotations; `seen` is a Span where there is a window."""
         heads = (*x_BTD.shape[:2], -1, self.head_dim)
-        q_BTHd = rotate_half_split(self.query_norm(self.query(x_BTD).view(heads)), rope)
-        k_BSGd = rotate_half_split(self.key_norm(self.key(x_BTD).view(heads)), rope)
+        q_BTHd = self.query_norm(self.query(x_BTD).view(heads))
+        k_BSGd = self.key_norm(self.key(x_BTD).view(heads))
         v_BSGd = self.value(x_BTD).view(heads)
-        if past is not None:
+        if rope is not None:
+            q_BTHd, k_BSGd = rotate_half_split(q_BTHd, rope), rotate_half_split(k_BSGd, rope)
+        if isinstance(past, KeyValues):
             k_BSGd, v_BSGd = past.append(k_BSGd, v_BSGd)
-        return self.out(attention(q_BTHd, k_BSGd, v_BSGd, visible).flatten(2))
+        elif past is not None:
+            assert isinstance(seen, Span) and seen.slots is not None
+            k_BSGd, v_BSGd = past.append(k_BSGd, v_BSGd, seen.slots)
+        if isinstance(seen, Span):
+            return self.out(window_attention(q_BTHd, k_BSGd, v_BSGd, seen.mask, self.cap).flatten(2))
+        return self.out(attention(q_BTHd, k_BSGd, v_BSGd, seen, self.cap).flatten(2))
+
+    def new_past(self) -> KeyValues | WindowKeyValues:
+        """An empty cache."""
+        return KeyValues() if self.window is None else WindowKeyValues(self.window, sink=0)
 
     def flops_per_token(self, context_tokens: float) -> float:
-        """Forward matrix-product FLOPs of a token that sees `context_tokens` keys, itself included."""
+        """Forward matrix-product FLOPs of a token in rows where `context_tokens` keys precede or are the query on
+        average."""
         weights = sum(p.weight.numel() for p in (self.query, self.key, self.value, self.out))
-        return 2.0 * weights + 4.0 * self.out.in_features * context_tokens
+        seen = context_tokens if self.window is None else keys_seen(context_tokens, self.window)
+        return 2.0 * weights + 4.0 * self.out.in_features * seen
 
-    def cache_bytes_per_token(self) -> float:
-        """Bytes that a token's key and value take, in bf16."""
-        return 2.0 * (self.key.out_features + self.value.out_features)
+    def cache_bytes(self, context_tokens: int) -> int:
+        """Bytes of the keys and values of a context, or of all slots of a window, in bf16."""
+        positions = context_tokens if self.window is None else self.window
+        return 2 * 2 * self.key.out_features * positions

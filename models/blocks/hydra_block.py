@@ -1,7 +1,11 @@
-"""HYDRA's block: attention and feed-forward layer inside a recursion inside a gate; and its expert layer.
+"""HYDRA's block: layers inside a recursion inside a gate; and its expert layer.
 
-block   y = MoD(x, MoR(x, h -> h + CCGQA(norm h), h -> h + SwiGLU(norm h)))
+layer   h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
+block   y = MoD(x, MoR(x, its layers in turn))                    one layer, or the middle ones of `mor_sharing`
 expert  y = x + alpha MoE(norm x)
+
+mod_scope=mlp gates the feed-forward layer alone, and only in blocks between the first and the last:
+        layer   h = h + CCGQA(norm h);  h = h + r SwiGLU(norm h)      r decided once, from x, for all recursions
 """
 
 from __future__ import annotations
@@ -9,14 +13,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import ItemsView, Sequence
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.blocks.ccgqa import CCGQA, CCGQAState, Positions
+from models.blocks.ccgqa import CCGQA, CCGQAState, FirstKeys, Positions
 from models.blocks.mod import MixtureOfDepths
 from models.blocks.moe import MixtureOfExperts
-from models.blocks.mor import ExpertChoiceRecursions, GaussianRecursions, Recursions, TokenChoiceRecursions
+from models.blocks.mor import ExpertChoiceRecursions, GaussianRecursions, Recursions, TokenChoiceRecursions, both
 from models.blocks.norm import RMSNorm
 from models.blocks.swiglu import SwiGLU
 from models.blocks.token_subset import TokenSubset
@@ -49,70 +54,157 @@ class Pass:
     mod_open: Tensor  # 0: MoD does nothing .. 1: fully open
     mor_adaptive: Tensor
     moe_dense: Tensor
-    skip: bool  # whether tokens that MoD turns away are skipped
+    taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
+    skipping: float  # what MoD turns away: 0 weighed like the rest .. 1 skipped
     gather: bool  # whether tokens that do not go on are left out of the computation
     losses: Losses = field(default_factory=Losses)
 
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Note one layer's auxiliary losses, unweighted."""
+        for name, loss in losses.items():
+            self.losses[name].append(loss)
 
-class Block(nn.Module):
-    """One CCGQA block inside its recursion and its gate; R = 1 and capacity 1 leave those out."""
 
-    def __init__(self, recipe: ModelRecipe, section: HydraRecipe, layer: int):
+@dataclass(frozen=True)
+class Gate:
+    """What MoD decided about the tokens of a block."""
+
+    weight_BT: Tensor
+    computed_BT: Tensor | None  # the others are skipped; None: nobody is
+
+
+class Layer(nn.Module):
+    """CCGQA and SwiGLU, each behind a norm."""
+
+    def __init__(self, recipe: ModelRecipe, section: HydraRecipe):
         super().__init__()
         self.attention_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
         self.attention = CCGQA(recipe, section)
         self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
         self.ffn = SwiGLU(recipe.d_model, recipe.d_ff)
-        self.mod = MixtureOfDepths(recipe.d_model, section.capacity) if section.capacity < 1 else None
-        self.mor = _recursions(recipe, section, layer) if section.recursions > 1 else None
-        self.whole_document = section.mod_infer == "topk"
-        self.latest_computed: Tensor | None = None  # tokens the newest forward pass did not skip; None: all
 
-    def forward(self, x_BTD: Tensor, run: Pass, slots: Sequence[CCGQAState | None]) -> Tensor:
-        """`slots`: one state per recursion while decoding."""
-        self.latest_computed = None
-        if self.mod is None:
-            return self._recursions(x_BTD, run, slots, None)
+    def forward(
+        self,
+        h_BTD: Tensor,
+        positions: Positions,
+        past: CCGQAState | None = None,
+        first: FirstKeys | None = None,
+        attending: TokenSubset | None = None,
+        fed: TokenSubset | None = None,
+        weight_BT: Tensor | None = None,
+    ) -> Tensor:
+        """Attention for the tokens `attending`, then the feed-forward layer for those `fed`, times `weight_BT`; the
+        others come back as they are."""
+        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, attending, first)
+        if fed is None:
+            added_BTD = self.ffn(self.ffn_norm(h_BTD))
+        else:
+            added_BTD = fed.spread(self.ffn(self.ffn_norm(fed.gather(h_BTD))))
+        return h_BTD + (added_BTD if weight_BT is None else weight_BT[:, :, None].to(added_BTD.dtype) * added_BTD)
+
+
+class Block(nn.Module):
+    """Layers inside their recursion and their gate; R = 1 and capacity 1 leave those out. `place` counts from 0."""
+
+    def __init__(self, recipe: ModelRecipe, section: HydraRecipe, layers: int, place: int, blocks: int):
+        super().__init__()
+        inner = 0 < place < blocks - 1
+        self.layers = cast("Sequence[Layer]", nn.ModuleList(Layer(recipe, section) for _ in range(layers)))
+        self.gates_mlp = section.mod_scope == "mlp"
+        gated = section.capacity < 1 and (inner or not self.gates_mlp)
+        self.mod = MixtureOfDepths(recipe.d_model, section.capacity) if gated else None
+        self.recursions = section.recursions if inner or section.mor_sharing == "sequence" else 1
+        start = 0.4 + 0.4 * place / max(1, blocks - 1)
+        self.mor = _recursions(recipe, section, start) if self.recursions > 1 else None
+        self.first_keys_only = section.mor_kv == "first"
+        self.whole_document = section.mod_infer == "topk"
+        self.latest_computed: Tensor | None = None  # tokens for which the newest pass did what MoD gates; None: all
+
+    def makes_keys(self, r: int) -> bool:
+        """Whether recursion r makes keys and values, or reads those of the first."""
+        return r == 0 or not self.first_keys_only
+
+    def new_states(self) -> list[list[CCGQAState]]:
+        """One a layer, for each recursion."""
+        return [[CCGQAState() for _ in self.layers] for _ in range(self.recursions)]
+
+    def forward(self, x_BTD: Tensor, run: Pass, states: list[list[CCGQAState]] | None = None) -> Tensor:
+        """`states`: from `new_states`, while decoding."""
+        gate = None if self.mod is None else self._gate(self.mod, x_BTD, run)
+        self.latest_computed = None if gate is None else gate.computed_BT
+        if gate is None or self.gates_mlp:
+            return self._recursions(x_BTD, run, states, None, gate)
+        out_BTD = self._recursions(x_BTD, run, states, gate.computed_BT, None)
+        return x_BTD + gate.weight_BT[:, :, None].to(x_BTD.dtype) * (out_BTD - x_BTD)
+
+    def _gate(self, mod: MixtureOfDepths, x_BTD: Tensor, run: Pass) -> Gate:
         doc_start_BT = run.context.doc_start_BT
-        logit_BT, chosen_BT = self.mod.choose(x_BTD, doc_start_BT, self.whole_document and not self.training)
+        logit_BT, chosen_BT = mod.choose(x_BTD, doc_start_BT, self.whole_document and not self.training)
         if self.training:
-            run.losses["mod"].append(run.mod_open * self.mod.learn(logit_BT, doc_start_BT, run.counted_BT))
-        if run.skip:
-            self.latest_computed = chosen_BT
-        out_BTD = self._recursions(x_BTD, run, slots, self.latest_computed)
-        gate_BT = 1.0 + run.mod_open * (logit_BT.sigmoid() - 1.0)
-        if run.skip:
-            gate_BT = torch.where(chosen_BT, gate_BT, 0.0)
-        return x_BTD + gate_BT[:, :, None].to(x_BTD.dtype) * (out_BTD - x_BTD)
+            run.add({"mod": run.mod_open * mod.learn(logit_BT, doc_start_BT, run.counted_BT)})
+        weight_BT = 1.0 + run.mod_open * (logit_BT.sigmoid() - 1.0)
+        if run.skipping == 0:
+            return Gate(weight_BT, None)
+        weight_BT = torch.where(chosen_BT, weight_BT, (1.0 - run.skipping) * weight_BT)
+        return Gate(weight_BT, chosen_BT if run.skipping == 1 else None)
 
     def _recursions(
-        self, x_BTD: Tensor, run: Pass, slots: Sequence[CCGQAState | None], active_BT: Tensor | None
+        self,
+        x_BTD: Tensor,
+        run: Pass,
+        states: list[list[CCGQAState]] | None,
+        active_BT: Tensor | None,
+        mlp_gate: Gate | None,
     ) -> Tensor:
+        firsts = [FirstKeys() if self.first_keys_only else None for _ in self.layers]
+
+        def subset_of(going_BT: Tensor | None) -> TokenSubset | None:
+            return TokenSubset.of(going_BT) if going_BT is not None and run.gather else None
+
         def once(h_BTD: Tensor, r: int, going_BT: Tensor | None) -> Tensor:
-            subset = TokenSubset.of(going_BT) if going_BT is not None and run.gather else None
-            return self.once(h_BTD, run.positions, slots[r], subset)
+            attending = fed = subset_of(going_BT)
+            weight_BT = None
+            if mlp_gate is not None:
+                fed, weight_BT = subset_of(both(going_BT, mlp_gate.computed_BT)), mlp_gate.weight_BT
+            pasts = [None] * len(self.layers) if states is None else states[r]
+            for layer, past, first in zip(self.layers, pasts, firsts, strict=True):
+                h_BTD = layer(h_BTD, run.positions, past, first, attending, fed, weight_BT)
+            return h_BTD
 
         if self.mor is None:
             return once(x_BTD, 0, active_BT)
         y_BTD, losses = self.mor(x_BTD, once, run.mor_adaptive, active_BT, run.context.doc_start_BT, run.counted_BT)
-        for name, loss in losses.items():
-            run.losses[name].append(loss)
+        run.add(losses)
         return y_BTD
 
-    def once(self, h_BTD: Tensor, positions: Positions, past: CCGQAState | None, subset: TokenSubset | None) -> Tensor:
-        """Attention and feed-forward layer; tokens outside `subset` come back as they are."""
-        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, subset)
-        if subset is None:
-            return h_BTD + self.ffn(self.ffn_norm(h_BTD))
-        return h_BTD + subset.spread(self.ffn(self.ffn_norm(subset.gather(h_BTD))))
+    def flops_per_token(self, context_tokens: float, serving: bool) -> float:
+        """Forward matrix-product FLOPs of a token that sees `context_tokens` keys; in serving the shares count that
+        MoD lets through and MoR is meant to keep going."""
+        routers = (weight for name, weight in self.named_parameters() if "router" in name.split("."))
+        total = 2.0 * sum(weight.numel() for weight in routers if weight.ndim == 2)
+        passing = self.mod.capacity if serving and self.mod is not None else 1.0
+        for r in range(self.recursions):
+            going = 1.0 if self.mor is None or not serving else self.mor.expected_share(r)
+            attending = going if self.gates_mlp else going * passing
+            for layer in self.layers:
+                total += layer.attention.flops_per_token(context_tokens, attending, self.makes_keys(r))
+                total += going * passing * layer.ffn.flops_per_token()
+        return total
+
+    def cache_values_per_token(self, context_tokens: int) -> float:
+        """Values that the cache of a row of `context_tokens` holds, divided by them."""
+        return sum(
+            layer.attention.cache_values_per_token(context_tokens, self.makes_keys(r))
+            for r in range(self.recursions)
+            for layer in self.layers
+        )
 
 
-def _recursions(recipe: ModelRecipe, section: HydraRecipe, layer: int) -> Recursions:
+def _recursions(recipe: ModelRecipe, section: HydraRecipe, start: float) -> Recursions:
     if section.mor == "expert_choice":
         return ExpertChoiceRecursions(recipe.d_model, section.recursions)
     if section.mor == "token_choice":
         return TokenChoiceRecursions(recipe.d_model, section.recursions)
-    start = 0.4 + 0.4 * layer / max(1, recipe.n_layers - 1)
     hard = section.mor_exit == "hard"
     return GaussianRecursions(recipe.d_model, section.recursions, start, section.mor_variance, hard)
 
@@ -133,6 +225,7 @@ class ExpertLayer(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, run: Pass, stream: int) -> Tensor:
-        y_BTD, loss = self.ffn(self.ffn_norm(x_BTD), run.counted_BT, run.moe_dense, run.context.row_key_B, stream)
-        run.losses["moe"].append(loss)
+        x_normed_BTD, row_key_B = self.ffn_norm(x_BTD), run.context.row_key_B
+        y_BTD, losses = self.ffn(x_normed_BTD, run.counted_BT, run.moe_dense, row_key_B, stream, run.taught_BE)
+        run.add(losses)
         return x_BTD + y_BTD

@@ -18,7 +18,8 @@ from models.skeleton import LanguageModel
 
 
 class SkipProbe:
-    """Per layer, the share of tokens the block is computed for and the mean of the gate r."""
+    """Per block, the share of tokens for which what MoD gates is computed, and the mean of the gate r; 1 and 1 where
+    nothing is gated."""
 
     def __init__(self, blocks: Sequence[Block], capacity: float):
         self._blocks, self._capacity = blocks, capacity
@@ -27,10 +28,9 @@ class SkipProbe:
     def attach(self) -> list[RemovableHandle]:
         return [block.register_forward_hook(partial(self._see, i)) for i, block in enumerate(self._blocks)]
 
-    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], _out: Tensor) -> None:
+    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], out_BTD: Tensor) -> None:
         block = self._blocks[i]
-        assert block.mod is not None
-        gate_BT = block.mod.latest["logit"].sigmoid()
+        gate_BT = out_BTD.new_ones(out_BTD.shape[:2]) if block.mod is None else block.mod.latest["logit"].sigmoid()
         computed_BT = block.latest_computed
         self._computed[i] += gate_BT.numel() if computed_BT is None else int(computed_BT.sum())
         self._gate[i] += float(gate_BT.double().sum())
@@ -48,16 +48,18 @@ class SkipProbe:
                     [seen / count for seen, count in zip(self._gate, tokens, strict=True)],
                     [self._capacity] * len(tokens),
                 ],
-                x_label="layer",
+                x_label="block",
                 y_label="share of tokens",
                 series=["computed", "mean gate r", "capacity"],
-                note=f"Over {int(tokens[0]):,} tokens of held-out text. The rest passes by the block unchanged.",
+                note=f"Over {int(tokens[0]):,} tokens of held-out text. The rest passes by "
+                + ("the feed-forward layer" if self._blocks[0].gates_mlp else "the block")
+                + " unchanged.",
             )
         ]
 
 
 class DepthProbe:
-    """Per layer, how many recursions a token went through; 0 where the block was skipped."""
+    """Per block, how many recursions a token went through; 0 where the block was skipped."""
 
     def __init__(self, blocks: Sequence[Block], recursions: int):
         self._blocks = blocks
@@ -67,11 +69,10 @@ class DepthProbe:
     def attach(self) -> list[RemovableHandle]:
         return [block.register_forward_hook(partial(self._see, i)) for i, block in enumerate(self._blocks)]
 
-    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], _out: Tensor) -> None:
+    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], out_BTD: Tensor) -> None:
         block = self._blocks[i]
-        assert block.mor is not None
-        depth_BT = block.mor.latest["depth"]
-        if block.latest_computed is not None:
+        depth_BT = out_BTD.new_ones(out_BTD.shape[:2]) if block.mor is None else block.mor.latest["depth"]
+        if block.latest_computed is not None and not block.gates_mlp:
             depth_BT = torch.where(block.latest_computed, depth_BT, 0.0)
         nearest_N = depth_BT.round().long().flatten()
         self._tokens_LR[i] += torch.bincount(nearest_N, minlength=self._tokens_LR.shape[1]).cpu()
@@ -87,7 +88,7 @@ class DepthProbe:
                 kind="heatmap",
                 values=(self._tokens_LR / tokens_L[:, None]).tolist(),
                 x_label="recursions, 0 = skipped",
-                y_label="layer",
+                y_label="block",
                 unit="share of tokens",
                 note=f"{measured} Where depths are mixed, a token counts at the nearest to its mean depth.",
             ),
@@ -96,7 +97,7 @@ class DepthProbe:
                 title="Mean recursions of a token",
                 kind="lines",
                 values=[[total / float(tokens) for total, tokens in zip(self._depth_L, tokens_L, strict=True)]],
-                x_label="layer",
+                x_label="block",
                 y_label="recursions",
                 series=["mean depth"],
                 note=measured,

@@ -15,8 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kernels.attention import attention
+from kernels.attention import Visible, attention
 from kernels.latent_attention import latent_attention
+from kernels.packed_row import PackedRow
 from kernels.rope import rotate_interleaved
 from models.blocks.gqa import KeyValues
 from models.blocks.norm import LayerNorm, RMSNorm
@@ -44,7 +45,7 @@ class LatentAttention(nn.Module):
         self.kv_expand = nn.Linear(section.kv_rank, recipe.n_heads * (section.qk_nope_dim + section.v_dim), bias=False)
         self.out = nn.Linear(recipe.n_heads * section.v_dim, recipe.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Tensor | None, past: KeyValues | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, past: KeyValues | None = None) -> Tensor:
         """`rope` from kernels.rope.rope_table, `visible` from kernels.attention.visible_keys. `past` keeps c where
         others keep keys, and k_rope where they keep values."""
         queries = self.queries(x_BTD, rope)
@@ -67,16 +68,15 @@ class LatentAttention(nn.Module):
         return self.kv_norm(c_BTR), rotate_interleaved(k_rope_BTr[:, :, None], rope)[:, :, 0]
 
     def materialised(
-        self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Tensor | None
+        self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Visible
     ) -> Tensor:
         """Mixed values `[B, T, H, dv]`, from keys and values of every position."""
         k_BSHd, v_BSHv = self.keys_values(c_BSR, k_rope_BSr)
         return attention(torch.cat((q_nope, q_rope), dim=-1), k_BSHd, v_BSHv, visible)
 
-    def absorbed(
-        self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Tensor | None
-    ) -> Tensor:
+    def absorbed(self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Visible) -> Tensor:
         """The same numbers, the up-projection folded into the queries and taken out of the mix."""
+        assert not isinstance(visible, PackedRow)  # those begin a cache
         up_HdR = self.kv_expand.weight.unflatten(0, (self.heads, -1))
         key_up_HnR, value_up_HvR = up_HdR.tensor_split((self.dims[0],), dim=1)
         q_latent = torch.einsum("bthn,hnr->bthr", q_nope, key_up_HnR)

@@ -6,7 +6,8 @@ With k = 1 the weight is p itself, not 1, so the router learns from the cross-en
 sorted by expert and multiplied group by group, so work grows with the active experts only. `dense` (warm-up) and
 `static` (no data-dependent shape) compute every expert for every token; the first weighs all of them by p, the second
 only the chosen ones, equal to the grouped result. Jitter multiplies the router's logits by 1 +- jitter in training.
-alpha starts small but not at zero, where no expert would get a gradient.
+alpha starts small but not at zero, where no expert would get a gradient. Rows may be taught which experts are theirs:
+see `teaching_loss`.
 Source: Switch Transformer (Fedus et al. 2021); HYDRA.
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
 from kernels.noise import uniform
 from kernels.swiglu import swiglu
+from models.blocks.mod import masked_mean
 
 ALPHA_START = 0.1
 
@@ -74,9 +76,16 @@ class MixtureOfExperts(nn.Module):
         self.latest: dict[str, Tensor] = {}  # of the newest forward pass, for diagnostics and maps
 
     def forward(
-        self, x_BTD: Tensor, counted_BT: Tensor, dense: Tensor, row_key_B: Tensor | None = None, stream: int = 0
-    ) -> tuple[Tensor, Tensor]:
-        """y `[B, T, D]` and the balance loss over the counted tokens, unweighted. `dense` 1 weighs every expert."""
+        self,
+        x_BTD: Tensor,
+        counted_BT: Tensor,
+        dense: Tensor,
+        row_key_B: Tensor | None = None,
+        stream: int = 0,
+        taught_BE: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """y `[B, T, D]` and the losses over the counted tokens, unweighted: `moe` for balance and, where `taught_BE`
+        is given, `domain` for teaching. `dense` 1 weighs every expert."""
         logit_BTE = self.router(x_BTD)
         if self.training and self.jitter and row_key_B is not None:
             noise_BN = uniform(row_key_B, stream, logit_BTE[0].numel())
@@ -86,13 +95,15 @@ class MixtureOfExperts(nn.Module):
         if self.per_token > 1:
             weight_BTk = weight_BTk / weight_BTk.sum(-1, keepdim=True)
         self.latest = {"p": p_BTE.detach(), "chosen": chosen_BTk}
-        loss = balance_loss(p_BTE, chosen_BTk, counted_BT)
+        losses = {"moe": balance_loss(p_BTE, chosen_BTk, counted_BT)}
+        if taught_BE is not None:
+            losses["domain"] = teaching_loss(logit_BTE, taught_BE, counted_BT)
         if self.static or bool(dense):
             sparse_BTE = torch.zeros_like(p_BTE).scatter(-1, chosen_BTk, weight_BTk)
             y_BTD = self._every_expert(x_BTD, sparse_BTE + dense * (p_BTE - sparse_BTE))
         else:
             y_BTD = self._chosen_experts(x_BTD, weight_BTk, chosen_BTk)
-        return self.alpha * y_BTD, loss
+        return self.alpha * y_BTD, losses
 
     def load(self) -> Tensor:
         """Share of the newest forward pass's choices that fell on each expert, `[E]`."""
@@ -133,6 +144,13 @@ def balance_loss(p_BTE: Tensor, chosen_BTk: Tensor, counted_BT: Tensor) -> Tenso
     chosen_BTE = F.one_hot(chosen_BTk, p_BTE.shape[-1]).sum(2) / chosen_BTk.shape[-1]
     share_E = (chosen_BTE * weight_BT1).sum((0, 1))
     return p_BTE.shape[-1] * (share_E * (p_BTE * weight_BT1).sum((0, 1))).sum()
+
+
+def teaching_loss(logit_BTE: Tensor, taught_BE: Tensor, counted_BT: Tensor) -> Tensor:
+    """-ln of the probability that falls on the experts marked for the row, mean over the counted tokens. How a token
+    chooses among them stays free; a row marked for all experts yields 0 and no gradient."""
+    marked_BT = logit_BTE.masked_fill(~taught_BE[:, None], -torch.inf).logsumexp(-1)
+    return masked_mean(logit_BTE.logsumexp(-1) - marked_BT, counted_BT)
 
 
 def positions_among(blocks: int, layers: int) -> list[int]:

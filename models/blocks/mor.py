@@ -105,7 +105,7 @@ class GaussianRecursions(Recursions):
             share_BTR = F.one_hot(last_BT, self.recursions).float()
         h_BTD, y_BTD = x_BTD, torch.zeros_like(x_BTD)
         for r in range(self.recursions):
-            h_BTD = self.run(block, h_BTD, r, _both(active_BT, None if last_BT is None else last_BT >= r))
+            h_BTD = self.run(block, h_BTD, r, both(active_BT, None if last_BT is None else last_BT >= r))
             y_BTD = y_BTD + share_BTR[:, :, r, None] * h_BTD
         self.latest = {"depth": (share_BTR.detach() * (depth_R + 1)).sum(-1), "share": share_BTR.detach()}
         ponder = masked_mean((wanted_BTR * (depth_R + 1)).sum(-1), counted_BT)
@@ -141,7 +141,7 @@ class ExpertChoiceRecursions(Recursions):
                 if self.training:
                     capacity = 1.0 - adaptive * (r / self.recursions)
                     losses.append(self._learn(router, logit_BT, capacity, going_BT, doc_start_BT, counted_BT))
-                going_BT = _both(going_BT, router.reaches(logit_BT) | (adaptive == 0))
+                going_BT = both(going_BT, router.reaches(logit_BT) | (adaptive == 0))
             gain_BT1 = EXPERT_CHOICE_SCALE * logit_BT.sigmoid()[:, :, None]
             out_BTD = self.run(block, h_BTD, r, going_BT)
             stepped_BTD = out_BTD + adaptive * (h_BTD + gain_BT1 * out_BTD - out_BTD)
@@ -198,7 +198,7 @@ class TokenChoiceRecursions(Recursions):
         last_BT = picked_BT.clamp(min=at_least)
         h_BTD = x_BTD
         for r in range(self.recursions):
-            h_BTD = self.run(block, h_BTD, r, _both(active_BT, last_BT >= r))
+            h_BTD = self.run(block, h_BTD, r, both(active_BT, last_BT >= r))
         p_BT1 = p_BTR.gather(-1, last_BT[:, :, None])
         y_BTD = h_BTD + adaptive * (p_BT1 * h_BTD + x_BTD - h_BTD)
         self.latest = {"depth": (last_BT + 1).float()}
@@ -209,7 +209,8 @@ class TokenChoiceRecursions(Recursions):
         return y_BTD.to(x_BTD.dtype), losses
 
 
-def _both(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
+def both(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:
+    """Tokens marked in the one and the other; None marks all."""
     if first_BT is None or second_BT is None:
         return second_BT if first_BT is None else first_BT
     return first_BT & second_BT

@@ -16,9 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kernels.packed_row import newest
 from kernels.polyglu import ACTIVATIONS, polyglu
 from kernels.prefix_sum import segment_cumsum
 from models.config import PolychromaticRecipe
+from models.skeleton import Context
 
 
 class PooledSum:
@@ -39,31 +41,28 @@ class Router(nn.Module):
         self.expand = nn.Linear(recipe.gate_width, len(ACTIVATIONS))
         self.pool = recipe.pool
 
-    def dynamic(self, x_BTD: Tensor, doc_start_BT: Tensor | None, offset: int, past: PooledSum | None) -> Tensor:
+    def dynamic(self, x_BTD: Tensor, context: Context, past: PooledSum | None) -> Tensor:
         """beta * c, fp32 `[B, T, K]`, or `[B, 1, K]` with pool="sequence"."""
         reduced_BTR = F.linear(x_BTD, self.reduce.weight)
         with torch.autocast(x_BTD.device.type, enabled=False):
             if self.pool == "sequence":
                 pooled = reduced_BTR.float().mean(1, keepdim=True)
             else:
-                pooled = _causal_mean(reduced_BTR, doc_start_BT, offset, past)
+                pooled = _causal_mean(reduced_BTR, context, past)
             narrow = F.relu(pooled + self.reduce.bias)
             return self.beta * F.linear(narrow, self.expand.weight.float(), self.expand.bias.float())
 
 
-def _causal_mean(x_BTR: Tensor, doc_start_BT: Tensor | None, offset: int, past: PooledSum | None) -> Tensor:
-    """fp32 mean over the document so far; `offset` is the row position of x's first column."""
-    rows, length, _ = x_BTR.shape
-    position_T = torch.arange(offset, offset + length, device=x_BTR.device)
-    if doc_start_BT is None:
-        doc_start_BT = torch.zeros_like(position_T).expand(rows, length)
-    sums_BTR = segment_cumsum(x_BTR, (doc_start_BT - offset).clamp(min=0))
+def _causal_mean(x_BTR: Tensor, context: Context, past: PooledSum | None) -> Tensor:
+    """fp32 mean over the document so far."""
+    column_T = torch.arange(x_BTR.shape[1], device=x_BTR.device)
+    start_BT = (column_T - context.position_BT).expand(x_BTR.shape[:2])  # negative where it began before the piece
+    sums_BTR = segment_cumsum(x_BTR, start_BT.clamp(min=0))
     if past is not None:
         if past.sum_BR is not None:
-            continues_BT = doc_start_BT < offset
-            sums_BTR = sums_BTR + past.sum_BR[:, None] * continues_BT[:, :, None]
-        past.sum_BR = sums_BTR[:, -1]
-    return sums_BTR / (position_T - doc_start_BT + 1)[:, :, None]
+            sums_BTR = sums_BTR + past.sum_BR[:, None] * (start_BT < 0)[:, :, None]
+        past.sum_BR = newest(sums_BTR, 1, context.packed)[:, 0]
+    return sums_BTR / (context.position_BT + 1)[:, :, None]
 
 
 class PolyGLU(nn.Module):
@@ -81,12 +80,11 @@ class PolyGLU(nn.Module):
         self,
         x_BTD: Tensor,
         tau: Tensor,
-        doc_start_BT: Tensor | None = None,
+        context: Context,
         noise_BFK: Tensor | None = None,
-        offset: int = 0,
         past: PooledSum | None = None,
     ) -> Tensor:
-        dynamic_BTK = self.router.dynamic(x_BTD, doc_start_BT, offset, past)
+        dynamic_BTK = self.router.dynamic(x_BTD, context, past)
         self.latest_dynamic = dynamic_BTK.detach()
         static_BFK = self.router.alpha.float()[None]
         if noise_BFK is not None:

@@ -27,6 +27,8 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from kernels.attention import Visible
+from kernels.packed_row import PackedRow
 from models.blocks.exits import Exit
 from models.blocks.gqa import KeyValues
 
@@ -97,6 +99,11 @@ class CoreCache:
         earlier one than is there by then, and the coda's reading at a check is final only for those that stop."""
         return self.lookup.one_slot_per_step and (self.exit is None or not self.exit.reads_logits)
 
+    @property
+    def masks(self) -> bool:
+        """Whether its pieces need a mask, for what a position sees depends on its depth or is cut off at itself."""
+        return self.lookup.name == "full" or not self.together
+
     def enter(self, step: int, start: int, active_BT: Tensor) -> None:
         """Positions start .. start+T-1 begin a step (counted from 0), those where `active_BT` is True."""
         fresh_BT = torch.zeros_like(active_BT, dtype=torch.int64)
@@ -113,20 +120,33 @@ class CoreCache:
 
         A position that never wrote the slot has there what it shows instead: a copy of its step before.
         """
-        past = self.slots[self.lookup.slot(step, layer)]
-        filled = start if active_BT is None else start + k.shape[1]
-        if step > 0 and past.length < filled:
-            past.append(*self.slots[self.lookup.slot(step - 1, layer)].held(past.length, filled))
+        past = self._filled(step, layer, start if active_BT is None else start + k.shape[1])
         return store(past, start, active_BT, k, v)
 
-    def visible(self, visible: Tensor | None, step: int, start: int, length: int) -> Tensor | None:
-        """What of `visible` (from kernels.attention.visible_keys) is left at a step that has been entered."""
-        if self.lookup.name != "full" or self.depth_BS is None:
+    def _filled(self, step: int, layer: int, length: int) -> KeyValues:
+        """A slot, with something of each of the first positions, except at the first step."""
+        past = self.slots[self.lookup.slot(step, layer)]
+        if step > 0 and past.length < length:
+            past.append(*self.slots[self.lookup.slot(step - 1, layer)].held(past.length, length))
+        return past
+
+    def visible(self, visible: Visible, step: int, start: int, length: int) -> Visible:
+        """What of `visible`, where it is needed a mask, is left at a step that has been entered."""
+        if isinstance(visible, PackedRow) or self.lookup.name != "full" or self.depth_BS is None:
             return visible
         key_S = torch.arange(start + length, device=self.depth_BS.device)
         query_T1 = key_S[start:, None]
         present = (self.depth_BS > step)[:, None, None, :] | (key_S == query_T1)
         return present & (visible if visible is not None else key_S <= query_T1)
+
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own, in slots of one length."""
+        assert self.depth_BS is not None
+        for index in range(int(self.depth_BS.max()) * self.lookup.core_layers):
+            self._filled(*divmod(index, self.lookup.core_layers), self.depth_BS.shape[1])
+        for past in self.slots.values():
+            past.unpack(packed)
+        self.depth_BS = packed.rows(self.depth_BS)
 
     def rewind(self, length: int) -> None:
         """Forget the positions from `length` on."""

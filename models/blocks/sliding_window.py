@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from kernels.packed_row import PackedRow
 from kernels.rope import rotate_interleaved
 from kernels.window_attention import WindowMask, in_window, row_mask, window_attention
 from models.config import ModelRecipe
@@ -26,6 +27,7 @@ class Slots:
     ring_t: Tensor  # slots of the last min(T, window) of them
     source_Bs: Tensor  # for each sink slot, which of the T keys it takes
     arrived_Bs: Tensor  # and whether it is among them
+    packed: PackedRow | None  # the keys come as one packed row, and go as the rows it becomes
 
 
 @dataclass(frozen=True)
@@ -39,16 +41,16 @@ class Span:
     slots: Slots | None
 
     @classmethod
-    def of(cls, context: Context, length: int, window: int, sink: int, device: torch.device) -> Span:
-        """The span of a forward pass over `length` tokens."""
+    def of(cls, context: Context, window: int, sink: int) -> Span:
+        """The span of a forward pass."""
         doc_start_BT = context.doc_start_BT
         if doc_start_BT is None:
-            doc_start_BT = torch.zeros(1, length, dtype=torch.int64, device=device)
+            doc_start_BT = torch.zeros_like(context.position_BT)
         if context.offset == 0:
             mask = row_mask(doc_start_BT, window, sink)
         else:
             mask = WindowMask(_ring_mask(doc_start_BT, context.offset, window, sink))
-        slots = None if context.cache is None else _slots(doc_start_BT, context.offset, window, sink)
+        slots = None if context.cache is None else _slots(doc_start_BT, context, window, sink)
         return cls(mask, doc_start_BT, window, sink, slots)
 
     def visible(self) -> Tensor:
@@ -74,12 +76,14 @@ def _ring_mask(doc_start_BT: Tensor, offset: int, window: int, sink: int) -> Ten
     return in_window(query_T[:, None], key_BS[:, None], doc_start_BT[:, :, None], window, sink)[:, None]
 
 
-def _slots(doc_start_BT: Tensor, offset: int, window: int, sink: int) -> Slots:
-    length, device = doc_start_BT.shape[1], doc_start_BT.device
+def _slots(doc_start_BT: Tensor, context: Context, window: int, sink: int) -> Slots:
+    length, device, offset, packed = doc_start_BT.shape[1], doc_start_BT.device, context.offset, context.packed
+    if packed is not None:
+        length, doc_start_BT = packed.longest, packed.padding(device)
     newest_t = torch.arange(offset + max(0, length - window), offset + length, device=device)
     source_Bs = doc_start_BT[:, -1:] + torch.arange(sink, device=device) - offset
     arrived_Bs = (source_Bs >= 0) & (source_Bs < length)
-    return Slots(sink + newest_t % window, source_Bs.clamp(0, length - 1), arrived_Bs)
+    return Slots(sink + newest_t % window, source_Bs.clamp(0, length - 1), arrived_Bs, packed)
 
 
 class WindowKeyValues:
@@ -97,10 +101,14 @@ class WindowKeyValues:
         values, self._values = self._stored(self._values, v_BTGd, slots)
         return keys, values
 
+    def unpack(self, packed: PackedRow) -> None:
+        """Nothing is left to do: `append` keeps the newest of each document."""
+
     def _stored(self, room: Tensor | None, new: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
         if room is None:
-            room = new.new_zeros(new.shape[0], self._sink + self._window, *new.shape[2:])
             attended = new
+            new = new if slots.packed is None else slots.packed.rows(new)
+            room = new.new_zeros(new.shape[0], self._sink + self._window, *new.shape[2:])
         else:
             attended = room if new.shape[1] == 1 else torch.cat((room, new), dim=1)
         row_B1 = torch.arange(len(new), device=new.device)[:, None]
@@ -108,6 +116,13 @@ class WindowKeyValues:
         room[:, : self._sink] = torch.where(arrived, new[row_B1, slots.source_Bs], room[:, : self._sink])
         room[:, slots.ring_t] = new[:, -len(slots.ring_t) :]
         return attended, room
+
+
+def keys_seen(context_tokens: float, most: int) -> float:
+    """Keys a query sees on average, itself included, of which it sees at most `most`, in rows where `context_tokens`
+    keys precede or are the query on average."""
+    row_tokens = 2.0 * context_tokens - 1.0
+    return context_tokens if row_tokens <= most else most - most * (most - 1) / (2.0 * row_tokens)
 
 
 class SlidingWindowAttention(nn.Module):
@@ -146,9 +161,7 @@ class SlidingWindowAttention(nn.Module):
         """Forward matrix-product FLOPs of a token in rows where `context_tokens` keys precede or are the query on
         average, of which it sees at most window + sink."""
         weights = sum(layer.weight.numel() for layer in (self.query, self.key, self.value, self.out))
-        row_tokens, most = 2.0 * context_tokens - 1.0, self.window + self.sink
-        seen = context_tokens if row_tokens <= most else most - most * (most - 1) / (2.0 * row_tokens)
-        return 2.0 * weights + 4.0 * self.out.in_features * seen
+        return 2.0 * weights + 4.0 * self.out.in_features * keys_seen(context_tokens, self.window + self.sink)
 
     def cache_bytes(self, context_tokens: int) -> int:
         """Bytes of all slots, in bf16, whatever the context."""

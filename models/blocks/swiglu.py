@@ -1,4 +1,4 @@
-"""SwiGLU feed-forward layer: down(silu(gate x) * up x), no biases."""
+"""SwiGLU feed-forward layer: down(silu(gate x) * up x), without biases unless asked for."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from kernels.swiglu import swiglu
 class SwiGLU(nn.Module):
     """The controlled baseline's feed-forward layer."""
 
-    def __init__(self, d_model: int, d_ff: int):
+    def __init__(self, d_model: int, d_ff: int, bias: bool = False):
         super().__init__()
-        self.gate = nn.Linear(d_model, d_ff, bias=False)
-        self.up = nn.Linear(d_model, d_ff, bias=False)
-        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.gate = nn.Linear(d_model, d_ff, bias)
+        self.up = nn.Linear(d_model, d_ff, bias)
+        self.down = nn.Linear(d_ff, d_model, bias)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         return self.down(swiglu(self.gate(x_BTD), self.up(x_BTD)))

@@ -6,7 +6,8 @@
 
 A sandwich block norms the *sum* x + branch(norm(x)), so the state that enters the next iteration is normalised.
 In training r is drawn once per optimizer step (models/blocks/recurrence.py): the published code draws it for every
-micro-batch, which would let the micro-batch size change the numbers. Only the last iterations carry gradient.
+micro-batch, which would let the micro-batch size change the numbers. Only the last iterations carry gradient. Where
+both grow in a curriculum, a persistent buffer counts its steps, so that resuming and fine-tuning go on with it.
 The initial state is a function of (row key, or a fixed key outside training; position within the document;
 channel), so a token computes the same alone, batched, packed, padded or cached. While decoding, the core may stop
 at every position by itself (models/adaptive.py). Source: Geiping et al. 2025 and recurrent-pretraining.
@@ -24,8 +25,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from data.errors import UserError
+from kernels.attention import Visible, visible_keys
 from kernels.noise import keys_at, truncated_normal
+from kernels.packed_row import PackedRow, newest
 from kernels.rope import rope_table
 from models.blocks.biased_attention import BiasedAttention, Remember
 from models.blocks.exits import Exit, Watch
@@ -58,7 +60,7 @@ class Block(nn.Module):
         self.ffn = PackedSwiGLU(recipe.d_model, recipe.d_ff)
         self.ffn_sum_norm = after()
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Tensor | None, remember: Remember | None = None) -> Tensor:
+    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, remember: Remember | None = None) -> Tensor:
         x_BTD = self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, visible, remember))
         return self.ffn_sum_norm(x_BTD + self.ffn(self.ffn_norm(x_BTD)))
 
@@ -74,17 +76,20 @@ class Piece:
     start: int
     length: int
     rope: Tensor
-    visible: Tensor | None
+    visible: Visible
 
     def of_rows(self, rows: int) -> Piece:
         """The same of the first rows alone."""
-        return replace(self, visible=None if self.visible is None else self.visible[:rows])
+        visible = self.visible[:rows] if isinstance(self.visible, Tensor) else self.visible
+        return replace(self, rope=self.rope[:, :rows], visible=visible)
 
     def columns(self) -> Iterator[tuple[slice, Piece]]:
         """Each position as a piece of its own."""
         for t in range(self.length):
-            visible = None if self.visible is None else self.visible[:, :, t : t + 1, : self.start + t + 1]
-            yield slice(t, t + 1), Piece(self.start + t, 1, self.rope[:, t : t + 1], visible)
+            visible = self.visible
+            if isinstance(visible, Tensor):
+                visible = visible[:, :, t : t + 1, : self.start + t + 1]
+            yield slice(t, t + 1), Piece(self.start + t, 1, self.rope[:, :, t : t + 1], visible)
 
 
 class Core(nn.Module):
@@ -140,6 +145,8 @@ class Huginn(LanguageModel):
         mean, depth = mean_recurrence(section)
         self.drawn = fixed_recurrence(round(mean), round(depth))
         self.decoding = Decoding()
+        if section.curriculum_steps:
+            self.register_buffer("curriculum_step", torch.zeros((), dtype=torch.int64))
         self._asked: Recurrence | None = None
         self._latest: dict[str, Tensor] = {}
 
@@ -155,7 +162,17 @@ class Huginn(LanguageModel):
     # What a pass iterates ---------------------------------------------------------------------------------------
 
     def begin_step(self, step_key: int) -> None:
-        self.drawn = draw_recurrence(self.section, step_key)
+        step = int(self.get_buffer("curriculum_step")) if self.section.curriculum_steps else None
+        self.drawn = draw_recurrence(self.section, step_key, step)
+
+    def after_step(self, loss: float) -> None:
+        if self.section.curriculum_steps:
+            self.get_buffer("curriculum_step").add_(1)
+
+    def init_weights(self, seed: int) -> None:
+        super().init_weights(seed)
+        if self.section.curriculum_steps:
+            self.get_buffer("curriculum_step").zero_()
 
     @property
     def recurrence(self) -> Recurrence:
@@ -190,29 +207,19 @@ class Huginn(LanguageModel):
         return self.embedding(ids_BT) * self.embedding_scale
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
-        recipe, length = self.recipe, x_BTD.shape[1]
-        rope = rope_table(context.offset, length, recipe.head_dim, recipe.rope_base, x_BTD.device)
-        piece = Piece(context.offset, length, rope, context.visible)
-        position_BT = self._positions(length, context, x_BTD.device)
+        recipe, length, visible = self.recipe, x_BTD.shape[1], context.visible
         past = context.cache.layers if context.cache is not None else None
+        if past is not None and past[len(self.prelude)].masks and isinstance(visible, PackedRow):
+            visible = visible_keys(context.doc_start_BT, context.offset, length, x_BTD.device)
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
+        piece = Piece(context.offset, length, rope, visible)
         e_BTD = x_BTD
         for layer, block in enumerate(self.prelude):
             e_BTD = block(e_BTD, piece.rope, piece.visible, None if past is None else past[layer].append)
-        s_BTD = self.initial_state(e_BTD, position_BT, context.row_key_B)
+        s_BTD = self.initial_state(e_BTD, context.position_BT, context.row_key_B)
         if past is None:
             return self.read(self._iterate(s_BTD, e_BTD, piece), piece)
-        return self._decode(s_BTD, e_BTD, piece, position_BT, past)
-
-    def _positions(self, length: int, context: Context, device: torch.device) -> Tensor:
-        """Positions within their documents, int64 `[B or 1, T]`. UserError when no row has room for the newest:
-        rows that have ended may run on while others of the batch are decoded."""
-        position_BT = torch.arange(context.offset, context.offset + length, device=device)[None]
-        if context.doc_start_BT is not None:
-            position_BT = position_BT - context.doc_start_BT
-        limit = self.recipe.max_seq_len
-        if context.offset + length > limit and bool((position_BT[:, -1] >= limit).all()):
-            raise UserError(f"position {context.offset + length - 1} exceeds model.max_seq_len={limit}")
-        return position_BT
+        return self._decode(s_BTD, e_BTD, piece, context, past)
 
     def initial_state(self, e_BTD: Tensor, position_BT: Tensor, row_key_B: Tensor | None) -> Tensor:
         """Truncated normal noise of the embedded tokens' shape, standard deviation that of their initial values."""
@@ -249,19 +256,22 @@ class Huginn(LanguageModel):
         core = CoreCache(Lookup(how.lookup, len(self.core.blocks)), how.exit, how.continuous)
         return [*(KeyValues() for _ in self.prelude), core, *(KeyValues() for _ in self.coda)]
 
-    def _decode(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, position_BT: Tensor, past: list[Any]) -> Tensor:
+    def _decode(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, context: Context, past: list[Any]) -> Tensor:
         """The coda's output for new positions, each iterated until its exit; all caches go with them."""
         core: CoreCache = past[len(self.prelude)]
         coda: list[KeyValues] = past[len(self.prelude) + 1 :]
         if core.continuous and piece.length == 1 and core.state_B1D is not None:
-            s_BTD = torch.where((position_BT > 0)[:, :, None], core.state_B1D, s_BTD)
+            s_BTD = torch.where((context.position_BT > 0)[:, :, None], core.state_B1D, s_BTD)
         pieces = [(slice(None), piece)] if core.together or piece.length == 1 else list(piece.columns())
-        read = [self._decode_piece(s_BTD[:, cut], e_BTD[:, cut], one, core, coda) for cut, one in pieces]
-        return torch.cat(read, dim=1)
+        decoded = [self._decode_piece(s_BTD[:, cut], e_BTD[:, cut], one, core, coda) for cut, one in pieces]
+        s_BTD, read_BTD = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
+        core.state_B1D = newest(s_BTD, 1, context.packed)
+        return read_BTD
 
     def _decode_piece(
         self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, core: CoreCache, coda: list[KeyValues]
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
+        """The final states, and what the coda makes of them."""
         watch = None if core.exit is None else Watch(core.exit, s_BTD, self.embedding.num_embeddings)
         running_BT = torch.ones(s_BTD.shape[:2], dtype=torch.bool, device=s_BTD.device)
         read_BTD: Tensor | None = None
@@ -280,10 +290,9 @@ class Huginn(LanguageModel):
                 running_BT = running_BT & ~watch.stops(s_BTD)
             if not running_BT.any():
                 break
-        core.state_B1D = s_BTD[:, -1:]
         if read_BTD is None or running_BT.any():
             read_BTD = self._read_cached(s_BTD, piece, coda)
-        return read_BTD
+        return s_BTD, read_BTD
 
     def _read_cached(self, s_BTD: Tensor, piece: Piece, coda: list[KeyValues]) -> Tensor:
         """`read`, and its keys and values in place of those of an earlier check; of a state that stopped, the same."""

@@ -1,19 +1,28 @@
 """HYDRA: compressed convolutional attention, and routers that decide how much of the model a token passes through.
 
-    block      x = MoD(x, MoR(x, h -> h + CCGQA(norm h), h -> h + SwiGLU(norm h)))
+    layer      h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
+    block      x = MoD(x, MoR(x, layer))
     between    x += alpha * MoE(norm x)                             after some of the blocks
-    loss       CE + w_mod BCE + 0.01 ponder + 0.01 balance          w_mod = 0.01 (n R / 32) sqrt(D / 768)
+    loss       CE + w_mod BCE + 0.01 ponder + 0.01 balance          w_mod = 0.01 (L / 32) sqrt(D / 768)
 
-Mixture of depths (MoD) wraps a block that a mixture of recursions (MoR) runs up to R times with the same weights,
-attention included, so decoding keeps R caches a block. In training every token is computed and the routers weigh;
-in serving the tokens a MoD router turns away are skipped, but their keys, values and convolution rows are written.
+L = n R counts the layers a token passes at full depth. Mixture of depths (MoD) wraps a block that a mixture of
+recursions (MoR) runs up to R times with the same weights, attention included, so decoding keeps R caches a layer, or
+one with `mor_kv="first"`. In training every token is computed and the routers weigh; in serving the tokens a MoD router
+turns away are skipped, but their keys, values and convolution rows are written. `mod_scope="mlp"` gates feed-forward
+layers alone, see models/blocks/hydra_block.py. A block is one layer, or with `mor_sharing="middle_cycle"` all those
+between the first and the last (Middle-Cycle of Bae et al. 2025), which then are the only ones to recur.
 `routing="static"` weighs in serving too: no shape depends on data.
 
 Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
 persistent buffers. MoD is off at first; from `mod_from` on it opens once the loss is below `mod_gate_loss` and ramps
 over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. From
-`mod_skip_from` on training skips the tokens that serving will skip, which closes the gap between the two. MoR runs at
-full depth until `mor_from` and adapts fully from `mor_full` on. Experts are dense during `moe_dense`.
+`mod_skip_from` on what is added to the tokens that serving will skip fades to nothing in a tenth of the training, which
+closes the gap between the two. MoR runs at full depth until `mor_from` and adapts fully from `mor_full` on. Experts are
+dense during `moe_dense`.
+
+Domains: until `domain_until` the expert routers of rows whose source is in `domain_experts` also learn from
+`domain_loss` times -ln of the probability they give that source's experts (`teaching_loss`); the choice itself is
+never overruled, and rows of other sources, serving and fine-tuning know nothing of it.
 """
 
 from __future__ import annotations
@@ -43,6 +52,7 @@ from models.skeleton import Context, LanguageModel
 
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
 MOD_FORCED_RAMP = 0.1  # of the training
+MOD_SKIP_RAMP = 0.1
 
 Kind = Literal["embedding", "router", "expert"]
 
@@ -70,16 +80,17 @@ class Hydra(LanguageModel):
                 stacklevel=2,
             )
         self.weighs = section.routing == "static"  # weigh in serving as in training, skip nothing
-        self.blocks = cast(
-            "Sequence[Block]", nn.ModuleList(Block(recipe, section, layer) for layer in range(recipe.n_layers))
-        )
+        shape = section.layers_of_blocks(recipe.n_layers)
+        blocks = (Block(recipe, section, layers, place, len(shape)) for place, layers in enumerate(shape))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(blocks))
         self.expert_layers = cast(
             "Sequence[ExpertLayer]",
             nn.ModuleList(ExpertLayer(recipe, section) for _ in range(section.moe_layers)),
         )
         self._experts_after = {
-            after: number for number, after in enumerate(positions_among(recipe.n_layers, section.moe_layers))
+            after: number for number, after in enumerate(positions_among(len(shape), section.moe_layers))
         }
+        self._experts_of_SE: Tensor | None = None  # bool, by source; all of them where a source is not mapped
         for name in (
             "progress",
             "mod_floor",
@@ -98,10 +109,9 @@ class Hydra(LanguageModel):
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         run = self._pass(x_BTD, context)
-        for layer, block in enumerate(self.blocks):
-            slots = [None] * self.section.recursions if context.cache is None else context.cache.layers[layer]
-            x_BTD = block(x_BTD, run, slots)
-            number = self._experts_after.get(layer)
+        for place, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, run, None if context.cache is None else context.cache.layers[place])
+            number = self._experts_after.get(place)
             if number is not None:
                 x_BTD = self.expert_layers[number](x_BTD, run, number)
         if self.training:
@@ -109,17 +119,14 @@ class Hydra(LanguageModel):
         return x_BTD
 
     def _pass(self, x_BTD: Tensor, context: Context) -> Pass:
-        recipe, length = self.recipe, x_BTD.shape[1]
-        rope = rope_table(context.offset, length, recipe.head_dim, recipe.rope_base, x_BTD.device)
-        position_T = torch.arange(context.offset, context.offset + length, device=x_BTD.device)
-        doc_start_BT = context.doc_start_BT
-        if doc_start_BT is None:
-            age_BT = position_T.expand(x_BTD.shape[:2])
-        else:
-            age_BT = (position_T - doc_start_BT).expand(x_BTD.shape[:2])
+        recipe = self.recipe
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
+        age_BT = context.position_BT.expand(x_BTD.shape[:2])
         mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
         serving = not self.training and not self.weighs
-        may_skip = serving or (self.section.mod_skip_from is not None and self.training and bool(self.mod_skip))
+        skipping = 0.0
+        if serving or (self.training and self.section.mod_skip_from is not None):
+            skipping = float(mod_open == 1) * (1.0 if serving else float(self.mod_skip))
         return Pass(
             positions=Positions(context.offset, age_BT, rope, context.visible),
             context=context,
@@ -127,27 +134,39 @@ class Hydra(LanguageModel):
             mod_open=mod_open,
             mor_adaptive=self.mor_adaptive,
             moe_dense=self.moe_dense,
-            skip=may_skip and bool(mod_open == 1),
+            taught_BE=self._taught(context),
+            skipping=skipping,
             gather=serving,
         )
+
+    def _taught(self, context: Context) -> Tensor | None:
+        if self._experts_of_SE is None or context.source_B is None or self.progress >= self.section.domain_until:
+            return None
+        return self._experts_of_SE[context.source_B]
 
     def _weighted(self, losses: Losses) -> dict[str, Tensor]:
         """Auxiliary losses: the mean over the layers, times its weight."""
         recipe, section = self.recipe, self.section
-        depth = recipe.n_layers * section.recursions
+        depth = self.effective_layers
         weights = {
             "mod": section.mod_loss * depth / 32 * math.sqrt(recipe.d_model / 768),
             "ponder": section.ponder_loss,
             "moe": section.moe_loss,
+            "domain": section.domain_loss,
         }
         return {name: weights.get(name, 1.0) * torch.stack(found).mean() for name, found in losses.items()}
 
-    def new_layer_states(self) -> list[list[CCGQAState]]:
-        return [[CCGQAState() for _ in range(self.section.recursions)] for _ in self.blocks]
+    def new_layer_states(self) -> list[list[list[CCGQAState]]]:
+        return [block.new_states() for block in self.blocks]
+
+    @property
+    def effective_layers(self) -> int:
+        """Layers a token passes at full depth, repetitions counted."""
+        return sum(block.recursions * len(block.layers) for block in self.blocks)
 
     @property
     def residual_writes(self) -> int:
-        return 2 * self.recipe.n_layers * self.section.recursions
+        return 2 * self.effective_layers
 
     def init_weights(self, seed: int) -> None:
         super().init_weights(seed)
@@ -159,10 +178,13 @@ class Hydra(LanguageModel):
                 buffer.zero_()
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        if name.endswith("attention.beta"):
+        if name.endswith(("attention.beta", "mor.embedding.weight")):  # the latter would drown unscaled tokens
             parameter.zero_()
         elif name.endswith("ffn.alpha"):
             parameter.fill_(ALPHA_START)
+        elif name.endswith(("conv.weight", "mixing.weight")):
+            scale_preserving = parameter[0].numel() ** -0.5  # smaller, and the head means alone would speak
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale_preserving, generator=generator))
         else:
             super().init_parameter(name, parameter, generator)
             if name.endswith("experts.down"):
@@ -181,7 +203,8 @@ class Hydra(LanguageModel):
 
     def schedule(self, progress: float) -> dict[str, float]:
         section = self.section
-        skip = float(section.mod_skip_from is not None and progress >= section.mod_skip_from)
+        skip_from = section.mod_skip_from
+        skip = 0.0 if skip_from is None else _ramp(progress, skip_from, skip_from + MOD_SKIP_RAMP)
         if not section.curriculum:
             return {"progress": progress, "mod_floor": 1.0, "mod_skip": skip, "mor_adaptive": 1.0, "moe_dense": 0.0}
         return {
@@ -191,6 +214,15 @@ class Hydra(LanguageModel):
             "mor_adaptive": _ramp(progress, section.mor_from, section.mor_full),
             "moe_dense": float(progress < section.moe_dense),
         }
+
+    def begin_training(self, sources: Sequence[str]) -> None:
+        section = self.section
+        if not section.domain_experts:
+            return
+        everyone = range(section.experts)
+        mapped = [section.domain_experts.get(source, everyone) for source in sources]
+        marks = [[expert in experts for expert in everyone] for experts in mapped]
+        self._experts_of_SE = torch.tensor(marks, device=self.progress.device)
 
     def begin_step(self, step_key: int) -> None:
         for module in self.modules():
@@ -238,10 +270,11 @@ class Hydra(LanguageModel):
 
     def probes(self) -> Sequence[Probe]:
         blocks, experts = list(self.blocks), [layer.ffn for layer in self.expert_layers]
-        probes: list[Probe] = [AttentionShare([(block.attention_norm, block.attention) for block in blocks])]
+        layers = [layer for block in blocks for layer in block.layers]
+        probes: list[Probe] = [AttentionShare([(layer.attention_norm, layer.attention) for layer in layers])]
         if self.section.capacity < 1:
             probes.append(SkipProbe(blocks, self.section.capacity))
-        if self.section.recursions > 1:
+        if any(block.mor is not None for block in blocks):
             probes.append(DepthProbe(blocks, self.section.recursions))
         return [*probes, ExpertProbe(experts)] if experts else probes
 
@@ -264,25 +297,13 @@ class Hydra(LanguageModel):
         return super().active_parameters() - idle
 
     def cache_bytes_per_token(self, context_tokens: int) -> float:
-        recipe, attention = self.recipe, self.blocks[0].attention
-        kept = attention.reach * (attention.query_width + attention.key_width) + attention.key_width // 2
-        slots = recipe.n_layers * self.section.recursions
-        return slots * 2.0 * (2 * attention.key_width + kept / context_tokens)
+        return 2.0 * sum(block.cache_values_per_token(context_tokens) for block in self.blocks)
 
     def body_flops_per_token(self, context_tokens: float) -> float:
-        """In training, and where routing is static, every token is computed; in serving the share MoD lets through,
-        and of it the share MoR is meant to keep going."""
+        """In training, and where routing is static, every token is computed."""
         serving = not self.training and not self.weighs
-        total = sum(layer.ffn.flops_per_token() for layer in self.expert_layers)
-        for block in self.blocks:
-            routers = (weight for name, weight in block.named_parameters() if _kind(name) == "router")
-            total += 2.0 * sum(weight.numel() for weight in routers if weight.ndim == 2)
-            for r in range(self.section.recursions):
-                share = 1.0
-                if serving:
-                    share = self.section.capacity * (1.0 if block.mor is None else block.mor.expected_share(r))
-                total += block.attention.flops_per_token(context_tokens, share) + share * block.ffn.flops_per_token()
-        return total
+        experts = sum(layer.ffn.flops_per_token() for layer in self.expert_layers)
+        return experts + sum(block.flops_per_token(context_tokens, serving) for block in self.blocks)
 
 
 def _ramp(progress: float, start: float, stop: float) -> float:

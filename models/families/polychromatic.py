@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from kernels.noise import gumbel
+from kernels.packed_row import PackedRow
 from kernels.polyglu import ACTIVATIONS
 from kernels.rope import rope_table
 from models.blocks.gqa import GroupedQueryAttention, KeyValues
@@ -35,6 +36,10 @@ class LayerState:
     def __init__(self) -> None:
         self.keys_values = KeyValues()
         self.pooled = PooledSum()
+
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own; each has its sum already."""
+        self.keys_values.unpack(packed)
 
 
 class Block(nn.Module):
@@ -59,7 +64,7 @@ class Block(nn.Module):
         keys_values, pooled = (past.keys_values, past.pooled) if past is not None else (None, None)
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.visible, keys_values)
         ffn_input_BTD = self.ffn_norm(x_BTD)
-        return x_BTD + self.ffn(ffn_input_BTD, tau, context.doc_start_BT, noise_BFK, context.offset, pooled)
+        return x_BTD + self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
 
 
 class Polychromatic(LanguageModel):
@@ -84,7 +89,7 @@ class Polychromatic(LanguageModel):
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe = self.recipe
-        rope = rope_table(context.offset, x_BTD.shape[1], recipe.head_dim, recipe.rope_base, x_BTD.device)
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
         for layer, block in enumerate(self.blocks):
             past = context.cache.layers[layer] if context.cache is not None else None
             x_BTD = block(x_BTD, context, rope, self.tau, self._noise(layer, context), past)
@@ -146,6 +151,6 @@ class Polychromatic(LanguageModel):
         )
 
     def cache_bytes_per_token(self, context_tokens: int) -> float:
-        keys_values = sum(block.attention.cache_bytes_per_token() for block in self.blocks)
+        keys_values = sum(block.attention.cache_bytes(context_tokens) for block in self.blocks)
         pooled = 4 * self.section.gate_width * len(self.blocks)
-        return keys_values + pooled / context_tokens
+        return (keys_values + pooled) / context_tokens

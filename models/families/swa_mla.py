@@ -18,6 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from kernels.attention import Visible
 from kernels.rope import rope_table
 from models.blocks.attention_probe import AttentionReach
 from models.blocks.gqa import KeyValues
@@ -50,7 +51,7 @@ class Block(nn.Module):
         self,
         x_BTD: Tensor,
         rope: Tensor,
-        seen: Span | Tensor | None,
+        seen: Span | Visible,
         past: WindowKeyValues | KeyValues | None,
     ) -> Tensor:
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, seen, past)
@@ -74,10 +75,9 @@ class SwaMla(LanguageModel):
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe, section = self.recipe, self.section
-        length, device = x_BTD.shape[1], x_BTD.device
-        span = Span.of(context, length, section.visible_window, section.sink, device)
+        span = Span.of(context, section.visible_window, section.sink)
         window_rope, latent_rope = (
-            rope_table(context.offset, length, dim, recipe.rope_base, device, section.rope_factor)
+            rope_table(context.position_BT, dim, recipe.rope_base, section.rope_factor)
             for dim in (recipe.head_dim, section.qk_rope_dim)
         )
         for layer, block in enumerate(self.blocks):

@@ -116,6 +116,7 @@ LAYOUT = Layout(
     tables=_tables,
     fields=_fields,
     write=_write,
+    beside=("curriculum_step",),  # of training alone: a model read from there has no curriculum
     caveat=lambda _: "draws other initial states, and attends to padding",
     shapes={
         f"transformer.{stack}.{{}}.attn.qk_bias": lambda recipe: (2, 1, recipe.n_heads, recipe.head_dim)

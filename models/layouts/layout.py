@@ -34,7 +34,7 @@ class Layout:
     write: Callable[[Path, dict[str, Tensor], LanguageModel, int], None]  # to path: tensors, model, steps trained
     caveat: Callable[[ModelRecipe], str]  # why their code will compute other numbers
     shapes: Mapping[str, Callable[[ModelRecipe], tuple[int, ...]]] = field(default_factory=dict)  # unless (rows, ...)
-    beside: tuple[str, ...] = ()  # those of our buffers that lie beside the tensors there
+    beside: tuple[str, ...] = ()  # those of our buffers that are no tensors there; read from beside them
 
     def implied(self, model: LanguageModel) -> dict[str, Tensor]:
         """All implied tensors of a model."""

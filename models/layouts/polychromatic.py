@@ -60,8 +60,8 @@ def _fields(state: State, _config: Mapping[str, Any]) -> dict[str, Any]:
 def _tables(model: LanguageModel) -> dict[str, Tensor]:
     """Rotation tables in the weights' dtype, since the published code casts the whole model."""
     recipe, like = model.recipe, model.embedding.weight
-    table = rope_table(0, recipe.max_seq_len, recipe.head_dim, recipe.rope_base, like.device)
-    cosines, sines = table.to(like.dtype)
+    position_1T = torch.arange(recipe.max_seq_len, device=like.device)[None]
+    cosines, sines = rope_table(position_1T, recipe.head_dim, recipe.rope_base)[:, 0].to(like.dtype)
     return {"rope.cosines": cosines, "rope.sins": sines}
 
 

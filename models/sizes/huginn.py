@@ -1,8 +1,9 @@
 """The recurrent shapes of recurrent-pretraining's registry, a small one to train, and the registry's GPT baselines.
 
-Vocabularies are as padded there, to a multiple of 4096. The baselines are those whose blocks a vanilla model has
-(RMSNorm, gated SiLU): same vocabulary, widths, depth and heads, with our tied head and norms on queries and keys. The
-registry's GPT-2, Gemma, Weaver and Brick shapes have other blocks and are not here.
+Vocabularies are as padded there, to a multiple of 4096 (Gemma's of 512). The baselines have the registry's vocabulary,
+widths, depth and heads on a vanilla model: the Llamas with our tied head and norms on queries and keys, the Gemmas with
+all that Gemma 2 has, of which the registry's code has part. GPT-2 is in sizes/vanilla.py, with its own vocabulary.
+Not here: Weaver, whose blocks are not public, and the Bricks, matrices without attention that only measure hardware.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 from models.config import ModelRecipe
+from models.sizes.vanilla import GEMMA_2
 
 _RELEASED = {"sampling": "poisson-lognormal-filling", "norm_gain": True, "qk_bias": True, "init": "takase"}
 _EARLY = {"injection": "add", "block": "post-norm", "qk_bias": False, "init": "scaled-orthogonal"}
@@ -58,6 +60,21 @@ def _baseline(n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, d_ff: 
     )
 
 
+def _gemma(n_layers: int, d_model: int, n_heads: int) -> ModelRecipe:
+    return ModelRecipe(
+        family="vanilla",
+        vocab_size=50_688,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_heads // 2,
+        head_dim=128,
+        d_ff=4 * d_model,
+        max_seq_len=8192,
+        vanilla=GEMMA_2,
+    )
+
+
 _FILL = {**_EARLY, "sampling": "poisson-fill"}
 _UNTIED = {**_EARLY, "sampling": "poisson-unbounded", "tied": False}
 _LLAMA_2 = {"vocab_size": 32_768, "n_kv_heads": 8}
@@ -89,4 +106,8 @@ SIZES: dict[str, ModelRecipe] = {
     "tiny-llama-190m": _baseline(12, 1024, 32, 4, 2816, 2048),
     "tiny-llama-1.1b": _baseline(22, 2048, 32, 4, 5632, 2048),
     "llama-debug": _baseline(4, 512, 8, 2, 256, 384),
+    "pygemma-2-100m": _gemma(3, 768, 6),
+    "pygemma-2-500m": _gemma(12, 1536, 12),
+    "pygemma-2-1b": _gemma(12, 2048, 16),
+    "pygemma-2-2b": _gemma(26, 2048, 16),
 }

@@ -49,6 +49,25 @@ def check(recipe: EvalTaskRecipe) -> None:
         )
 
 
+def hub_datasets(recipe: EvalTaskRecipe) -> set[str]:
+    """Ids of the hub data sets the task reads, those of a group's members included. UserError for an unknown task."""
+    if recipe.path is not None or recipe.name in local_names():
+        return set()
+    index = manager(recipe.name).task_index
+    waiting, seen, found = [recipe.name], set(), set()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name not in index:
+            continue
+        seen.add(name)
+        config = _with_included(index[name])
+        waiting += _members(config.get("task"))
+        if index[name].kind.name == "TAG":
+            waiting += [other for other, entry in index.items() if name in entry.tags]
+        found |= {config["dataset_path"]} if config.get("dataset_path") else set()
+    return found - set(READERS.values())
+
+
 def load(recipe: EvalTaskRecipe, data_file: Path | None, *, chat: bool, cache_dir: Path, seed: int) -> dict[str, Any]:
     """lm-eval task objects by name, ready to evaluate; a group gives its members.
 
@@ -102,6 +121,16 @@ def _config(tasks: TaskManager, recipe: EvalTaskRecipe) -> Mapping[str, Any]:
     return tasks.task_index[recipe.name].cfg or {}
 
 
+def _with_included(entry: Any) -> dict[str, Any]:
+    """The fields of a task file and of those it includes, its own first."""
+    config, path = dict(entry.cfg or {}), entry.yaml_path
+    while path is not None and config.get("include"):
+        path = path.parent / config.pop("include")
+        included = _fields(path) if path.is_file() else {}
+        config = {**included, **config}
+    return config
+
+
 def _brings_examples(config: Mapping[str, Any]) -> bool:
     return bool((config.get("fewshot_config") or {}).get("samples"))
 
@@ -147,8 +176,6 @@ def _load(tasks: TaskManager, wanted: Any, recipe: EvalTaskRecipe, config: Mappi
 
 def _folders(name: str) -> Iterator[Path]:
     """Folders of lm-eval in which `name`, a task, group or tag, and whatever it consists of are defined."""
-    import yaml
-
     definitions = _definitions()
     waiting, seen = [name], set()
     while waiting:
@@ -164,7 +191,7 @@ def _folders(name: str) -> Iterator[Path]:
             if kind != "tag":
                 yield path.parent
             if kind == "group":
-                waiting += _members(yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader()).get("task"))
+                waiting += _members(_fields(path).get("task"))
 
 
 def _members(listed: Any) -> Iterator[str]:
@@ -197,6 +224,12 @@ def _definitions() -> dict[str, list[tuple[Path, str]]]:
         for name, kind in named + tags:
             found.setdefault(name, []).append((path, kind))
     return found
+
+
+def _fields(path: Path) -> dict[str, Any]:
+    import yaml
+
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader())
 
 
 @cache

@@ -15,11 +15,11 @@ from data.shards import TokenShards
 from data.store import write_json
 from data.tokenizers import load_tokenizer
 from tasks.trainer.config import RunSpec
+from tasks.trainer.micro_batch import micro_batch_rows
 from tasks.trainer.world import World
 
 Loader = MixtureLoader | ChatLoader
 SLICES = "slices.json"
-SLICE_TOKENS = {"cpu": 8_192, "cuda": 16_384}  # forward and backward at once
 
 
 def build_loader(spec: RunSpec) -> Loader:
@@ -77,11 +77,14 @@ class ReadAhead:
 
 
 def slice_tokens(run_dir: Path, spec: RunSpec, device: torch.device, world: World) -> int:
-    """Tokens of a forward and backward pass: what the operator asks for in rows, else what suits the device; not more
-    than an attempt that ran out of memory has left to try."""
-    rows, noted = spec.runtime.micro_batch_rows, run_dir / SLICES
-    asked = rows * spec.train.seq_len_tokens if rows is not None else SLICE_TOKENS[device.type]
-    return world.from_first(min(asked, json.loads(noted.read_text())["tokens"]) if noted.exists() else asked)
+    """Tokens of a forward and backward pass: see tasks/trainer/micro_batch.py; not more than an attempt that ran out of
+    memory has left to try."""
+    train, noted = spec.train, run_dir / SLICES
+    memory_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+    own_rows = train.batch_rows // world.size
+    rows = micro_batch_rows(spec.model, train, spec.runtime, device.type, memory_bytes, own_rows)
+    tokens = rows * train.seq_len_tokens
+    return world.from_first(min(tokens, json.loads(noted.read_text())["tokens"]) if noted.exists() else tokens)
 
 
 def note_smaller_slices(run_dir: Path, tokens: int) -> None:
@@ -91,5 +94,5 @@ def note_smaller_slices(run_dir: Path, tokens: int) -> None:
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:
     """Rows start .. stop - 1 as the keyword arguments of `LanguageModel.loss`, int64 on the device."""
-    names = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B")
+    names = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B", "source_B")
     return {name: torch.from_numpy(getattr(batch, name)[start:stop]).to(device) for name in names}

@@ -9,16 +9,45 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from data.errors import UserError
+from data.runtime import Runtime
 from models.skeleton import LanguageModel
 
+FLOAT8_MULTIPLE = 16  # of both widths of a matrix, for the hardware's products
 
-def prepare_blocks(model: LanguageModel, recompute_blocks: int | None, compiled: bool) -> None:
-    """Recompute the last of every `recompute_blocks` blocks in the backward pass; compile every block."""
+
+def prepare_blocks(model: LanguageModel, runtime: Runtime) -> None:
+    """Float8 products, recomputation of the last of every `recompute_blocks` blocks in the backward pass, compilation.
+
+    Raises UserError where torchao is missing.
+    """
+    if runtime.precision == "fp8":
+        use_float8(model)
+    recompute_blocks = runtime.recompute_blocks
     for number, block in enumerate(model.units(), start=1):
         if recompute_blocks is not None and number % recompute_blocks == 0:
             block.forward = _recomputing(block, block.forward)
-        if compiled:
+        if runtime.compile:
             block.compile()
+
+
+def use_float8(model: LanguageModel, emulate: bool = False) -> None:
+    """Compute the linear layers of the blocks in float8, forward and backward, scaled tensor by tensor (torchao).
+
+    Weights, their names and the optimizer see nothing of it. Routers and odd widths are left out; `emulate` computes
+    the same numbers on hardware without such products, slowly. Raises UserError where torchao is missing.
+    """
+    try:
+        from torchao.float8 import Float8LinearConfig, convert_to_float8_training
+    except ImportError:
+        raise UserError("runtime.precision=fp8 needs torchao: pip install 'athanor[fp8]', or use bf16") from None
+
+    def suits(module: nn.Module, name: str) -> bool:
+        odd = isinstance(module, nn.Linear) and any(width % FLOAT8_MULTIPLE for width in module.weight.shape)
+        return not odd and "router" not in name.split(".")
+
+    for block in model.units():
+        convert_to_float8_training(block, module_filter_fn=suits, config=Float8LinearConfig(emulate=emulate))
 
 
 def _recomputing(block: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:

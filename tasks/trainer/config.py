@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -15,7 +15,9 @@ from data.config import MixtureRecipe, Recipe
 from data.phases import Phase
 from data.runtime import Runtime
 from models.config import ModelRecipe
+from tasks.trainer.optimizers.defaults import OptimizerName, refuse_stalling_beta, with_defaults
 
+SUMMARY = "summary.json"  # how the run went, beside its weights: steps planned and done, cuts, rollbacks
 STABLE_SCHEDULES = ("wsd", "trapezoid", "constant")  # those that stay at the peak for a while
 
 
@@ -66,11 +68,28 @@ class TrainRecipe(Recipe):
     decay_fraction: float = Field(
         default=0.2, gt=0, le=1, description="Last share of the steps, in which wsd and trapezoid decay"
     )
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="AdamW first-moment decay")
-    beta2: float = Field(default=0.95, ge=0, lt=1, description="AdamW second-moment decay")
-    eps: float = Field(default=1e-8, gt=0, description="AdamW epsilon")
-    weight_decay: float = Field(
-        default=0.1, ge=0, description="Decoupled decay of matrices; never of gains, biases, alpha, beta"
+    optimizer: OptimizerName = Field(
+        default="adamw",
+        exclude_if=lambda name: name == "adamw",
+        description="peak_lr of Lion is about a tenth, of Adafactor (relative to a matrix's size) ten times AdamW's",
+    )
+    beta1: float | None = Field(
+        default=None, ge=0, lt=1, description="Decay of the first moment; none is the optimizer's own"
+    )
+    beta2: float | None = Field(
+        default=None, ge=0, lt=1, description="Decay of the second moment (Lion: of its only one); none as above"
+    )
+    eps: float | None = Field(
+        default=None, gt=0, description="AdamW, Muon's AdamW, Sophia-G, ELLISAdam: smallest divisor; none as above"
+    )
+    weight_decay: float | None = Field(
+        default=None,
+        ge=0,
+        description="Decay of matrices, never of gains, biases, alpha, beta, by lr * weight_decay a step; ellis-adam: "
+        "by lr / peak_lr * weight_decay; none as above",
+    )
+    sophia_gamma: float | None = Field(
+        default=None, gt=0, description="sophia-g: how much curvature counts, so which updates are clipped"
     )
     grad_clip: float = Field(default=1.0, gt=0, description="Global gradient norm is clipped to this")
     average_from: float | None = Field(
@@ -80,6 +99,19 @@ class TrainRecipe(Recipe):
     seed: int = Field(default=0, ge=0, description="Seed of initialisation, data order and noise")
     eval_every_steps: int = Field(default=200, ge=1, description="Held-out evaluation interval")
     eval_tokens: int = Field(default=65_536, ge=1, description="Held-out tokens per source and evaluation")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _optimizer_defaults(cls, fields: Any) -> Any:
+        """Write the optimizer's own values where the recipe has none: the key holds the numbers a run trained with."""
+        if not isinstance(fields, dict) or (name := fields.get("optimizer", "adamw")) not in get_args(OptimizerName):
+            return fields
+        return with_defaults(name, fields)
+
+    @model_validator(mode="after")
+    def _moments_move(self) -> TrainRecipe:
+        refuse_stalling_beta(self.optimizer, {"beta1": self.beta1, "beta2": self.beta2})
+        return self
 
     @model_validator(mode="after")
     def _whole_rows(self) -> TrainRecipe:

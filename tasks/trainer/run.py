@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +33,23 @@ from tasks.trainer.batches import ReadAhead, build_loader, held_out, note_smalle
 from tasks.trainer.blocks import prepare_blocks
 from tasks.trainer.budget import Pace, revised
 from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
-from tasks.trainer.config import RunSpec
+from tasks.trainer.config import SUMMARY, RunSpec
 from tasks.trainer.course import Course
+from tasks.trainer.declaration import declared_schedule
 from tasks.trainer.engines.build import build_engine, check_world
 from tasks.trainer.exits import Preempted
 from tasks.trainer.guard import Guard
 from tasks.trainer.held_out import evaluate
 from tasks.trainer.journal import Journal
 from tasks.trainer.metrics import ATTEMPT_VARIABLE
+from tasks.trainer.optimizers.build import build_optimizer
 from tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
 from tasks.trainer.step import Optimization
 from tasks.trainer.stopping import StopRequest
 from tasks.trainer.throughput import Throughput
 from tasks.trainer.world import World
 
-SUMMARY = "summary.json"
+SCHEDULE = "schedule.json"
 WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
 CHECKPOINTS = "checkpoints"
 LOCK = "trainer.lock"
@@ -119,8 +122,10 @@ class TrainingRun:
         self._held_out = held_out(spec)
         self._token_bytes_V = token_bytes(spec).to(self._device)
         model = starting_model(spec, self._device)
-        prepare_blocks(model, runtime.recompute_blocks, runtime.compile)
-        self._engine = build_engine(model, self._optimizer, runtime, recipe, world, device, precision)
+        model.begin_training(self._loader.sources)
+        prepare_blocks(model, runtime)
+        make_optimizer = partial(build_optimizer, recipe=recipe, device=device)
+        self._engine = build_engine(model, make_optimizer, runtime, recipe, world, device, precision)
         self._model = model
         self._optimization = Optimization(
             self._engine,
@@ -150,6 +155,9 @@ class TrainingRun:
         self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(self._loader.batch_rows(step)))
         cleanup.callback(self._batches.close)
         self._journal.begin(self._position.step)
+        if world.first:
+            scheduled = model if spec.objective == "pretrain" else None
+            write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))
 
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
@@ -169,16 +177,6 @@ class TrainingRun:
                 write_portable(self._dir, self._spec.model, weights, Path(self._spec.tokenizer_dir))
         if self._world.first:
             write_json(self._dir / SUMMARY, self._summary())
-
-    def _optimizer(self, model: LanguageModel) -> torch.optim.Optimizer:
-        recipe = self._spec.train
-        return torch.optim.AdamW(
-            model.parameter_groups(recipe.weight_decay),
-            lr=recipe.peak_lr,
-            betas=(recipe.beta1, recipe.beta2),
-            eps=recipe.eps,
-            fused=True,
-        )
 
     def _step(self) -> None:
         """Compute a step and learn from it, or pass it over if the guard says so."""

@@ -17,9 +17,12 @@ import torch
 
 from data.loader import Batch
 from kernels.cross_entropy import IGNORE
-from models.skeleton import LanguageModel
+from models.skeleton import LanguageModel, Loss
 from tasks.trainer.batches import rows_of
 from tasks.trainer.engines.engine import Engine
+from tasks.trainer.optimizers.sophia import SophiaG
+
+LossOf = Callable[[dict[str, torch.Tensor]], Loss]
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,22 @@ class Optimization:
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
         """Loss and clipped gradient of this rank's rows of a step; `step_key` as in `LanguageModel.begin_step`."""
-        totals = self._gradients(batch, step_key)
+        self._measured = batch, step_key
+        totals = self._gradients(batch, step_key, self.engine.loss)
         norm = self.engine.clip(self._grad_clip)
         names, sums = list(totals), torch.stack([total.double() for total in totals.values()])
         values = dict(zip(names, self.engine.world.sum(sums).tolist(), strict=True))
         return StepResult(values.pop("loss"), norm.item(), values)
 
     def update(self, lr: float) -> None:
-        """Learn from what was measured."""
+        """Learn from what was measured, of the curvature too where the optimizer wants it now."""
         self.engine.update(lr)
+        optimizer = self.engine.optimizer
+        if isinstance(optimizer, SophiaG) and optimizer.curvature_due():
+            batch, step_key = self._measured
+            self._gradients(batch, step_key, self.engine.sampled_loss)
+            optimizer.update_curvature(self._targets(batch))
+            self.engine.discard()
 
     def discard(self) -> None:
         """Forget what was measured."""
@@ -80,10 +90,10 @@ class Optimization:
 
         return self.engine.compute(compute)
 
-    def _gradients(self, batch: Batch, step_key: int) -> dict[str, torch.Tensor]:
+    def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         while True:
             try:
-                return self._accumulate(batch, step_key)
+                return self._accumulate(batch, step_key, loss_of)
             except torch.OutOfMemoryError:
                 row_tokens = batch.ids_BT.shape[1]
                 rows = self.slice_tokens // row_tokens
@@ -96,20 +106,24 @@ class Optimization:
             torch.cuda.empty_cache()
             self._say(f"out of device memory; going on with {rows} rows at a time")
 
-    def _accumulate(self, batch: Batch, step_key: int) -> dict[str, torch.Tensor]:
+    def _accumulate(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         self.engine.model.begin_step(step_key)
         rows, row_tokens = batch.ids_BT.shape
         slice_rows = max(1, self.slice_tokens // row_tokens)
-        own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
-        targets = max(1, int(self.engine.world.sum(own_targets)))
+        targets = max(1, self._targets(batch))
         totals: dict[str, torch.Tensor] = {}
         for start in range(0, rows, slice_rows):
             stop = min(rows, start + slice_rows)
             with self.engine.slice(last=stop == rows):
                 with self._autocast:
-                    loss = self.engine.loss(rows_of(batch, start, stop, self._device))
+                    loss = loss_of(rows_of(batch, start, stop, self._device))
                 parts = {"loss": loss.total / targets}
                 parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
                 self.engine.backward(torch.stack(list(parts.values())).sum())
             totals = {name: totals.get(name, 0.0) + part.detach() for name, part in parts.items()}
         return totals
+
+    def _targets(self, batch: Batch) -> int:
+        """Target tokens of the step over all ranks."""
+        own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
+        return int(self.engine.world.sum(own_targets))

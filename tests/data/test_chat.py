@@ -221,11 +221,12 @@ def test_packed_rows_hold_whole_conversations_as_documents_once_per_epoch(
 def test_chat_rows_are_the_same_in_any_grouping_and_keys_differ(chat_dir):
     loader = ChatLoader(chat_dir, seed=1, steps=9, seq_len_tokens=100, batch_rows=6)
     whole, part = loader.batch(4, range(6)), loader.batch(4, [5, 2])
-    for field in ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B"):
+    for field in ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B", "source_B"):
         assert (getattr(whole, field)[[5, 2]] == getattr(part, field)).all()
         assert getattr(whole, field).dtype == np.int64
     assert len(set(whole.row_key_B.tolist())) == 6
     assert loader.counts(4) == {"chat": 6}
+    assert [loader.sources[index] for index in whole.source_B] == ["chat"] * 6
     for step, slot in ((9, 0), (-1, 0), (0, 6)):
         with pytest.raises(IndexError):
             loader.batch(step, [slot])

@@ -18,7 +18,7 @@ from data.shards import Encoded, TokenShards, write_shards, write_splits
 from data.tokenizers import build_tokenizer, load_tokenizer
 
 WINDOW = 16
-FIELDS = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B")
+FIELDS = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B", "source_B")
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,8 @@ def test_rows_are_the_windows_of_the_stream_with_isolated_documents(shard_dirs):
                 assert batch.doc_start_BT[slot, t] == document
                 ends_here = stream[t] == shards.eos_id
                 assert batch.targets_BT[slot, t] == (-100 if ends_here else stream[t + 1])
+        assert [loader.sources[index] for index in batch.source_B] == [loader.sample(step, s).source for s in range(8)]
+    assert loader.sources == ["code", "math", "stem"]
     assert all(getattr(batch, f).dtype == np.int64 for f in FIELDS)
 
 

@@ -19,7 +19,7 @@ from data.tokenizers import build_tokenizer, load_tokenizer
 from flows.cli import main
 from tasks.trainer.batches import build_loader
 from tasks.trainer.config import RunSpec
-from tasks.trainer.run import read_spec
+from tasks.trainer.start import read_spec
 
 
 @pytest.fixture

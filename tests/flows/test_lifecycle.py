@@ -13,6 +13,7 @@ import tokenizers
 import yaml
 
 from data.store import Store
+from tasks.trainer.ledger import ledger_total
 
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
 SMALL = {
@@ -45,7 +46,7 @@ def only(stage: str, label: str = "") -> Path:
 
 
 @pytest.mark.slow
-def test_builtin_text_becomes_a_report_and_every_stage_is_cached_after_that(tmp_path):
+def test_builtin_text_becomes_a_report_and_every_stage_is_cached_after_that(tmp_path, private_home):
     preset = write_preset(
         tmp_path,
         data={"sources": {name: {"max_documents": 300 if name == "math" else 6} for name in ("math", "stem", "code")}},
@@ -53,13 +54,19 @@ def test_builtin_text_becomes_a_report_and_every_stage_is_cached_after_that(tmp_
         sft={"source": {"max_documents": 100}, "train": SMALL_SFT},
         evaluate={"tasks": {name: {"limit": 4} for name in ("word-problems", "bits-per-byte")}},
     )
-    run(preset)
+    run(preset, "--budget-hours", "50")
     names = {f"{a.stage}/{a.label}" for a in Store().artifacts()}
     assert {"pretrain/polychromatic", "sft/polychromatic", "chat/word-problems-chat", "report/small"} <= names
     assert {"evaluate/word-problems-base", "evaluate/word-problems-sft"} <= names
     report = (only("report") / "report.html").read_text()
     for heading in ("Lineage", "Benchmarks", "Inside the model", "Samples", "Reproduce"):
         assert heading in report
+    (budget,) = (private_home / "budgets").glob("small-*")
+    allowed_s = [
+        json.loads((only(stage) / "run.json").read_text())["runtime"]["budget_s"] for stage in ("pretrain", "sft")
+    ]
+    assert all(0 < seconds < 50 * 3600 for seconds in allowed_s)
+    assert sum(a.manifest["wall_s"] for a in Store().artifacts()) < ledger_total(budget).device_s < 4000
 
     again = run(preset)
     assert "made in" not in again and again.count("Cached(type=COMPLETED)") == len(names)

@@ -81,6 +81,14 @@ def test_a_wrong_value_is_one_line_with_key_value_and_what_is_allowed(override, 
     assert "\n" not in str(error.value)
 
 
+def test_a_map_from_sources_that_the_mixture_lacks_is_one_line_with_both_fields():
+    load_preset("quickstart-hydra", ["model.hydra.domain_experts={math: [0, 1]}"])
+    with pytest.raises(UserError) as error:
+        load_preset("quickstart-hydra", ["model.hydra.domain_experts={math: [0], law: [1]}"])
+    assert "model.hydra.domain_experts names law, but data.mixture has code, math, stem" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [("a: [", "is no YAML"), ("just text", "must hold keys"), ("extends: nothing", "no preset 'nothing'")],

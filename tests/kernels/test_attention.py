@@ -10,7 +10,7 @@ from kernels.rope import rope_table, rotate_half_split
 CPU = torch.device("cpu")
 
 
-def reference(q, k, v, doc_start, offset):
+def reference(q, k, v, doc_start, offset, cap):
     """Softmax over an explicit mask, heads repeated contiguously, one query at a time."""
     rows, length, heads, width = q.shape
     out = torch.zeros_like(q)
@@ -20,20 +20,23 @@ def reference(q, k, v, doc_start, offset):
             for h in range(heads):
                 g = h // (heads // k.shape[2])
                 scores = k[b, first : last + 1, g] @ q[b, t, h] / width**0.5
+                scores = scores if cap is None else cap * (scores / cap).tanh()
                 out[b, t, h] = scores.softmax(0) @ v[b, first : last + 1, g]
     return out
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 3), st.booleans())
-def test_attention_equals_the_definition(lengths, kept, packed):
+@given(
+    st.lists(st.integers(1, 4), min_size=1, max_size=3), st.integers(0, 3), st.booleans(), st.sampled_from([None, 0.7])
+)
+def test_attention_equals_the_definition(lengths, kept, packed, cap):
     total = sum(lengths)
     offset = min(kept, total - 1)
     starts = [sum(lengths[:i]) for i, n in enumerate(lengths) for _ in range(n)] if packed else [0] * total
     doc_start = torch.tensor([starts[offset:]] * 2)
     q, k, v = torch.randn(2, total - offset, 4, 6), torch.randn(2, total, 2, 6), torch.randn(2, total, 2, 6)
     visible = visible_keys(doc_start if packed else None, offset, total - offset, CPU)
-    torch.testing.assert_close(attention(q, k, v, visible), reference(q, k, v, doc_start, offset))
+    torch.testing.assert_close(attention(q, k, v, visible, cap), reference(q, k, v, doc_start, offset, cap))
 
 
 def test_one_document_needs_no_mask():
@@ -45,7 +48,9 @@ def test_rotated_scores_depend_on_the_distance_alone():
     q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
 
     def score(i, j):
-        turned = [rotate_half_split(x, rope_table(at, 1, 8, 100.0, CPU)).double() for x, at in ((q, i), (k, j))]
+        turned = [
+            rotate_half_split(x, rope_table(torch.tensor([[at]]), 8, 100.0)).double() for x, at in ((q, i), (k, j))
+        ]
         return (turned[0] * turned[1]).sum()
 
     torch.testing.assert_close(score(7, 3), score(24, 20), atol=1e-5, rtol=1e-5)
@@ -54,5 +59,5 @@ def test_rotated_scores_depend_on_the_distance_alone():
 
 def test_rope_turns_channel_i_with_channel_i_plus_half():
     x = torch.tensor([1.0, 0.0, 0.0, 0.0])[None, None, None]
-    turned = rotate_half_split(x, rope_table(1, 1, 4, 10_000.0, CPU))[0, 0, 0]
+    turned = rotate_half_split(x, rope_table(torch.ones(1, 1), 4, 10_000.0))[0, 0, 0]
     torch.testing.assert_close(turned, torch.tensor([torch.tensor(1.0).cos(), 0.0, torch.tensor(1.0).sin(), 0.0]))

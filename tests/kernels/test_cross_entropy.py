@@ -1,4 +1,4 @@
-"""The head's loss equals plain cross-entropy and never holds the logits of all positions."""
+"""The head's loss equals plain cross-entropy and never holds the logits of all positions; no more does sampling."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import kernels.cross_entropy as module
-from kernels.cross_entropy import linear_cross_entropy
+from kernels.cross_entropy import linear_cross_entropy, sample_classes
 
 
 @pytest.fixture
@@ -24,14 +24,17 @@ def example(positions=40, vocab=50, width=8, dtype=torch.float32):
     return h, weight, target
 
 
-def plain(h, weight, target):
-    return F.cross_entropy(F.linear(h, weight).float(), target, ignore_index=-100, reduction="sum")
+def plain(h, weight, target, cap=None):
+    logits = F.linear(h, weight).float()
+    logits = logits if cap is None else cap * (logits / cap).tanh()
+    return F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
 
 
+@pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.usefixtures("small_chunks")
-def test_loss_and_gradients_equal_the_plain_ones():
+def test_loss_and_gradients_equal_the_plain_ones(cap):
     h, weight, target = example()
-    found, wanted = linear_cross_entropy(h, weight, target), plain(h, weight, target)
+    found, wanted = linear_cross_entropy(h, weight, target, cap), plain(h, weight, target, cap)
     torch.testing.assert_close(found, wanted)
     # The loss is scaled before backward, as the trainer scales it by the number of targets.
     torch.testing.assert_close(
@@ -82,3 +85,20 @@ def test_bf16_autocast_is_within_tolerance_and_keeps_fp32_gradients():
     assert found.dtype == grads[0].dtype == grads[1].dtype == torch.float32
     torch.testing.assert_close(found, wanted, rtol=0.01, atol=0.0)
     torch.testing.assert_close(grads[1], torch.autograd.grad(wanted, (h, weight))[1], rtol=0.1, atol=0.1)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_classes_are_drawn_from_the_softmax_by_inverting_its_distribution():
+    h, weight, _ = example()
+    cumulative = F.linear(h, weight).double().softmax(1).cumsum(1)
+    drawn = sample_classes(h, weight, torch.full((40,), 0.3, dtype=torch.float64))
+    assert drawn.tolist() == [(row < 0.3).sum().item() for row in cumulative]
+    even = (torch.arange(2000) + 0.5).double() / 2000
+    share = sample_classes(h[:1].expand(2000, -1), weight, even).bincount(minlength=50) / 2000
+    torch.testing.assert_close(share, F.linear(h[0], weight).softmax(0), rtol=0, atol=6e-4)
+
+
+def test_the_ends_of_the_distribution_are_classes_that_can_be_drawn():
+    h, weight = torch.ones(2, 1), torch.tensor([[-200.0], [0.0], [0.0], [-200.0]])
+    ends = torch.tensor([2.0**-53, 1 - 2.0**-53], dtype=torch.float64)
+    assert sample_classes(h, weight, ends).tolist() == [1, 2]

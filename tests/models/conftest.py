@@ -14,8 +14,13 @@ SHAPE = dict(vocab_size=61, d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, hea
 SWA_MLA = dict(window=3, sink=1, kv_rank=6, qk_nope_dim=4, qk_rope_dim=4, v_dim=6, scale_residual_init=True)
 HYDRA = dict(recursions=2, experts=4, moe_layers=1, curriculum=False)
 HUGINN = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 3, "backprop_depth": 2}
+GPT_2 = {"positions": "learned", "norm": "layernorm", "ffn": "gelu", "bias": True, "qk_norm": False}
+GEMMA_2 = {"ffn": "geglu", "branch_norm": True, "qk_norm": False, "scale_embedding": True}
+GEMMA_2 |= {"window": 3, "attention_cap": 2.0, "logit_cap": 3.0}
 MODES = {  # every family as it comes, and its other modes: fields that differ from SHAPE
     "vanilla": {"family": "vanilla"},
+    "vanilla gpt2": {"family": "vanilla", "n_kv_heads": 4, "vanilla": GPT_2},
+    "vanilla gemma2": {"family": "vanilla", "n_layers": 3, "vanilla": GEMMA_2},
     "polychromatic": {"family": "polychromatic"},
     **{
         mode: {"family": "swa_mla", "n_layers": 3, "swa_mla": {**SWA_MLA, **changes}}
@@ -36,9 +41,16 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
             "hydra expert_choice": {"mor": "expert_choice", "recursions": 3},
             "hydra token_choice": {"mor": "token_choice"},
             "hydra static": {"routing": "static"},
+            "hydra first keys": {"mor_kv": "first", "mor_exit": "hard", "recursions": 3, "conv_bias": True},
+            "hydra mlp": {"mod_scope": "mlp", "mor_exit": "hard", "recursions": 3},
             "hydra wide": {"conv_kernel": 2, "mixing_kernel": 3, "conv_bias": True, "experts_per_token": 2},
             "hydra attention alone": {"capacity": 1, "recursions": 1, "moe_layers": 0, "rope_pairing": "half-split"},
         }.items()
+    },
+    "hydra middle_cycle": {
+        "family": "hydra",
+        "n_layers": 4,
+        "hydra": {**HYDRA, "mor_sharing": "middle_cycle", "mor_kv": "first", "mor_exit": "hard", "recursions": 3},
     },
     "huginn": {"family": "huginn", "n_layers": 4, "huginn": HUGINN},
     "huginn pre-norm": {
@@ -87,8 +99,10 @@ def lively_model(tiny_recipe):
         model.init_weights(seed)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
-            for parameter in model.parameters():
+            for name, parameter in model.named_parameters():
                 spread = 0.5 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5
+                if mode.startswith("vanilla") and name.endswith("bias"):  # larger, they would drown the tokens
+                    spread = 0.05
                 if mode.startswith("huginn"):  # iterated, larger weights would magnify rounding
                     spread *= 0.5
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * spread)
@@ -120,7 +134,7 @@ class ScriptedModel(torch.nn.Module):
         self.embedding = torch.nn.Embedding(max(script) + 1, 1)
         self.script, self.steps, self._seen = script, 0, []
 
-    def hidden(self, ids_BT, _doc_start_BT, cache=None):
+    def hidden(self, ids_BT):
         continues = ids_BT[0, :-1].tolist() == self._seen
         self.steps = self.steps + 1 if continues else 1
         self._seen = ids_BT[0].tolist()

@@ -230,6 +230,28 @@ def test_generation_within_adaptively_is_that_of_each_row_alone_and_leaves_the_m
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("continuous", [False, True])
+@pytest.mark.parametrize("lookup", ["latest", "full", "always-last", "compress-s4", "compress-r3"])
+@pytest.mark.parametrize("criterion", [None, "latent-diff", "kl"])
+@torch.no_grad()
+def test_packed_prompts_leave_the_cache_of_left_padded_ones(criterion, lookup, continuous, lively_model):
+    model, pads = deeper(lively_model, 8), torch.tensor([[3], [5], [0]])
+    ids = torch.tensor([[0] * (6 - len(prompt)) + prompt for prompt in PROMPTS])
+    exit = None if criterion is None else Exit(criterion, THRESHOLDS[criterion])
+    with adaptively(model, exit, lookup=lookup, continuous=continuous):
+        h_ND, packed = model.prefill(PROMPTS)
+        padded = model.new_cache(3)
+        found = [(h_ND, model.hidden(ids, torch.where(torch.arange(6) >= pads, pads, 0), cache=padded)[:, -1])]
+        for token in range(1, 6):
+            newest = torch.full((3, 1), token)
+            found.append(tuple(model.hidden(newest, pads, cache=cache)[:, -1] for cache in (packed, padded)))
+    for one, other in found:
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+    steps = [exit_steps(model, cache)[torch.arange(11) >= pads] for cache in (packed, padded)]
+    assert torch.equal(*steps)
+    assert criterion is None or len(steps[0].unique()) > 1
+
+
 def test_continuous_thought_starts_a_token_from_the_state_before_it_unless_a_document_begins(model):
     ends, starts = [], []
     model.core.register_forward_hook(lambda _m, _args, out: ends.append(out[:, -1:]))
@@ -285,7 +307,7 @@ def test_the_map_of_exits_shares_the_tokens_out_by_criterion(lively_model):
     model = deeper(lively_model, 6)
 
     def exits(ids):
-        batch = Batch(ids.numpy(), None, np.zeros(ids.shape, np.int64), np.zeros(len(ids), np.int64))
+        batch = Batch(ids.numpy(), None, np.zeros(ids.shape, np.int64), *np.zeros((2, len(ids)), np.int64))
         return next(one for one in model.maps([batch]) if one.name == "exit_steps")
 
     whole = exits(IDS)

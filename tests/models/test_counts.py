@@ -14,7 +14,11 @@ from models.sizes import SIZES
 PUBLISHED = dict(
     vocab_size=151_669, d_model=1024, n_layers=28, n_heads=16, n_kv_heads=8, head_dim=64, d_ff=4096, max_seq_len=4096
 )
-WHOLE_ROWS = {"swa_mla": {"swa_mla": {"window": 64}}}  # where a family sees less of a row, what makes it see all
+WHOLE_ROWS = {  # where a family sees less of a row, what makes it see all
+    "swa_mla": {"swa_mla": {"window": 64}},
+    "vanilla gemma2": {"vanilla": {"ffn": "geglu", "attention_cap": 2.0, "logit_cap": 3.0, "branch_norm": True}},
+}
+VARIANTS = [*FAMILIES, "vanilla gpt2", "vanilla gemma2"]
 
 
 def test_polychromatic_600m_counts_what_the_published_model_counts():
@@ -34,13 +38,13 @@ def test_vanilla_of_the_same_shape_is_within_one_percent():
     assert abs(total / 597_153_888 - 1) < 0.01
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", VARIANTS)
 def test_counts_equal_the_built_model(family, tiny_recipe):
     recipe = tiny_recipe(family)
     assert parameter_counts(recipe)["total"] == sum(p.numel() for p in build_model(recipe).parameters())
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", VARIANTS)
 def test_flops_equal_those_torch_counts(family, tiny_recipe):
     rows, length = 2, 32
     recipe = tiny_recipe(family, **WHOLE_ROWS.get(family, {}))

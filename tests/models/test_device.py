@@ -29,6 +29,8 @@ def test_bf16_only_where_it_is_native(monkeypatch):
     gpu = torch.device("cuda")
     assert choose_precision("auto", CPU) == torch.float32
     assert choose_precision("bf16", CPU) == torch.bfloat16
+    with pytest.raises(UserError, match="precision=fp8, but the CPU has no float8 matrix products"):
+        choose_precision("fp8", CPU)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _device: (9, 0))
     assert choose_precision("auto", gpu) == torch.bfloat16
     assert choose_precision("fp32", gpu) == torch.float32

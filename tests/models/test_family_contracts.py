@@ -17,6 +17,24 @@ layouts = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 any_layout = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
+some_shapes = settings(any_layout, max_examples=4)
+
+
+@st.composite
+def shapes(draw):
+    """Widths, depths and heads that every family can have."""
+    n_kv_heads = draw(st.integers(1, 3))
+    return {
+        "d_model": draw(st.integers(2, 12)) * 4,
+        "n_layers": draw(st.integers(3, 5)),
+        "n_kv_heads": n_kv_heads,
+        "n_heads": n_kv_heads * draw(st.integers(1, 3)),
+        "head_dim": draw(st.integers(1, 4)) * 4,
+        "d_ff": draw(st.integers(1, 30)),
+        "vocab_size": draw(st.integers(61, 90)),
+    }
+
+
 def doc_start(lengths, rows=1):
     return torch.tensor([[sum(lengths[:i]) for i, n in enumerate(lengths) for _ in range(n)]] * rows)
 
@@ -43,6 +61,20 @@ def test_later_tokens_change_nothing_before_them(mode, lively_model, lengths, da
 def test_a_packed_document_computes_what_it_computes_alone(mode, lively_model, lengths):
     model, ids = lively_model(mode), random_ids(2, sum(lengths))
     packed = model(ids, doc_start(lengths, rows=2))
+    alone = [model(piece) for piece in ids.split(lengths, dim=1)]
+    torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
+
+
+@some_shapes
+@given(shapes(), layouts, st.data())
+@torch.no_grad()
+def test_models_of_any_shape_look_neither_ahead_nor_across_documents(mode, lively_model, shape, lengths, data):
+    model, length = lively_model(mode, **shape), sum(lengths)
+    cut = data.draw(st.integers(1, length))
+    ids, other, starts = random_ids(2, length), random_ids(2, length), doc_start(lengths, rows=2)
+    other[:, cut:] = random_ids(2, length - cut, seed=1)
+    packed = model(ids, starts)
+    assert torch.equal(packed[:, :cut], model(other, starts)[:, :cut])
     alone = [model(piece) for piece in ids.split(lengths, dim=1)]
     torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
 
@@ -174,7 +206,7 @@ def test_initialisation_scales_what_writes_into_the_residual_stream(mode, tiny_r
     for name, parameter in model.named_parameters():
         if name.endswith("gain"):
             assert (parameter == 1).all()
-        elif parameter.ndim == 2 and "router" not in name:
+        elif parameter.ndim == 2 and "router" not in name and "mor.embedding" not in name:
             writes_residual = name.endswith(("out.weight", "down.weight"))
             wanted = model.init_std / model.residual_writes**0.5 if writes_residual else model.init_std
             standard_error = (2 * parameter.numel()) ** -0.5

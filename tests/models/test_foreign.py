@@ -75,6 +75,15 @@ def test_oracle_round_trip_is_exact(published, tmp_path):
 
 
 @torch.no_grad()
+def test_a_model_trained_by_a_curriculum_is_written_without_it(lively_model, tmp_path):
+    ends = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 3, "backprop_depth": 2}
+    model = lively_model("huginn", n_kv_heads=4, huginn={**ends, "curriculum_steps": 5})
+    export_checkpoint(model, tmp_path / "theirs", "huginn", steps=9)
+    back = import_checkpoint(tmp_path / "theirs", "huginn").model
+    assert model.state_dict().keys() - back.state_dict().keys() == {"curriculum_step"}
+    assert_same_tensors(back.state_dict(), {name: model.state_dict()[name] for name in back.state_dict()})
+
+
 def test_oracle_huginn_import_gives_the_published_logits_and_exact_tensors_back(published_huginn, tmp_path):
     folder = tmp_path / "theirs"
     folder.mkdir()

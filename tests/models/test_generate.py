@@ -25,9 +25,28 @@ def recomputed(model, prompt, tokens):
     return ids[len(prompt) :]
 
 
-def test_greedy_batch_equals_full_recomputation_of_each_row(mode, lively_model):
+@torch.no_grad()
+def test_packed_prompts_leave_the_logits_and_the_cache_that_left_padded_ones_do(mode, lively_model):
     model = lively_model(mode)
-    answers = generate(model, PROMPTS, max_new_tokens=12, eos_id=NO_EOS)
+    h_ND, packed = model.prefill(PROMPTS)
+    pads = torch.tensor([[6 - len(prompt)] for prompt in PROMPTS])
+    ids = torch.tensor([[0] * (6 - len(prompt)) + prompt for prompt in PROMPTS])
+    padded = model.new_cache(3)
+    found = [(h_ND, model.hidden(ids, torch.where(torch.arange(6) >= pads, pads, 0), cache=padded)[:, -1])]
+    alone = [model.hidden(torch.tensor([prompt]))[0, -1] for prompt in PROMPTS]
+    torch.testing.assert_close(h_ND, torch.stack(alone), atol=1e-5, rtol=1e-5)
+    assert (packed.rows, packed.length) == (padded.rows, padded.length)
+    for token in range(1, 13):
+        ids = torch.full((3, 1), token)
+        found.append(tuple(model.hidden(ids, pads, cache=cache)[:, -1] for cache in (packed, padded)))
+    for one, other in found:
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layout", ["left-padded", "packed"])
+def test_greedy_batch_equals_full_recomputation_of_each_row_in_either_layout(mode, layout, lively_model):
+    model = lively_model(mode)
+    answers = generate(model, PROMPTS, max_new_tokens=12, eos_id=NO_EOS, layout=layout)
     assert answers == [recomputed(model, prompt, 12) for prompt in PROMPTS]
     assert len({tuple(answer) for answer in answers}) > 1
 

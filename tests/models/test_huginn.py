@@ -47,17 +47,71 @@ def test_the_published_sampler_has_its_mean_median_and_tail():
     assert mean_recurrence(recipe) == (33.0, 8.0)
 
 
-@pytest.mark.parametrize(
-    ("sampling", "mean", "mean_with_grad"), [("poisson-fill", 20.0, 4.0), ("poisson-unbounded", 20.5, 4.5)]
-)
-def test_the_other_samplers_have_the_means_they_declare(sampling, mean, mean_with_grad):
+SAMPLERS = {  # with a mean of 20 and a depth of 4: means declared, range of iterations without and with gradient
+    "poisson-lognormal-fill": ((20.0, 4.0), None, 4),
+    "poisson-lognormal": ((20.5, 4.5), None, 8),
+    "poisson-fill": ((20.0, 4.0), None, 4),
+    "poisson-unbounded": ((20.5, 4.5), None, 8),
+    "poisson-bounded": ((20.5, 4.5), 31, 8),
+    "simple": ((20.0, 4.5), 31, 8),
+    "bptt": ((19.5625, 4.0625), 31, 8),
+    "non-uniform": ((15.96875, 4.5), 30, 8),
+}
+
+
+@pytest.mark.parametrize("sampling", SAMPLERS)
+def test_the_other_samplers_have_the_means_and_ranges_they_declare(sampling):
     recipe = HuginnRecipe(sampling=sampling, mean_recurrence=20, backprop_depth=4)
+    declared, most_without_grad, most_with_grad = SAMPLERS[sampling]
     drawn = [draw_recurrence(recipe, key) for key in range(4000)]
-    assert mean_recurrence(recipe) == (mean, mean_with_grad)
-    assert sum(one.steps for one in drawn) / 4000 == pytest.approx(mean, abs=0.3)
-    assert sum(one.with_grad for one in drawn) / 4000 == pytest.approx(mean_with_grad, abs=0.1)
-    grads = {one.with_grad for one in drawn}
-    assert grads == ({4} if sampling == "poisson-fill" else set(range(1, 9)))
+    steps = torch.tensor([[one.steps, one.with_grad, one.without_grad] for one in drawn], dtype=torch.float64)
+    assert mean_recurrence(recipe) == pytest.approx(declared, abs=1e-3)
+    standard_errors = steps.std(0) / 4000**0.5
+    assert ((steps.mean(0)[:2] - torch.tensor(declared)).abs() <= 4 * standard_errors[:2] + 1e-3).all()
+    assert set(steps[:, 1].tolist()) == ({4} if sampling.endswith("-fill") else set(range(1, most_with_grad + 1)))
+    assert steps[:, 2].min() >= 0 and (most_without_grad is None or steps[:, 2].max() == most_without_grad)
+
+
+@pytest.mark.parametrize("sampling", ["poisson-lognormal-filling", *SAMPLERS])
+def test_samplers_also_draw_when_every_iteration_carries_gradient(sampling):
+    recipe = HuginnRecipe(sampling=sampling, mean_recurrence=1, backprop_depth=1)
+    assert min(draw_recurrence(recipe, key).steps for key in range(50)) == 1
+    assert mean_recurrence(recipe)[0] >= 1
+
+
+@pytest.mark.parametrize("sampling", ["poisson-lognormal-filling", "poisson-fill", "simple"])
+def test_a_curriculum_lets_recurrence_and_depth_grow_to_their_means(sampling):
+    recipe = HuginnRecipe(sampling=sampling, mean_recurrence=20, backprop_depth=4, curriculum_steps=100)
+
+    def means(step):
+        drawn = [draw_recurrence(recipe, key, step) for key in range(2000)]
+        return [sum(getattr(one, what) for one in drawn) / 2000 for what in ("steps", "with_grad")]
+
+    first, half, last = means(0), means(50), means(100)
+    halved = HuginnRecipe(sampling=sampling, mean_recurrence=10, backprop_depth=2)
+    for found, wanted in ((half, mean_recurrence(halved)), (last, mean_recurrence(recipe))):
+        assert found == pytest.approx(wanted, abs=0.5)
+    assert first[0] <= 2.1
+    assert draw_recurrence(recipe, 7, 100) == draw_recurrence(recipe, 7, 10**6) == draw_recurrence(recipe, 7)
+
+
+def test_a_curriculum_goes_on_where_a_checkpoint_left_it(lively_model):
+    def fresh():
+        return deeper(lively_model, 9, sampling="poisson-fill", curriculum_steps=6).train()
+
+    def drawn(model, keys):
+        found = []
+        for key in keys:
+            model.begin_step(key)
+            found.append(model.recurrence)
+            model.after_step(1.0)
+        return found
+
+    whole, first, second = fresh(), fresh(), fresh()
+    start = drawn(first, range(4))
+    second.load_state_dict(first.state_dict())
+    assert start + drawn(second, range(4, 12)) == drawn(whole, range(12))
+    assert start[0].steps == 1
 
 
 def test_a_step_draws_by_its_key_alone_and_leaves_the_global_generator_alone(model):
@@ -319,8 +373,8 @@ def measured(model):
     """Maps of two batches, the second with two documents in each row; and the batches."""
     doc_start = np.array([[0] * 5 + [5] * 7] * 3)
     batches = [
-        Batch(IDS.numpy(), None, np.zeros_like(doc_start), KEYS.numpy()),
-        Batch(IDS.flip(0).numpy(), None, doc_start, KEYS.numpy()),
+        Batch(IDS.numpy(), None, np.zeros_like(doc_start), KEYS.numpy(), None),
+        Batch(IDS.flip(0).numpy(), None, doc_start, KEYS.numpy(), None),
     ]
     return {one.name: one for one in model.maps(batches)}, batches
 

@@ -11,7 +11,8 @@ from models.build import build_model
 from models.generate import generate
 from models.maps import measure
 
-ROUTED = [f"hydra{mode}" for mode in ("", " hard exit", " expert_choice", " token_choice", " static", " wide")]
+KINDS = ("hard exit", "expert_choice", "token_choice", "static", "wide", "mlp", "first keys", "middle_cycle")
+ROUTED = ["hydra", *(f"hydra {kind}" for kind in KINDS)]
 STARTS = torch.tensor([[0] * 9 + [9] * 7] * 4)
 
 
@@ -60,7 +61,7 @@ def test_every_router_learns_from_the_cross_entropy_alone(routed, curriculum, ti
 def first_positions(model, ids):
     """The positions that the first block's attention is given."""
     seen = []
-    hook = model.blocks[0].attention.register_forward_pre_hook(lambda _m, args: seen.append(args[1]))
+    hook = model.blocks[0].layers[0].attention.register_forward_pre_hook(lambda _m, args: seen.append(args[1]))
     model(ids)
     hook.remove()
     return seen[0]
@@ -74,7 +75,7 @@ def test_training_weighs_every_token_by_the_gate(lively_model):
     block = model.blocks[0]
     with torch.no_grad():
         gate = block.mod.router(x).sigmoid()[:, :, None]
-        whole = block.once(x, first_positions(model, random_ids(2, 12)), None, None)
+        whole = block.layers[0](x, first_positions(model, random_ids(2, 12)))
         torch.testing.assert_close(y, gate * whole + (1 - gate) * x)
 
 
@@ -92,9 +93,9 @@ def test_skipped_tokens_pass_unchanged_but_still_write_keys_and_values(lively_mo
     changed = x.clone()
     changed[row, column] *= 1.0001  # hardly another stream, and surely the same choice
     positions = first_positions(model, ids)
-    subset = TokenSubset.of(chosen)
-    once = model.blocks[0].once
-    later = (once(x, positions, None, subset) - once(changed, positions, None, subset))[row, column + 4 :]
+    layer, subset = model.blocks[0].layers[0], TokenSubset.of(chosen)
+    whole, other = (layer(stream, positions, attending=subset, fed=subset) for stream in (x, changed))
+    later = (whole - other)[row, column + 4 :]
     assert later.abs().max() > 0
 
 
@@ -142,7 +143,7 @@ def test_ranks_agree_on_the_mean_of_what_they_measured(lively_model, monkeypatch
 def test_routers_learn_from_the_tokens_that_training_keeps(lively_model):
     section, ids = lively_model("hydra").recipe.hydra.model_dump(), random_ids(2, 40)
     model = calibrated(lively_model("hydra", hydra={**section, "mod_skip_from": 0.0}), ids).train()
-    model.apply_schedule(model.schedule(0.0))
+    model.apply_schedule(model.schedule(0.1))
     model.loss(ids, ids.roll(-1, 1)).total.backward()
     assert all(p.grad.abs().max() > 0 for p in routers(model).values())
 
@@ -153,7 +154,12 @@ def test_training_can_skip_what_serving_skips(lively_model):
     model = calibrated(lively_model("hydra", hydra={**section, "mod_skip_from": 0.5}), ids)
     served = model(ids)
     assert (model.train()(ids) - served).abs().max() > 1e-2
-    model.apply_schedule(model.schedule(0.5))
+    weighed, gaps = model(ids), []
+    for progress in (0.5, 0.525, 0.55, 0.575, 0.6):
+        model.apply_schedule(model.schedule(progress))
+        gaps.append((model(ids) - served).norm().item())
+    assert gaps[0] == (weighed - served).norm().item()
+    assert gaps == sorted(gaps, reverse=True)
     torch.testing.assert_close(model(ids), served, atol=1e-5, rtol=1e-5)
     assert not model.blocks[0].latest_computed.all()
 

@@ -65,9 +65,15 @@ def test_output_matrices_start_smaller_by_all_the_additions_of_all_recursions(ti
     model = build_model(tiny_recipe("hydra", d_model=128, d_ff=256, hydra={**tiny_recipe("hydra").hydra.model_dump()}))
     model.init_weights(0)
     wanted = 0.02 / math.sqrt(2 * 3 * 2)
-    for weight in (model.blocks[0].ffn.down.weight, model.expert_layers[0].ffn.experts.down):
+    for weight in (model.blocks[0].layers[0].ffn.down.weight, model.expert_layers[0].ffn.experts.down):
         assert weight.std().item() == pytest.approx(wanted, rel=0.03)
     assert model.expert_layers[0].ffn.experts.up.std().item() == pytest.approx(0.02, rel=0.03)
+
+
+def test_recursions_start_alike(tiny_recipe):
+    model = build_model(tiny_recipe("hydra"))
+    model.init_weights(0)
+    assert not any(block.mor.embedding.weight.any() for block in model.blocks)
 
 
 @pytest.mark.parametrize("kind", ["hydra", "hydra expert_choice", "hydra wide"])
@@ -111,12 +117,13 @@ def test_work_honours_recursion_capacity_and_experts(tiny_recipe):
     [
         ({"experts": 2, "moe_layers": 1, "experts_per_token": 3}, "experts_per_token=3 must not exceed experts=2"),
         ({"moe_layers": 1}, "experts=0 must be at least 2"),
-        ({"experts": 2, "moe_layers": 2}, "moe_layers=2 do not fit between n_layers=3"),
+        ({"experts": 2, "moe_layers": 2}, "moe_layers=2 do not fit between the 3 blocks that n_layers=3"),
         ({"routing": "static", "mod_infer": "topk"}, "routing=static skips nothing"),
         ({"mor": "token_choice", "mor_exit": "hard"}, "mor_exit=hard belongs to mor=gaussian"),
         ({"mod_from": 0.3}, "mod_from=0.3 must not be after mod_forced=0.2"),
         ({"mor_from": 0.4}, "mor_from=0.4 must be before mor_full=0.3"),
         ({"capacity": 0.0}, "capacity"),
+        ({"experts": 2, "moe_layers": 2, "mor_sharing": "middle_cycle"}, "mor_sharing=middle_cycle make: at most 1"),
     ],
 )
 def test_an_impossible_recipe_is_refused_in_one_line(tiny_recipe, section, message):
@@ -139,4 +146,4 @@ def test_scales_make_groups_of_their_own(tiny_recipe):
     assert scales[id(model.embedding.weight)] == (1.0, 0.0)
     assert scales[id(model.expert_layers[0].ffn.experts.up)] == (0.5, 0.1)
     assert scales[id(model.blocks[0].mod.router.weight)] == (2.0, 0.1)
-    assert scales[id(model.blocks[0].ffn.up.weight)] == (1.0, 0.1)
+    assert scales[id(model.blocks[0].layers[0].ffn.up.weight)] == (1.0, 0.1)

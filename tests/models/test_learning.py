@@ -16,6 +16,21 @@ STEPS, ROWS, LENGTH = 200, 8, 48
 SHAPE = dict(vocab_size=256, d_model=48, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=12, d_ff=96, max_seq_len=64)
 FAMILIES = {
     "vanilla": {},
+    "vanilla gpt2": {
+        "n_kv_heads": 4,
+        "vanilla": dict(positions="learned", norm="layernorm", ffn="gelu", bias=True, qk_norm=False),
+    },
+    "vanilla gemma2": {
+        "vanilla": dict(
+            ffn="geglu",
+            branch_norm=True,
+            qk_norm=False,
+            scale_embedding=True,
+            window=16,
+            attention_cap=50.0,
+            logit_cap=30.0,
+        )
+    },
     "polychromatic": {},
     "swa_mla": {
         "n_kv_heads": 4,
@@ -36,7 +51,7 @@ def test_200_steps_on_real_text_beat_the_unigram_entropy(family):
     text = torch.frombuffer(bytearray(inspect.getsource(argparse), "utf-8"), dtype=torch.uint8).long()
     share = np.bincount(text.numpy(), minlength=256) / len(text)
     unigram_nats = -(share[share > 0] * np.log(share[share > 0])).sum()
-    model = build_model(ModelRecipe.model_validate({**SHAPE, "family": family, **FAMILIES[family]}))
+    model = build_model(ModelRecipe.model_validate({**SHAPE, "family": family.split()[0], **FAMILIES[family]}))
     model.init_weights(0)
     optimizer = torch.optim.AdamW(model.parameter_groups(0.1), lr=3e-3, betas=(0.9, 0.95))
     generator = torch.Generator().manual_seed(0)

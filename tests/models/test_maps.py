@@ -39,7 +39,8 @@ def test_every_family_has_rectangular_finite_labelled_maps_that_survive_json(mod
 def test_attention_share_is_the_mean_norm_ratio_over_tokens(mode, lively_model):
     model = lively_model(mode)
     seen = []
-    norm, attention = model.blocks[0].attention_norm, model.blocks[0].attention
+    first = next(module for module in model.blocks.modules() if hasattr(module, "attention_norm"))
+    norm, attention = first.attention_norm, first.attention
     norm.register_forward_hook(lambda _m, args, _o: seen.append(args[0].norm(dim=-1)))
     attention.register_forward_hook(lambda _m, _a, out: seen.append(out.norm(dim=-1)))
     share = next(one for one in measure(model, model.probes(), batches()) if one.name == "attention_share").values[0]

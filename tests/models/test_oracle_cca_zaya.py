@@ -37,7 +37,7 @@ def published(oracle_path):
     attention = CCGQA(recipe, section)
     weights = {ours: state[theirs] for theirs, ours in NAMES.items()}
     attention.load_state_dict({**weights, "beta": state["qk_norm.temp"].log()})
-    table = torch.stack((file["cos"][0], file["sin"][0]))[..., : head_dim // 2]
+    table = torch.stack((file["cos"], file["sin"]))[..., : head_dim // 2]
     return file, attention.eval(), Positions(0, torch.arange(length).expand(rows, length), table, None)
 
 

@@ -45,7 +45,7 @@ def cases(oracle_path):
         module = LatentAttention(recipe, section)
         module.load_state_dict({NAMES[name]: tensor for name, tensor in case["state_dict"].items()})
         x = case["x"]
-        rope = rope_table(0, x.shape[1], section.qk_rope_dim, args["rope_theta"], x.device)
+        rope = rope_table(torch.arange(x.shape[1])[None], section.qk_rope_dim, args["rope_theta"])
         found.append((module, rope, case))
     assert found
     return found
@@ -78,7 +78,7 @@ def test_oracle_output_decoded_token_by_token_caches_the_latents_alone(cases):
     for module, rope, case in cases:
         past, found = module.new_past(), []
         for t in range(case["x"].shape[1]):
-            found.append(module(case["x"][:, t : t + 1], rope[:, t : t + 1], None, past))
+            found.append(module(case["x"][:, t : t + 1], rope[:, :, t : t + 1], None, past))
         torch.testing.assert_close(torch.cat(found, dim=1), case["y"], atol=1e-5, rtol=0)
         kept = [tensor for tensor in vars(past).values() if isinstance(tensor, torch.Tensor)]
         assert sorted(tensor.shape[2:] for tensor in kept) == sorted(

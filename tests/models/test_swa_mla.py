@@ -144,7 +144,7 @@ def test_long_rows_are_scored_in_blocks_and_not_whole():
 @torch.no_grad()
 def scores(attention, rope):
     """q . k of all pairs of positions when every position has the same input, per head."""
-    x = torch.randn(24, generator=torch.Generator().manual_seed(0)).expand(1, rope.shape[1], -1)
+    x = torch.randn(24, generator=torch.Generator().manual_seed(0)).expand(1, rope.shape[2], -1)
     q, k = attention.queries_keys(x, rope)
     return torch.einsum("bthd,bshd->bhts", q, k.repeat_interleave(q.shape[2] // k.shape[2], 2))[0]
 
@@ -152,8 +152,8 @@ def scores(attention, rope):
 @pytest.mark.parametrize(("layer", "dim"), [(0, 8), (2, 4)], ids=["window", "latent"])
 def test_scores_depend_on_the_distance_alone(model_of, layer, dim):
     attention = model_of().blocks[layer].attention
-    near = scores(attention, rope_table(0, 9, dim, 10_000.0, torch.device("cpu")))
-    far = scores(attention, rope_table(40, 9, dim, 10_000.0, torch.device("cpu")))
+    near = scores(attention, rope_table(torch.arange(9)[None], dim, 10_000.0))
+    far = scores(attention, rope_table(torch.arange(40, 49)[None], dim, 10_000.0))
     torch.testing.assert_close(near, far, atol=1e-4, rtol=1e-4)
     for distance in range(9):
         diagonal = near.diagonal(-distance, 1, 2)
@@ -163,9 +163,9 @@ def test_scores_depend_on_the_distance_alone(model_of, layer, dim):
 
 @pytest.mark.parametrize(("layer", "dim"), [(0, 8), (2, 4)], ids=["window", "latent"])
 def test_linear_scaling_makes_far_positions_near(model_of, layer, dim):
-    attention, cpu = model_of().blocks[layer].attention, torch.device("cpu")
-    plain = scores(attention, rope_table(0, 5, dim, 10_000.0, cpu))
-    stretched = scores(attention, rope_table(0, 17, dim, 10_000.0, cpu, factor=4.0))
+    attention = model_of().blocks[layer].attention
+    plain = scores(attention, rope_table(torch.arange(5)[None], dim, 10_000.0))
+    stretched = scores(attention, rope_table(torch.arange(17)[None], dim, 10_000.0, factor=4.0))
     torch.testing.assert_close(stretched[:, ::4, ::4], plain, atol=1e-5, rtol=1e-5)
 
 
@@ -173,7 +173,7 @@ def test_linear_scaling_makes_far_positions_near(model_of, layer, dim):
 def test_only_the_rope_slice_of_a_latent_head_turns(model_of):
     attention = model_of().blocks[2].attention
     x = torch.randn(1, 6, 24, generator=torch.Generator().manual_seed(0))
-    moved, unmoved = (rope_table(offset, 6, 4, 10_000.0, x.device) for offset in (7, 0))
+    moved, unmoved = (rope_table(torch.arange(6)[None] + offset, 4, 10_000.0) for offset in (7, 0))
     for a, b in zip(attention.queries_keys(x, moved), attention.queries_keys(x, unmoved), strict=True):
         assert torch.equal(a[..., :4], b[..., :4])
         assert (a[..., 4:] - b[..., 4:]).abs().max() > 0.1
@@ -184,7 +184,7 @@ def test_only_the_rope_slice_of_a_latent_head_turns(model_of):
 def test_absorbed_equals_materialised_under_any_mask(model_of, q_rank):
     attention = model_of(q_rank=q_rank).blocks[2].attention
     x = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
-    rope = rope_table(0, 9, 4, 10_000.0, x.device)
+    rope = rope_table(torch.arange(9)[None], 4, 10_000.0)
     parts = *attention.queries(x, rope), *attention.latents(x, rope)
     for starts in (None, doc_start([4, 5])):
         visible = visible_keys(starts, 0, 9, x.device)
@@ -323,7 +323,7 @@ def maps_of_even_attention(model, lengths):
     """Maps of a model whose queries ask nothing, so that each spreads evenly over what it sees."""
     for block in model.blocks:
         block.attention.query.weight.zero_()
-    batch = Batch(random_ids(3, sum(lengths)).numpy(), None, doc_start(lengths).expand(3, -1).numpy(), None)
+    batch = Batch(random_ids(3, sum(lengths)).numpy(), None, doc_start(lengths).expand(3, -1).numpy(), None, None)
     return {one.name: one for one in model.maps([batch, batch])}
 
 

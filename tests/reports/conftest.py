@@ -139,6 +139,15 @@ def full_run(price: float = 0.0) -> ReportInputs:
         pretrain_metrics=training_rows(
             STEPS, 7.6, 2.3, {"code": (3.4, 1.31), "docs": (3.2, 1.72), "math": (2.9, 0.94)}, mix=True
         ),
+        pretrain_schedule={
+            "step": [1, 200, 400, 600],
+            "learning rate": [1e-4, 2.2e-3, 7.5e-4, 0.0],
+            "tokens per row": [64, 64, 128, 128],
+            "rows per step": [32, 32, 16, 16],
+            "share of math": [0.3, 0.3, 0.4, 0.7],
+            "constant": [1.0, 1.0, 1.0, 1.0],
+            "tau": [1.0, 0.7, 0.4, 0.1],
+        },
         sft_metrics=training_rows(200, 2.2, 0.9, {"chat": (1.1, 0.41)}, mix=False),
         evaluations=[
             evaluation("sums", "base", exact_match=(0.021, 0.009, 0.041, 400, True, 0.0),

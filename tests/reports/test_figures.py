@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -13,9 +14,9 @@ from matplotlib.transforms import BboxBase
 
 from models.maps import Map
 from reports import canvas
-from reports.figures import loss_figure
+from reports.figures import loss_figure, schedule_figure
 from reports.mapfigures import map_figure
-from reports.sections import sections
+from reports.sections import headlines, sections
 
 Boxes = dict[int, tuple[str, BboxBase]]
 
@@ -103,3 +104,22 @@ def test_shift_needs_the_same_ticks():
     one, other = heat([[1.0, 2.0]], x_ticks=["a", "b"]), heat([[1.0, 2.0]], x_ticks=["b", "a"])
     picture = map_figure({"base": one, "sft": other})
     assert picture is not None and "hift" not in picture.svg + picture.alt
+
+
+def test_the_schedules_show_what_was_declared_beside_what_was_done(run):
+    rows = [row for row in run.pretrain_metrics if row["kind"] == "step"]
+    picture = schedule_figure("s", "Schedules", run.pretrain_schedule, rows)
+    assert picture is not None
+    assert "tokens per row from 64.0 to 128" in picture.alt
+    assert "learning rate from 0.000100 to 0" in picture.alt
+    assert "constant" not in picture.alt
+    assert "share of" not in picture.alt, "the data mix has a figure of its own"
+
+
+def test_a_run_cut_by_its_budget_says_so_at_the_top(run):
+    def notes(stages) -> str:
+        return " ".join(headline.note for headline in headlines(replace(run, stages=stages)))
+
+    assert "cut" not in notes(run.stages)
+    cut = [replace(s, facts={**s.facts, "cuts": [{"at_step": 500, "end": 600}]}) for s in run.stages]
+    assert "600 steps of 600: cut to stay within the budget" in notes(cut)

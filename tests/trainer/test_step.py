@@ -33,7 +33,7 @@ class OneWeight(torch.nn.Module):
     def parameter_groups(self, weight_decay):
         return [{"params": [self.weight, self.unused], "weight_decay": weight_decay}]
 
-    def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B):
+    def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B, source_B):
         counted_BT = targets_BT != -100
         total = (self.weight * targets_BT * counted_BT).sum()
         if len(ids_BT) > self.fits_rows:
@@ -47,7 +47,7 @@ def batch(value: int = 3) -> Batch:
     for row, count in enumerate(TARGETS_OF_ROW):
         targets_BT[row, :count] = value + row
     zeros_BT = np.zeros((ROWS, TOKENS), dtype=np.int64)
-    return Batch(zeros_BT, targets_BT, zeros_BT, np.zeros(ROWS, dtype=np.int64))
+    return Batch(zeros_BT, targets_BT, zeros_BT, *np.zeros((2, ROWS), dtype=np.int64))
 
 
 def optimization(model: Any, slice_rows=ROWS, said=None, grad_clip=1e9, weight_decay=0.1) -> Optimization:
@@ -81,12 +81,12 @@ def test_a_slice_has_as_many_tokens_of_shorter_rows():
     sliced: list[tuple[int, ...]] = []
 
     class Seen(OneWeight):
-        def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B):
+        def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B, source_B):
             sliced.append(tuple(ids_BT.shape))
-            return super().loss(ids_BT, targets_BT, doc_start_BT, row_key_B)
+            return super().loss(ids_BT, targets_BT, doc_start_BT, row_key_B, source_B)
 
     halves = [getattr(batch(), name).reshape(2 * ROWS, TOKENS // 2) for name in ("ids_BT", "targets_BT")]
-    short = Batch(*halves, halves[0], np.zeros(2 * ROWS, dtype=np.int64))
+    short = Batch(*halves, halves[0], *np.zeros((2, 2 * ROWS), dtype=np.int64))
     optimization(Seen(fits_rows=99), slice_rows=3).measure(short, 5)
     assert sliced == [(6, TOKENS // 2), (2, TOKENS // 2)]
 

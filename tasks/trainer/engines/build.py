@@ -14,6 +14,10 @@ from tasks.trainer.engines.engine import Engine
 from tasks.trainer.world import World
 
 
+# Optimizers that see a part of a parameter as they see the whole: those whose update is element by element.
+SHARDED_OPTIMIZERS = {"fsdp": ("adamw",), "deepspeed": ("adamw",)}
+
+
 def build_engine(
     model: LanguageModel,
     make_optimizer: Callable[[LanguageModel], torch.optim.Optimizer],
@@ -26,6 +30,11 @@ def build_engine(
     """The runtime's engine over a model on `device` that computes in `autocast`. `make_optimizer` gets the model as the
     engine lays it out. Raises UserError where the recipe does not allow it."""
     name = runtime.training_engine
+    if recipe.optimizer not in (known := SHARDED_OPTIMIZERS.get(name, (recipe.optimizer,))):
+        raise UserError(
+            f"runtime.engine={name} shards what train.optimizer={recipe.optimizer} needs whole: use engine=ddp, or "
+            f"optimizer={' or '.join(known)}"
+        )
     if name == "single":
         return Engine(model, make_optimizer(model), world)
     if name == "ddp":

@@ -7,15 +7,19 @@ step uses may differ from step to step and from rank to rank (experts, depths dr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from models.skeleton import LanguageModel, Loss
-from tasks.trainer.engines.engine import Computation, Engine, loss_of
+from models.skeleton import LanguageModel
+from tasks.trainer.engines.engine import Computation, Engine
 from tasks.trainer.world import World
+
+T = TypeVar("T")
 
 
 class DataParallelEngine(Engine):
@@ -31,14 +35,14 @@ class DataParallelEngine(Engine):
             gradient_as_bucket_view=True,
         )
 
-    def loss(self, rows: dict[str, Tensor]) -> Loss:
-        return self._replica(loss_of, rows)
-
     def slice(self, last: bool) -> AbstractContextManager:
         return nullcontext() if last else self._replica.no_sync()
 
     def backward(self, objective: Tensor) -> None:
         super().backward(objective * self.world.size)
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._replica(function, *arguments)
 
     def weights(self) -> dict[str, Tensor]:
         return super().weights() if self.world.first else {}

@@ -19,10 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from data.errors import UserError
 from data.runtime import Runtime
-from models.skeleton import LanguageModel, Loss
-from tasks.trainer.engines.engine import Computation, Engine, loss_of
+from models.skeleton import LanguageModel
+from tasks.trainer.engines.engine import Computation, Engine
 from tasks.trainer.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -42,11 +41,6 @@ class ZeroEngine(Engine):
         grad_clip: float,
         autocast: torch.dtype,
     ):
-        if type(optimizer) is not torch.optim.AdamW:
-            raise UserError(
-                f"runtime.engine=deepspeed flattens parameters, and {type(optimizer).__name__} is not tried on that: "
-                "use AdamW, or engine=ddp or fsdp"
-            )
         import deepspeed  # takes seconds
         from deepspeed.utils import logger
 
@@ -61,9 +55,6 @@ class ZeroEngine(Engine):
         )
         super().__init__(model, sharded, world)
         self._create_moments()
-
-    def loss(self, rows: dict[str, Tensor]) -> Loss:
-        return self._zero(loss_of, rows)
 
     def slice(self, last: bool) -> AbstractContextManager:
         self._zero.set_gradient_accumulation_boundary(last)
@@ -96,9 +87,8 @@ class ZeroEngine(Engine):
         if self._offloaded:
             sharded.reset_cpu_buffers()
 
-    @torch.no_grad()
-    def compute(self, function: Callable[[LanguageModel], T]) -> T:
-        return self._zero(function)
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._zero(function, *arguments)
 
     def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
         return self._gathered([parameter], modifier_rank=0) if self._stage == 3 else nullcontext()

@@ -42,6 +42,11 @@ def loss_of(model: LanguageModel, rows: dict[str, Tensor]) -> Loss:
     return model.loss(**rows)
 
 
+def sampled_loss_of(model: LanguageModel, rows: dict[str, Tensor]) -> Loss:
+    """`LanguageModel.sampled_loss`, as a function for `Computation`."""
+    return model.sampled_loss(**rows)
+
+
 class Engine:
     """One process. `model` is the network itself, whatever an engine wraps around it."""
 
@@ -51,7 +56,11 @@ class Engine:
 
     def loss(self, rows: dict[str, Tensor]) -> Loss:
         """`LanguageModel.loss` of this rank's rows."""
-        return self.model.loss(**rows)
+        return self._call(loss_of, rows)
+
+    def sampled_loss(self, rows: dict[str, Tensor]) -> Loss:
+        """`LanguageModel.sampled_loss` of this rank's rows."""
+        return self._call(sampled_loss_of, rows)
 
     def slice(self, last: bool) -> AbstractContextManager:
         """To hold around the forward and backward pass of a slice of the batch; gradients are exchanged on the last."""
@@ -81,7 +90,7 @@ class Engine:
     @torch.no_grad()
     def compute(self, function: Callable[[LanguageModel], T]) -> T:
         """`function(model)`, without gradient; it may call any method of the model, on all ranks alike."""
-        return function(self.model)
+        return self._call(function)
 
     def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
         """Within: the parameter's data can be read and written, with the same values on all ranks."""
@@ -97,6 +106,10 @@ class Engine:
     def weights(self) -> dict[str, Tensor]:
         """The model's state dict in whole tensors, which may be the model's own; empty on all ranks but the first."""
         return self.model.state_dict()
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(model, *arguments)`, through whatever is wrapped around the model."""
+        return function(self.model, *arguments)
 
     def _set_lr(self, lr: float) -> None:
         for group in self.optimizer.param_groups:

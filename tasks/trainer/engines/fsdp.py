@@ -17,8 +17,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from models.skeleton import LanguageModel, Loss
-from tasks.trainer.engines.engine import Computation, Engine, loss_of
+from models.skeleton import LanguageModel
+from tasks.trainer.engines.engine import Computation, Engine
 from tasks.trainer.world import World
 
 T = TypeVar("T")
@@ -41,9 +41,6 @@ class ShardedEngine(Engine):
         self._sharded.set_reduce_scatter_unused_params(True)  # ranks may use different ones: experts
         super().__init__(model, make_optimizer(model), world)
 
-    def loss(self, rows: dict[str, Tensor]) -> Loss:
-        return self._sharded(loss_of, rows)
-
     def backward(self, objective: Tensor) -> None:
         super().backward(objective * self.world.size)  # reduce-scatter averages
 
@@ -53,9 +50,12 @@ class ShardedEngine(Engine):
     @torch.no_grad()
     def compute(self, function: Callable[[LanguageModel], T]) -> T:
         try:
-            return self._sharded(function)
+            return self._call(function)
         finally:
             self._sharded.reshard()  # a backward pass does it else
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        return self._sharded(function, *arguments)
 
     def weights(self) -> dict[str, Tensor]:
         whole: dict[str, Any] = {}

@@ -1,0 +1,50 @@
+"""Lion (Chen et al. 2023, arXiv 2302.06675, alg. 2) and Cautious Lion (Liang et al. 2024, arXiv 2411.16085, alg. 2).
+
+    u = sign(b1 m + (1 - b1) g),   m <- b2 m + (1 - b2) g,   p <- p - lr wd p - lr u
+
+Cautious: u counts only where it agrees with the gradient, and what remains is scaled up for what was left out,
+
+    u <- u [u g > 0] n / (1 + #[u g > 0])        n elements in the tensor
+
+Parameters are fp32. The moment is stored in `moment_dtype`; a step computes with it in fp32 and rounds it once, to
+nearest. In bf16 that is at most 0.4 % of a moment that moves by 1 - b2 = 1 % a step, and only its sign is used.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tasks.trainer.optimizers.per_tensor import PerTensor
+
+
+class Lion(PerTensor):
+    """State: `exp_avg` in `moment_dtype`."""
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        cautious: bool = False,
+        moment_dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__(groups, {"lr": lr, "betas": betas})
+        self._cautious = cautious
+        self._moment_dtype = moment_dtype
+
+    def new_state(self, parameter: Tensor) -> dict[str, Tensor]:
+        return {"exp_avg": torch.zeros_like(parameter, dtype=self._moment_dtype)}
+
+    def update(self, parameter: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        beta1, beta2 = group["betas"]
+        moment = state["exp_avg"].float()
+        direction = moment.lerp(grad, 1 - beta1).sign_()
+        if self._cautious:
+            agrees = direction * grad > 0
+            direction.mul_(agrees).mul_(agrees.numel() / (1 + agrees.sum()))
+        parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
+        state["exp_avg"].copy_(moment.lerp(grad, 1 - beta2))

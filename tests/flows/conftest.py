@@ -1,0 +1,78 @@
+"""A small preset, and artifacts that stand for built ones, so that plans can be looked at without building."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from data.store import Store, write_json
+from flows.preset import Preset, load_preset
+from flows.survey import StageSurvey
+from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
+from tasks.stage import parent_keys
+
+SMALL = (
+    "model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.n_kv_heads=1", "model.head_dim=16",
+    "model.d_ff=64", "pretrain.steps=40", "pretrain.batch_tokens=512", "pretrain.warmup_steps=10",
+    "runtime.device=cpu", 'runtime.wandb="off"',
+)  # fmt: skip
+STAGES = {
+    "acquire": acquire.acquire, "tokenizer": tokenizer.tokenizer, "tokenize": tokenize.tokenize, "chat": chat.chat,
+    "pretrain": pretrain.pretrain, "sft": sft.sft, "evaluate": evaluate.evaluate, "interpret": interpret.interpret,
+    "report": report.report,
+}  # fmt: skip
+FACTS = {
+    "acquire": {"text_bytes": 1_000_000},
+    "tokenizer": {"vocab_size": 700},
+    "tokenize": {"train_tokens": 250_000},
+}
+
+
+@pytest.fixture
+def small_preset() -> Callable[..., Preset]:
+    """The quickstart with a tiny model, and further overrides."""
+    return lambda *overrides: load_preset("quickstart", [*SMALL, *overrides])
+
+
+@pytest.fixture
+def publish() -> Callable[..., None]:
+    """Put an artifact into the store as its stage would, but for its files, of which there is one."""
+
+    def put(found: StageSurvey, wall_s: float = 50.0, **manifest: Any) -> None:
+        store = Store()
+        stage = STAGES[found.stage]
+        partial = store.partial(found.artifact, resume=False)
+        (partial / "file").write_text("content")
+        fields = {
+            "code_version": stage.code_version,
+            "recipe": found.recipe.model_dump(mode="json", exclude_none=True),
+            "parents": parent_keys(found.inputs),
+            "code": stage.fingerprint(),
+            "versions": {},
+            "wall_s": wall_s,
+            "cost_usd": 0.0,
+            "facts": FACTS.get(found.stage, {}),
+            "created": "2026-01-01T00:00:00+00:00",
+        }
+        store.publish(found.artifact, partial, {**fields, **manifest})
+
+    return put
+
+
+@pytest.fixture
+def leave_checkpoint() -> Callable[..., None]:
+    """Leave an interrupted training with one checkpoint and some seconds on its ledger."""
+
+    def leave(found: StageSurvey, step: int, device_s: float = 0.0) -> None:
+        partial = Store().partial(found.artifact, resume=True)
+        folder = partial / "checkpoints" / f"step-{step:08d}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"12345678")
+        write_json(folder / "manifest.json", {"step": step, "files": {"model.safetensors": {"size": 8, "sha256": ""}}})
+        row = {"attempt": "a", "time": 0.0, "device_s": device_s, "usd": 0.0}
+        (partial / "ledger.jsonl").write_text(json.dumps(row) + "\n")
+
+    return leave
