@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Runtime(BaseModel):
@@ -16,6 +16,23 @@ class Runtime(BaseModel):
     precision: Literal["auto", "fp32", "bf16", "fp8"] = Field(
         default="auto",
         description="Over fp32 weights: auto is bf16 where native, else fp32; fp8 for the products of the blocks",
+    )
+    engine: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+        default="auto", description="How training is spread over ranks; auto is single for one rank, ddp for more"
+    )
+    ranks: int = Field(default=1, ge=1, description="Training processes on each machine, on GPUs one for each of them")
+    nodes: int = Field(default=1, ge=1, description="Machines that train together; they share the store's folder")
+    rendezvous: str | None = Field(
+        default=None,
+        pattern=r"^[^\s:]+:[0-9]{1,5}$",
+        description="host:port of this machine that the other nodes reach; needed for more than one",
+    )
+    zero_stage: Literal[1, 2, 3] | None = Field(
+        default=None,
+        description="deepspeed shards optimizer state (1), gradients too (2), parameters too (3); none is 2",
+    )
+    offload: Literal["none", "optimizer", "parameters"] = Field(
+        default="none", description="deepspeed: what is kept in host memory; parameters includes the optimizer"
     )
     threads: int | None = Field(default=None, ge=1, description="CPU threads of torch; none leaves the default")
     workers: int = Field(default=2, ge=1, description="Processes or threads for tokenization and loading")
@@ -48,3 +65,34 @@ class Runtime(BaseModel):
     )
     eval_batch_rows: int = Field(default=32, ge=1, description="Rows per forward pass in evaluation and generation")
     rebuild_drifted: bool = Field(default=False, description="Rebuild artifacts that were made by other code")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Runtime:
+        if self.engine == "single" and self.world_size > 1:
+            raise ValueError(
+                f"engine=single is one process, but ranks={self.ranks} and nodes={self.nodes} ask for "
+                f"{self.world_size}: use engine=ddp, fsdp or deepspeed"
+            )
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(f"nodes={self.nodes} needs rendezvous=HOST:PORT, an address of this machine")
+        if self.nodes == 1 and self.rendezvous is not None:
+            raise ValueError(f"rendezvous={self.rendezvous} is for several machines: set nodes, or leave it out")
+        if self.engine != "deepspeed" and self.offload != "none":
+            raise ValueError(f"offload={self.offload} needs engine=deepspeed, not engine={self.engine}")
+        if self.engine != "deepspeed" and self.zero_stage is not None:
+            raise ValueError(f"zero_stage={self.zero_stage} needs engine=deepspeed, not engine={self.engine}")
+        if self.offload == "parameters" and self.zero_stage != 3:
+            raise ValueError(f"offload=parameters needs zero_stage=3, not zero_stage={self.zero_stage or 2}")
+        return self
+
+    @property
+    def world_size(self) -> int:
+        """Ranks of all machines together."""
+        return self.ranks * self.nodes
+
+    @property
+    def training_engine(self) -> Literal["single", "ddp", "fsdp", "deepspeed"]:
+        """`engine`, chosen."""
+        if self.engine != "auto":
+            return self.engine
+        return "single" if self.world_size == 1 else "ddp"

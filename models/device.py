@@ -25,15 +25,19 @@ _PEAK_FLOPS_PER_S = (
 )
 
 
-def choose_device(name: str) -> torch.device:
-    """`auto` takes a GPU if there is one. UserError for `cuda` without one."""
+def choose_device(name: str, local_rank: int = 0) -> torch.device:
+    """`auto` takes a GPU if there is one, that of the process's place on its machine. UserError where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "runtime.device=cuda, but torch sees no GPU: use device=cpu or auto, or install a CUDA build of torch"
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+    if name == "cuda" and local_rank >= (found := torch.cuda.device_count()):
+        raise UserError(
+            f"runtime.ranks is more than the {found} GPUs torch sees on this machine: lower it, or use device=cpu"
+        )
+    return torch.device(name, local_rank) if local_rank else torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -33,10 +34,15 @@ _TOKENIZER_FILES = {
 
 def save_portable(folder: Path, model: LanguageModel, tokenizer_dir: Path) -> None:
     """Write the model and its tokenizer into `folder`, which is created."""
+    write_portable(folder, model.recipe, model.state_dict(), tokenizer_dir)
+
+
+def write_portable(folder: Path, recipe: ModelRecipe, weights: Mapping[str, Tensor], tokenizer_dir: Path) -> None:
+    """The same from whole `weights`, named as in the model's state dict."""
     folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     save_file(state, folder / WEIGHTS)
-    (folder / CONFIG).write_text(model.recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    (folder / CONFIG).write_text(recipe.model_dump_json(indent=2) + "\n", encoding="utf-8")
     for source, name in _TOKENIZER_FILES.items():
         shutil.copyfile(tokenizer_dir / source, folder / name)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -55,10 +55,10 @@ class Context:
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """`total`: fp32 sum of cross-entropies in nats over `tokens` targets. The objective is
-    total / tokens + sum(aux.values()); aux losses are weighted means over the micro-batch."""
+    total / tokens + sum(aux.values()); aux losses are weighted means over the micro-batch. A tuple, so that engines see
+    the tensors in it."""
 
     total: Tensor
     tokens: Tensor

@@ -42,10 +42,10 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     write_json(run.out / "run.json", spec.model_dump(mode="json"))
     recorder = Recorder(run.out, run.log)
     try:
-        run_trainer(run.out, _Relay(spec, run, recorder))
+        run_trainer(run.out, _Relay(spec, run, recorder), spec.runtime)
     finally:
         recorder.record()
-    for leftover in ("trainer.lock", "heartbeat.json"):
+    for leftover in ("trainer.lock", "heartbeat.json", "outcome.json", "hostfile", "slices.json"):
         (run.out / leftover).unlink(missing_ok=True)
     shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}

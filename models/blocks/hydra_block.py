@@ -11,7 +11,7 @@ mod_scope=mlp gates the feed-forward layer alone, and only in blocks between the
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import ItemsView, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -29,6 +29,21 @@ from models.config import HydraRecipe, ModelRecipe
 from models.skeleton import Context
 
 
+class Losses:
+    """Auxiliary losses by name, in the order the blocks add them. No plain container: wrappers of modules rebuild those
+    that they find in arguments, and what a block adds to a copy is lost."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, list[Tensor]] = defaultdict(list)
+
+    def __getitem__(self, name: str) -> list[Tensor]:
+        return self._found[name]
+
+    def items(self) -> ItemsView[str, list[Tensor]]:
+        """(name, its losses)."""
+        return self._found.items()
+
+
 @dataclass
 class Pass:
     """What the blocks of one forward pass share."""
@@ -42,7 +57,7 @@ class Pass:
     taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
     skipping: float  # what MoD turns away: 0 weighed like the rest .. 1 skipped
     gather: bool  # whether tokens that do not go on are left out of the computation
-    losses: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    losses: Losses = field(default_factory=Losses)
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Note one layer's auxiliary losses, unweighted."""

@@ -41,7 +41,7 @@ from data.loader import Batch
 from kernels.cross_entropy import IGNORE
 from kernels.rope import rope_table
 from models.blocks.ccgqa import CCGQAState, Positions
-from models.blocks.hydra_block import Block, ExpertLayer, Pass
+from models.blocks.hydra_block import Block, ExpertLayer, Losses, Pass
 from models.blocks.hydra_probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
 from models.blocks.mod import CapacityRouter
 from models.blocks.moe import ALPHA_START, positions_among
@@ -144,7 +144,7 @@ class Hydra(LanguageModel):
             return None
         return self._experts_of_SE[context.source_B]
 
-    def _weighted(self, losses: dict[str, list[Tensor]]) -> dict[str, Tensor]:
+    def _weighted(self, losses: Losses) -> dict[str, Tensor]:
         """Auxiliary losses: the mean over the layers, times its weight."""
         recipe, section = self.recipe, self.section
         depth = self.effective_layers

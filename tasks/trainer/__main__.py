@@ -1,18 +1,23 @@
 """`python -m tasks.trainer RUN_DIR`: train the run described by RUN_DIR/run.json, or continue it.
 
+It is one rank where torchrun or the deepspeed launcher starts it, and the whole run alone.
+
 Exit codes: 0 complete; 75 stopped on request with everything saved, run it again; 71 out of memory; 74 disk trouble;
-2 something the user can mend, said in one line; 1 anything else, with its traceback.
+2 something the user can mend, said in one line; 1 anything else, with its traceback. Ranks also say it in outcome.json.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
 
 import psutil
 
-from tasks.trainer.exits import Exit, exit_of
+from tasks.trainer.exits import Exit, exit_of, lost_contact
+from tasks.trainer.metrics import ATTEMPT_VARIABLE
+from tasks.trainer.outcome import Outcome
 from tasks.trainer.stopping import StopRequest
 
 
@@ -23,19 +28,28 @@ def main(arguments: list[str]) -> Exit:
         print("usage: python -m tasks.trainer RUN_DIR", file=sys.stderr)
         return Exit.USER_ERROR
     from tasks.trainer.run import train  # seconds of imports, during which a stop request must not be lost
+    from tasks.trainer.world import disband
 
     run_dir = Path(arguments[0]).absolute()
     try:
         train(run_dir, stop, time.time() - psutil.Process().create_time())
     except Exception as error:
         code = exit_of(error)
-        if code is Exit.FAILED:
-            raise
         said = " ".join(str(error).split()) or type(error).__name__
         if code is Exit.IO_ERROR:
             said += f"; see to the disk of {run_dir} and run again: what was saved there is intact"
+        elif code is Exit.FAILED:
+            said = f"{type(error).__name__}: {said}"
+        elif lost_contact(error):
+            said = f"another rank is gone: {said}"
+        if "RANK" in os.environ:
+            Outcome(os.environ.get(ATTEMPT_VARIABLE, ""), code, said).leave(run_dir)
+        if code is Exit.FAILED:
+            raise
         print(said, file=sys.stderr)
         return code
+    finally:
+        disband()
     return Exit.DONE
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -11,11 +12,14 @@ import torch
 from data.errors import UserError
 from data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from data.shards import TokenShards
+from data.store import write_json
 from data.tokenizers import load_tokenizer
 from tasks.trainer.config import RunSpec
 from tasks.trainer.micro_batch import micro_batch_rows
+from tasks.trainer.world import World
 
 Loader = MixtureLoader | ChatLoader
+SLICES = "slices.json"
 
 
 def build_loader(spec: RunSpec) -> Loader:
@@ -72,12 +76,20 @@ class ReadAhead:
         return self._loader.batch(step, self._slots(step))
 
 
-def slice_tokens(spec: RunSpec, device: torch.device) -> int:
-    """Tokens of a forward and backward pass, see tasks/trainer/micro_batch.py."""
-    train = spec.train
+def slice_tokens(run_dir: Path, spec: RunSpec, device: torch.device, world: World) -> int:
+    """Tokens of a forward and backward pass: see tasks/trainer/micro_batch.py; not more than an attempt that ran out of
+    memory has left to try."""
+    train, noted = spec.train, run_dir / SLICES
     memory_bytes = torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
-    rows = micro_batch_rows(spec.model, train, spec.runtime, device.type, memory_bytes, train.batch_rows)
-    return rows * train.seq_len_tokens
+    own_rows = train.batch_rows // world.size
+    rows = micro_batch_rows(spec.model, train, spec.runtime, device.type, memory_bytes, own_rows)
+    tokens = rows * train.seq_len_tokens
+    return world.from_first(min(tokens, json.loads(noted.read_text())["tokens"]) if noted.exists() else tokens)
+
+
+def note_smaller_slices(run_dir: Path, tokens: int) -> None:
+    """Leave half of `tokens` for the next attempt to try."""
+    write_json(run_dir / SLICES, {"tokens": max(1, tokens // 2)})
 
 
 def rows_of(batch: Batch, start: int, stop: int, device: torch.device) -> dict[str, torch.Tensor]:

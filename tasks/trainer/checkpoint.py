@@ -1,7 +1,8 @@
 """Checkpoints: everything a run needs to continue as if it had never stopped.
 
     checkpoints/step-00000100/
-        model-00001-of-00002.safetensors ...   model and optimizer tensors, by torch.distributed.checkpoint
+        model-00001-of-00002.safetensors ...   model and optimizer tensors, by torch.distributed.checkpoint; of several
+                                               ranks shard-00001-model-00001-of-00002.safetensors ...
         state.json                             step, tokens, guard, course, the states of every random generator
         manifest.json                          key, loader fingerprint, step, size and sha256 of every file
 
@@ -9,6 +10,10 @@ Written to `step-00000100.partial`: files, fsync, the manifest last, fsync, rena
 Invariant: a directory `step-N` is a checkpoint if and only if its manifest parses and every file has the size and
 sha256 it lists. Loading takes the newest that is, and sets damaged ones aside. Tensors are safetensors and the rest is
 JSON, so nothing read here is ever unpickled.
+
+Every rank writes what it holds (of what all hold, its share) and hashes a share of the files; the first does the rest.
+A tensor's name and global shape do not depend on how it is sharded, so any world reads what any other wrote. The folder
+is one that all ranks reach.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from data.errors import UserError
 from data.store import fsync_path, sha256_file, write_json
+from tasks.trainer.world import World
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -82,8 +88,9 @@ def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
 class CheckpointFolder:
     """The checkpoints of one run, which is known by its artifact's key and its loader's fingerprint."""
 
-    def __init__(self, folder: Path, key: str, loader_fingerprint: str, retention: Retention):
+    def __init__(self, folder: Path, key: str, loader_fingerprint: str, retention: Retention, world: World = World()):
         self.folder = folder
+        self._world = world
         self._identity = {"key": key, "loader_fingerprint": loader_fingerprint}
         self._retention = retention
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,12 +102,14 @@ class CheckpointFolder:
         """
         final = self.folder / f"step-{position.step:08d}"
         partial = final.with_name(final.name + ".partial")
-        shutil.rmtree(partial, ignore_errors=True)
+        self._remove(partial)
         try:
             self._write(partial, tensors, position)
         except OSError:
-            shutil.rmtree(partial, ignore_errors=True)
+            self._remove(partial)
             raise
+        if not self._world.first:
+            return
         if final.exists():
             shutil.rmtree(final)
         os.rename(partial, final)
@@ -113,6 +122,9 @@ class CheckpointFolder:
         `on_damage` gets one line for each newer one that had to be set aside. Raises UserError for a checkpoint of
         another key or another data order.
         """
+        return self._world.from_first(self._newest(on_damage) if self._world.first else None)
+
+    def _newest(self, on_damage: Callable[[str], None]) -> Path | None:
         for path in reversed(self._steps()):
             if (problem := _problem(path)) is None:
                 self._refuse_foreign(path)
@@ -127,6 +139,9 @@ class CheckpointFolder:
 
         `on_damage` gets one line for each newer one that is damaged.
         """
+        return self._world.from_first(self._anchor(step, on_damage) if self._world.first else None)
+
+    def _anchor(self, step: int, on_damage: Callable[[str], None]) -> Path | None:
         for path in reversed(self._steps()):
             at = _step_of(path)
             if at > step or at % self._retention.anchor_steps:
@@ -139,23 +154,38 @@ class CheckpointFolder:
     def load(self, path: Path, tensors: dict[str, torch.Tensor]) -> Position:
         """Fill `tensors` and set the random generators from what `newest` found."""
         with _dcp_errors():
-            dcp_load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=True)
+            dcp_load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=self._alone)
         state = json.loads((path / STATE).read_text())
         _set_random_state(state["random"])
         return Position(state["step"], state["tokens"], state["state"])
 
+    @property
+    def _alone(self) -> bool:
+        return self._world.size == 1
+
     def _write(self, partial: Path, tensors: dict[str, torch.Tensor], position: Position) -> None:
-        writer = HuggingFaceStorageWriter(str(partial), fqn_to_index_mapping=_file_of_each(tensors))
+        writer = HuggingFaceStorageWriter(
+            str(partial), fqn_to_index_mapping=_file_of_each(tensors), save_distributed=not self._alone
+        )
         with _dcp_errors():
-            dcp_save(tensors, storage_writer=writer, no_dist=True)
-        state = {**asdict(position), "random": _random_state()}
-        (partial / STATE).write_text(json.dumps(state))
+            dcp_save(tensors, storage_writer=writer, no_dist=self._alone)
+        if self._world.first:
+            (partial / STATE).write_text(json.dumps({**asdict(position), "random": _random_state()}))
+        paths = self._world.from_first(sorted(partial.iterdir()))
         files = {}
-        for path in sorted(partial.iterdir()):
+        for path in paths[self._world.rank :: self._world.size]:
             fsync_path(path)
             files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        write_json(partial / MANIFEST, {**self._identity, "step": position.step, "files": files})
-        fsync_path(partial)
+        files = {name: entry for found in self._world.gather(files) for name, entry in found.items()}
+        if self._world.first:
+            write_json(partial / MANIFEST, {**self._identity, "step": position.step, "files": files})
+            fsync_path(partial)
+
+    def _remove(self, partial: Path) -> None:
+        """Delete a checkpoint that is not whole, before any rank goes on."""
+        if self._world.first:
+            shutil.rmtree(partial, ignore_errors=True)
+        self._world.from_first(None)
 
     def _refuse_foreign(self, path: Path) -> None:
         manifest = json.loads((path / MANIFEST).read_text())

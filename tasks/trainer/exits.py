@@ -33,6 +33,7 @@ class IoFailure(Retryable):
     """A disk was full, over quota or failing; earlier checkpoints are intact."""
 
 
+_PEER_GONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connect timeout")
 _MEDIUM_ERRORS = {
     errno.ENOSPC,
     errno.EDQUOT,
@@ -65,4 +66,15 @@ def exit_of(error: BaseException) -> Exit:
     full_in_safetensors = isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)
     if (isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS) or full_in_safetensors:
         return Exit.IO_ERROR
+    if lost_contact(error):
+        return Exit.PREEMPTED
     return Exit.FAILED
+
+
+def lost_contact(error: BaseException) -> bool:
+    """Whether another rank went away: killed, or failed and said so itself."""
+    from torch.distributed import DistError
+
+    return isinstance(error, DistError) or (
+        isinstance(error, RuntimeError) and any(sign in str(error) for sign in _PEER_GONE)
+    )

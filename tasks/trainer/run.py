@@ -8,9 +8,11 @@ function of `run.json` and the data it names, however often the run was interrup
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +26,22 @@ from data.permutation import hash64
 from data.store import write_json
 from models.counts import flops_per_token
 from models.device import choose_device, choose_precision, peak_flops
-from models.portable import save_portable
+from models.portable import write_portable
+from models.skeleton import LanguageModel
 from tasks.trainer.averaging import WeightAverage
-from tasks.trainer.batches import ReadAhead, build_loader, held_out, slice_tokens
+from tasks.trainer.batches import ReadAhead, build_loader, held_out, note_smaller_slices, slice_tokens
 from tasks.trainer.blocks import prepare_blocks
 from tasks.trainer.budget import Pace, revised
 from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
 from tasks.trainer.config import SUMMARY, RunSpec
 from tasks.trainer.course import Course
 from tasks.trainer.declaration import declared_schedule
-from tasks.trainer.engines.engine import Engine
+from tasks.trainer.engines.build import build_engine, check_world
 from tasks.trainer.exits import Preempted
 from tasks.trainer.guard import Guard
 from tasks.trainer.held_out import evaluate
 from tasks.trainer.journal import Journal
+from tasks.trainer.metrics import ATTEMPT_VARIABLE
 from tasks.trainer.optimizers.build import build_optimizer
 from tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
 from tasks.trainer.step import Optimization
@@ -59,13 +63,23 @@ def train(run_dir: Path, stop: StopRequest, running_s: float = 0.0) -> None:
 
     Raises Preempted (state saved) when `stop` has a reason, UserError for what the user can mend.
     """
-    spec = read_spec(run_dir)
-    with _exclusive(run_dir, stop), ExitStack() as cleanup:
-        TrainingRun(run_dir, spec, stop, World.of_launcher(), running_s, cleanup).finish()
+    spec, world = read_spec(run_dir), World.of_launcher()
+    check_world(spec.runtime, spec.train, world)
+    device = choose_device(spec.runtime.device, world.local_rank)
+    world.meet(device)
+    if world.size > 1:  # a rank on another machine was not told the attempt it belongs to
+        os.environ[ATTEMPT_VARIABLE] = world.from_first(os.environ.get(ATTEMPT_VARIABLE, ""))
+    with _exclusive(run_dir, stop, world), ExitStack() as cleanup:
+        TrainingRun(run_dir, spec, stop, world, device, running_s, cleanup).finish()
 
 
 @contextmanager
-def _exclusive(run_dir: Path, stop: StopRequest) -> Iterator[None]:
+def _exclusive(run_dir: Path, stop: StopRequest, world: World) -> Iterator[None]:
+    """Within: no other attempt is at work. The first rank sees to it, the others wait for its word."""
+    if not world.first:
+        world.from_first(None)
+        yield
+        return
     lock = FileLock(run_dir / LOCK)
     deadline = time.monotonic() + LOCK_PATIENCE_S
     while not lock.is_locked:
@@ -77,6 +91,7 @@ def _exclusive(run_dir: Path, stop: StopRequest) -> Iterator[None]:
             if time.monotonic() > deadline:
                 raise UserError(f"another trainer is at work in {run_dir}; stop it, or wait for it") from None
     try:
+        world.from_first(None)
         yield
     finally:
         lock.release()
@@ -86,15 +101,21 @@ class TrainingRun:
     """One attempt at a run. `cleanup` closes what it opens."""
 
     def __init__(
-        self, run_dir: Path, spec: RunSpec, stop: StopRequest, world: World, running_s: float, cleanup: ExitStack
+        self,
+        run_dir: Path,
+        spec: RunSpec,
+        stop: StopRequest,
+        world: World,
+        device: torch.device,
+        running_s: float,
+        cleanup: ExitStack,
     ):
-        self._dir, self._spec, self._stop, self._world = run_dir, spec, stop, world
+        self._dir, self._spec, self._stop, self._world, self._device = run_dir, spec, stop, world, device
         runtime, recipe = spec.runtime, spec.train
         self._journal = Journal(run_dir, spec, world, running_s, cleanup)
         seed_everything(recipe.seed)
         if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
-        self._device = choose_device(runtime.device)
         precision = choose_precision(runtime.precision, self._device)
         self._autocast = torch.autocast(self._device.type, precision, enabled=precision != torch.float32)
         self._loader = build_loader(spec)
@@ -103,19 +124,27 @@ class TrainingRun:
         model = starting_model(spec, self._device)
         model.begin_training(self._loader.sources)
         prepare_blocks(model, runtime)
-        self._engine = Engine(model, build_optimizer(model, recipe, self._device), world)
+        make_optimizer = partial(build_optimizer, recipe=recipe, device=device)
+        self._engine = build_engine(model, make_optimizer, runtime, recipe, world, device, precision)
         self._model = model
         self._optimization = Optimization(
-            self._engine, recipe.grad_clip, self._device, self._autocast, slice_tokens(spec, self._device), self._say
+            self._engine,
+            recipe.grad_clip,
+            self._device,
+            self._autocast,
+            slice_tokens(run_dir, spec, device, world),
+            self._say,
         )
-        self._average = WeightAverage(model) if recipe.average_from is not None else None
+        self._average = WeightAverage(model, self._engine.opened) if recipe.average_from is not None else None
         flops = {p.seq_len_tokens: flops_per_token(spec.model, p.seq_len_tokens) for p in recipe.phases}
         self._flops_per_token = {length: found.forward + found.backward for length, found in flops.items()}
-        self._throughput = Throughput(recipe.batch_tokens, peak_flops(self._device))
+        self._throughput = Throughput(recipe.batch_tokens, world.size * peak_flops(device))
         self._pace = Pace()
 
         retention = Retention(runtime.keep_checkpoints, recipe.guard.anchor_steps, runtime.permanent_every_steps)
-        self._checkpoints = CheckpointFolder(run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, retention)
+        self._checkpoints = CheckpointFolder(
+            run_dir / CHECKPOINTS, spec.key, self._loader.fingerprint, retention, world
+        )
         self._position = Position(step=0, tokens=0)
         self._guard, self._course = Guard(recipe.guard), Course(recipe)
         if (found := self._checkpoints.newest(self._say)) is not None:
@@ -143,8 +172,11 @@ class TrainingRun:
                 "raise it and run again"
             )
         with self._delivered():
-            save_portable(self._dir, self._model, Path(self._spec.tokenizer_dir))
-        write_json(self._dir / SUMMARY, self._summary())
+            weights = self._engine.weights()
+            if self._world.first:
+                write_portable(self._dir, self._spec.model, weights, Path(self._spec.tokenizer_dir))
+        if self._world.first:
+            write_json(self._dir / SUMMARY, self._summary())
 
     def _step(self) -> None:
         """Compute a step and learn from it, or pass it over if the guard says so."""
@@ -152,7 +184,11 @@ class TrainingRun:
         step_key = int(hash64(recipe.seed, step)[0] >> np.uint64(1))
         batch = self._batches.batch(step)
         started = time.perf_counter()
-        result = self._optimization.measure(batch, step_key)
+        try:
+            result = self._optimization.measure(batch, step_key)
+        except torch.OutOfMemoryError:
+            note_smaller_slices(self._dir, self._optimization.slice_tokens)
+            raise
         self._position = Position(step + 1, self._position.tokens + recipe.batch_tokens)
         if (problem := self._guard.problem(result.loss, result.grad_norm)) is not None:
             self._pass_over(batch, step_key, problem)
@@ -214,7 +250,9 @@ class TrainingRun:
         self._say(f"rolled back to the weights of step {restored.step}; going on with the data of step {step + 1}")
 
     def _load(self, checkpoint: Path) -> Position:
-        position = self._checkpoints.load(checkpoint, self._tensors())
+        tensors = self._tensors()
+        position = self._checkpoints.load(checkpoint, tensors)
+        self._engine.restore(tensors)
         if self._average is not None:
             self._average.count = position.state["averaged_steps"]
         return position
@@ -262,13 +300,16 @@ class TrainingRun:
             self._say(why)
 
     def _evaluate(self) -> None:
+        def measure(model: LanguageModel) -> dict[str, dict[str, float]]:
+            return {
+                source: evaluate(model, batches, self._token_bytes_V, self._autocast, self._device)
+                for source, batches in self._held_out.items()
+            }
+
         started = time.monotonic()
         self._model.eval()
         with self._delivered() if self._position.step == self._course.end else nullcontext():
-            held_out = {
-                source: evaluate(self._model, batches, self._token_bytes_V, self._autocast, self._device)
-                for source, batches in self._held_out.items()
-            }
+            held_out = self._engine.compute(measure)
         self._model.train()
         self._journal.evaluation(self._position.step, held_out)
         self._pace.evaluation(time.monotonic() - started)

@@ -17,7 +17,7 @@ import torch
 
 from data.loader import Batch
 from kernels.cross_entropy import IGNORE
-from models.skeleton import Loss
+from models.skeleton import LanguageModel, Loss
 from tasks.trainer.batches import rows_of
 from tasks.trainer.engines.engine import Engine
 from tasks.trainer.optimizers.sophia import SophiaG
@@ -50,7 +50,7 @@ class Optimization:
         self._grad_clip = grad_clip
         self._device = device
         self._autocast = autocast
-        self._slice_tokens = slice_tokens
+        self.slice_tokens = slice_tokens
         self._say = say
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
@@ -76,16 +76,19 @@ class Optimization:
         """Forget what was measured."""
         self.engine.discard()
 
-    @torch.no_grad()
     def row_losses(self, batch: Batch, step_key: int) -> list[float]:
         """Mean loss of each of this rank's rows as training sees it, nats per target: to find the row that is bad."""
         self.engine.model.begin_step(step_key)
-        losses = []
-        for row in range(len(batch.ids_BT)):
-            with self._autocast:
-                loss = self.engine.loss(rows_of(batch, row, row + 1, self._device))
-            losses.append((loss.total / loss.tokens.clamp(min=1)).item())
-        return losses
+
+        def compute(model: LanguageModel) -> list[float]:
+            losses = []
+            for row in range(len(batch.ids_BT)):
+                with self._autocast:
+                    loss = model.loss(**rows_of(batch, row, row + 1, self._device))
+                losses.append((loss.total / loss.tokens.clamp(min=1)).item())
+            return losses
+
+        return self.engine.compute(compute)
 
     def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         while True:
@@ -93,11 +96,11 @@ class Optimization:
                 return self._accumulate(batch, step_key, loss_of)
             except torch.OutOfMemoryError:
                 row_tokens = batch.ids_BT.shape[1]
-                rows = self._slice_tokens // row_tokens
+                rows = self.slice_tokens // row_tokens
                 if rows <= 1 or self.engine.world.size > 1:
                     raise
             rows = (rows + 1) // 2
-            self._slice_tokens = rows * row_tokens
+            self.slice_tokens = rows * row_tokens
             self.engine.discard()
             gc.collect()
             torch.cuda.empty_cache()
@@ -106,7 +109,7 @@ class Optimization:
     def _accumulate(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         self.engine.model.begin_step(step_key)
         rows, row_tokens = batch.ids_BT.shape
-        slice_rows = max(1, self._slice_tokens // row_tokens)
+        slice_rows = max(1, self.slice_tokens // row_tokens)
         targets = max(1, self._targets(batch))
         totals: dict[str, torch.Tensor] = {}
         for start in range(0, rows, slice_rows):

@@ -9,19 +9,23 @@ from __future__ import annotations
 import os
 import signal
 
+import psutil
+
 PARENT_VARIABLE = "ATHANOR_PARENT_PID"
 
 
 class StopRequest:
-    """Why to stop, once there is a reason."""
+    """Why to stop, once there is a reason. The parent is watched, and `ancestor_pid`, which is further away if a
+    launcher stands between."""
 
-    def __init__(self, parent_pid: int | None = None):
-        self._parent_pid = parent_pid if parent_pid is not None else os.getppid()
+    def __init__(self, ancestor_pid: int | None = None):
+        self._parent_pid = os.getppid()
+        self._ancestor_pid = ancestor_pid if ancestor_pid is not None else self._parent_pid
         self._signal: str | None = None
 
     @classmethod
     def install(cls) -> StopRequest:
-        """Listen to SIGTERM and SIGINT, and watch the parent: the one that PARENT_VARIABLE names, else the current."""
+        """Listen to SIGTERM and SIGINT, and watch the process that PARENT_VARIABLE names, if it names one."""
         named = os.environ.get(PARENT_VARIABLE)
         request = cls(int(named) if named else None)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -33,7 +37,16 @@ class StopRequest:
         """`SIGTERM`, `SIGINT`, `parent process N is gone`, or None to go on."""
         if self._signal is None and os.getppid() != self._parent_pid:
             return f"parent process {self._parent_pid} is gone"
+        if self._signal is None and self._ancestor_pid != self._parent_pid and not _lives(self._ancestor_pid):
+            return f"parent process {self._ancestor_pid} is gone"
         return self._signal
 
     def _on_signal(self, number: int, frame: object) -> None:
         self._signal = signal.Signals(number).name
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

@@ -1,7 +1,8 @@
 """The ranks of a run and what they tell each other; alone, every method is the identity.
 
 Values that steer a run (stop, save, the end, the verdict on a step) must be the same on every rank, or collective
-operations no longer meet. They go through here.
+operations no longer meet. They go through here. There is one process group: gloo for what lies in host memory, which
+objects do, and nccl for tensors on GPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class World:
-    """This process is `rank` of `size`, and `local_rank` on its machine. Construct it after the process group."""
+    """This process is `rank` of `size`, and `local_rank` on its machine."""
 
     rank: int = 0
     size: int = 1
@@ -26,9 +27,17 @@ class World:
 
     @classmethod
     def of_launcher(cls) -> World:
-        """As torchrun's environment says; alone without one."""
+        """As the environment says that torchrun and the deepspeed launcher set; alone without one."""
         variables = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
         return cls(*(int(os.environ[name]) for name in variables)) if "RANK" in os.environ else cls()
+
+    def meet(self, device: torch.device) -> None:
+        """Form the process group of a launched world, whose ranks all call this; `disband` ends it."""
+        if "RANK" not in os.environ:
+            return
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
 
     @property
     def first(self) -> bool:
@@ -61,3 +70,9 @@ class World:
         box: list[T | None] = [None] * self.size
         dist.all_gather_object(box, value)
         return box  # pyright: ignore[reportReturnType]
+
+
+def disband() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

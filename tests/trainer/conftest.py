@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,15 +45,20 @@ def corpus(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(root=root, tokenizer=root / "tokenizer", vocab_size=facts["vocab_size"])
 
 
-@pytest.fixture
-def make_run(corpus, tmp_path) -> Callable[..., Path]:
-    """Write `run.json` of a tiny run into `tmp_path/name` and return that folder.
+@pytest.fixture(scope="session")
+def write_run(corpus) -> Callable[..., Path]:
+    """Write `run.json` of a tiny run into `root/name` and return that folder.
 
     Keyword arguments replace fields of the run; `train` and `runtime` only the fields they name.
     """
 
-    def make(
-        name: str, family: str = "vanilla", train: dict | None = None, runtime: dict | None = None, **fields: Any
+    def write(
+        root: Path,
+        name: str,
+        family: str = "vanilla",
+        train: dict | None = None,
+        runtime: dict | None = None,
+        **fields: Any,
     ) -> Path:
         model = {
             "family": family,
@@ -85,12 +92,26 @@ def make_run(corpus, tmp_path) -> Callable[..., Path]:
             "mixture": {"start": {"one": 0.7, "two": 0.3}},
             "run_name": name,
         }
-        folder = tmp_path / name
+        folder = root / name
         folder.mkdir()
         write_json(folder / "run.json", RunSpec.model_validate(spec | fields).model_dump(mode="json"))
         return folder
 
-    return make
+    return write
+
+
+@pytest.fixture
+def make_run(write_run, tmp_path) -> Callable[..., Path]:
+    """`write_run` into the test's own folder."""
+    return partial(write_run, tmp_path)
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @pytest.fixture

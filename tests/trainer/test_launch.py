@@ -78,7 +78,7 @@ def test_every_end_of_the_child_is_its_own_exception(tmp_path, monkeypatch, chil
     script = tmp_path / "child"
     script.write_text(f"#!/bin/sh\n{child}\n")
     script.chmod(0o755)
-    monkeypatch.setattr("tasks.trainer.launch.sys.executable", str(script))
+    monkeypatch.setattr("tasks.trainer.launchers.sys.executable", str(script))
     log = tmp_path / "trainer.log"
     log.write_text("a line of an earlier attempt\n")
     with pytest.raises(type(error)) as raised:
@@ -101,7 +101,7 @@ def test_a_child_that_will_not_stop_is_killed_with_all_its_descendants(tmp_path,
     script = tmp_path / "child"
     script.write_text("\n".join(lines) + "\n")
     script.chmod(0o755)
-    monkeypatch.setattr("tasks.trainer.launch.sys.executable", str(script))
+    monkeypatch.setattr("tasks.trainer.launchers.sys.executable", str(script))
     monkeypatch.setattr("tasks.trainer.launch.GRACE_S", 0.2)
 
     def interrupt(row):

@@ -260,7 +260,7 @@ def test_a_signal_asks_to_stop_and_so_does_another_parent(restore_signals):
     assert request.reason is None
     os.kill(os.getpid(), signal.SIGTERM)
     assert request.reason == "SIGTERM"
-    assert StopRequest(parent_pid=1_000_000_000).reason == "parent process 1000000000 is gone"
+    assert StopRequest(ancestor_pid=1_000_000_000).reason == "parent process 1000000000 is gone"
 
 
 @pytest.mark.parametrize(

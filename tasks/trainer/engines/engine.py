@@ -1,20 +1,50 @@
 """How parameters, gradients and optimizer state are laid out: here whole, in one process.
 
 An engine is what a training step does with its model: the loss of some rows, the backward pass, clipping, the update,
-and the tensors of a checkpoint. The other engines refine this one for several ranks. Invariant: for the same global
-batch every engine makes the same update, up to the order of sums.
+and the tensors of a checkpoint. The other engines refine this one for several ranks. Invariants: for the same global
+batch every engine makes the same update, up to the order of sums; the tensors of a checkpoint have the same names and
+global shapes in all of them, so that a run may go on under another engine. Except for `loss` and `backward` of ranks
+whose rows differ in number, all ranks call the same methods in the same order.
+
+Auxiliary losses that are means over a slice (the balance of experts) depend on which rows share a slice. They are equal
+between worlds whose slices are: `micro_batch_rows` that divides the rows of a rank.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.skeleton import LanguageModel, Loss
 from tasks.trainer.checkpoint import training_tensors
 from tasks.trainer.world import World
+
+T = TypeVar("T")
+
+
+class Computation(nn.Module):
+    """A model whose forward pass is whatever is asked of it: what wrappers of modules wrap, which serve only that."""
+
+    def __init__(self, model: LanguageModel):
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        return function(self.model, *arguments)
+
+
+def loss_of(model: LanguageModel, rows: dict[str, Tensor]) -> Loss:
+    """`LanguageModel.loss`, as a function for `Computation`."""
+    return model.loss(**rows)
+
+
+def sampled_loss_of(model: LanguageModel, rows: dict[str, Tensor]) -> Loss:
+    """`LanguageModel.sampled_loss`, as a function for `Computation`."""
+    return model.sampled_loss(**rows)
 
 
 class Engine:
@@ -26,11 +56,11 @@ class Engine:
 
     def loss(self, rows: dict[str, Tensor]) -> Loss:
         """`LanguageModel.loss` of this rank's rows."""
-        return self.model.loss(**rows)
+        return self._call(loss_of, rows)
 
     def sampled_loss(self, rows: dict[str, Tensor]) -> Loss:
         """`LanguageModel.sampled_loss` of this rank's rows."""
-        return self.model.sampled_loss(**rows)
+        return self._call(sampled_loss_of, rows)
 
     def slice(self, last: bool) -> AbstractContextManager:
         """To hold around the forward and backward pass of a slice of the batch; gradients are exchanged on the last."""
@@ -49,8 +79,7 @@ class Engine:
 
     def update(self, lr: float) -> None:
         """One optimizer step; forgets the gradient."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0)
+        self._set_lr(lr)
         self.optimizer.step()
         self.discard()
 
@@ -58,6 +87,30 @@ class Engine:
         """Forget the gradient."""
         self.optimizer.zero_grad()
 
+    @torch.no_grad()
+    def compute(self, function: Callable[[LanguageModel], T]) -> T:
+        """`function(model)`, without gradient; it may call any method of the model, on all ranks alike."""
+        return self._call(function)
+
+    def opened(self, parameter: nn.Parameter) -> AbstractContextManager:
+        """Within: the parameter's data can be read and written, with the same values on all ranks."""
+        return nullcontext()
+
     def tensors(self) -> dict[str, Tensor]:
-        """Model and optimizer by name, as a checkpoint holds them; writing to them changes the run."""
+        """Model and optimizer by name, as a checkpoint holds them; after writing to them call `restore`."""
         return training_tensors(self.model, self.optimizer)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Go on from what was written to the result of `tensors`."""
+
+    def weights(self) -> dict[str, Tensor]:
+        """The model's state dict in whole tensors, which may be the model's own; empty on all ranks but the first."""
+        return self.model.state_dict()
+
+    def _call(self, function: Callable[..., T], *arguments: Any) -> T:
+        """`function(model, *arguments)`, through whatever is wrapped around the model."""
+        return function(self.model, *arguments)
+
+    def _set_lr(self, lr: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group.get("lr_scale", 1.0)
