@@ -178,12 +178,12 @@ def test_one_process_goes_on_from_the_engines_checkpoint(runs, engine, tmp_path,
     assert_same_run(folder, runs("single"))
 
 
-@pytest.mark.parametrize(("family", "engine"), [("hydra", "fsdp"), ("huginn", "ddp")])
-def test_families_whose_steps_use_parameters_unevenly_learn_the_same(make_run, corpus, family, engine):
+@pytest.mark.parametrize(("family", "engine", "optimizer"), [("hydra", "fsdp", "lion"), ("huginn", "ddp", "sophia-g")])
+def test_uneven_families_and_other_optimizers_learn_the_same(make_run, corpus, family, engine, optimizer):
     """The threshold that MoD serves with is a mean of the ranks' own, so only training is compared."""
     model = {"family": family, "vocab_size": corpus.vocab_size, "d_model": 32, "n_heads": 2, "n_kv_heads": 1}
     model |= {"head_dim": 16, "d_ff": 48, "max_seq_len": 96, **FAMILIES[family]}
-    fields = {"model": model, "train": {"steps": 6}, "runtime": {"micro_batch_rows": 2}}
+    fields = {"model": model, "train": {"steps": 6, "optimizer": optimizer}, "runtime": {"micro_batch_rows": 2}}
     alone, together = make_run("alone", **fields), make_run("together", **fields)
     train(alone, Stop())
     run_trainer(together, lambda row: None, start_on(together, runtime_of(engine)))
