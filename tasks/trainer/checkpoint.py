@@ -39,7 +39,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from data.errors import UserError
 from data.store import fsync_path, sha256_file, write_json
-from tasks.trainer.world import World
+from tasks.trainer.world import ALONE, World
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -88,7 +88,7 @@ def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -
 class CheckpointFolder:
     """The checkpoints of one run, which is known by its artifact's key and its loader's fingerprint."""
 
-    def __init__(self, folder: Path, key: str, loader_fingerprint: str, retention: Retention, world: World = World()):
+    def __init__(self, folder: Path, key: str, loader_fingerprint: str, retention: Retention, world: World = ALONE):
         self.folder = folder
         self._world = world
         self._identity = {"key": key, "loader_fingerprint": loader_fingerprint}

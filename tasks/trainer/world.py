@@ -72,6 +72,9 @@ class World:
         return box  # pyright: ignore[reportReturnType]
 
 
+ALONE = World()
+
+
 def disband() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

@@ -11,10 +11,18 @@ from data.runtime import Runtime
 from models.skeleton import LanguageModel
 from tasks.trainer.config import TrainRecipe
 from tasks.trainer.engines.engine import Engine
+from tasks.trainer.optimizers.defaults import OptimizerName
 from tasks.trainer.world import World
 
-# Optimizers that see a part of a parameter as they see the whole: those whose update is element by element.
-SHARDED_OPTIMIZERS = {"fsdp": ("adamw",), "deepspeed": ("adamw",)}
+# Optimizers whose update of a sharded parameter is that of the whole one. 8-bit states have blocks of their own, and
+# torch's Adafactor has no sharded form; DeepSpeed makes one vector of all parameters.
+SHARDED_OPTIMIZERS: dict[str, tuple[OptimizerName, ...]] = {
+    "fsdp": (
+        *("adamw", "adamw-bf16-moments", "lion", "lion-bf16-moments", "cautious-lion"),
+        *("muon", "sophia-g", "ellis-adam"),
+    ),
+    "deepspeed": ("adamw",),
+}
 
 
 def build_engine(
@@ -32,7 +40,7 @@ def build_engine(
     if recipe.optimizer not in (known := SHARDED_OPTIMIZERS.get(name, (recipe.optimizer,))):
         raise UserError(
             f"runtime.engine={name} shards what train.optimizer={recipe.optimizer} needs whole: use engine=ddp, or "
-            f"optimizer={' or '.join(known)}"
+            f"optimizer={', '.join(known)}"
         )
     if name == "single":
         return Engine(model, make_optimizer(model), world)

@@ -50,9 +50,10 @@ class ZeroEngine(Engine):
         self._gathered = deepspeed.zero.GatheredParameters
         self._named = dict(model.named_parameters())
         config = _config(self._stage, runtime.offload, world.size, grad_clip, autocast)
-        self._zero, sharded, _, _ = deepspeed.initialize(
+        initialized: tuple[Any, ...] = deepspeed.initialize(
             model=Computation(model), optimizer=optimizer, config=config, dist_init_required=False
         )
+        self._zero, sharded = initialized[:2]
         super().__init__(model, sharded, world)
         self._create_moments()
 

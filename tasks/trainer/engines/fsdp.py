@@ -37,7 +37,7 @@ class ShardedEngine(Engine):
         mesh = init_device_mesh(device.type, (world.size,))
         for unit in model.units():
             fully_shard(unit, mesh=mesh)
-        self._sharded = fully_shard(Computation(model), mesh=mesh)
+        self._sharded: Any = fully_shard(Computation(model), mesh=mesh)
         self._sharded.set_reduce_scatter_unused_params(True)  # ranks may use different ones: experts
         super().__init__(model, make_optimizer(model), world)
 
