@@ -179,9 +179,9 @@ def _differences(peace: Path, storm: Path) -> list[str]:
     """One line for each artifact whose weights or numbers differ, or that only one home has."""
     one, other = ({a.name: _digest(a.path) for a in _trained(home)} for home in (peace, storm))
     return [
-        f"{name}: {what} differs"
+        f"{name}: other {what}"
         for name in sorted(one.keys() | other.keys())
-        for what in ("weights", "log")
+        for what in ("weights", "numbers in the log")
         if one.get(name, {}).get(what) != other.get(name, {}).get(what)
     ]
 
@@ -191,7 +191,7 @@ def _digest(folder: Path) -> dict[str, str]:
 
     rows = json.dumps(reproducible_rows(folder)).encode()
     weights = (folder / "model.safetensors").read_bytes()
-    return {"weights": hashlib.sha256(weights).hexdigest(), "log": hashlib.sha256(rows).hexdigest()}
+    return {"weights": hashlib.sha256(weights).hexdigest(), "numbers in the log": hashlib.sha256(rows).hexdigest()}
 
 
 def main() -> None:
