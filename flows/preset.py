@@ -70,6 +70,16 @@ class Preset(Recipe):
         return yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML in which only `true` and `false` are truth values: `wandb: off` is the word off."""
+
+
+_Yaml.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def preset_names() -> list[str]:
     """Names of the presets that come with Athanor."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -111,7 +121,7 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
     if name_or_path in above:
         raise UserError(f"preset {name_or_path} extends itself: {' -> '.join((*above, name_or_path))}")
     try:
-        fields = yaml.safe_load(path.read_text())
+        fields = yaml.load(path.read_text(), _Yaml)
     except OSError as error:
         raise UserError(f"preset file {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -143,7 +153,7 @@ def _parse_override(override: str) -> dict[str, Any]:
     if not equals or not key.strip("."):
         raise UserError(f"--set {override}: write it as key=value, e.g. --set pretrain.steps=900")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Yaml)
     except yaml.YAMLError:
         value = text
     fields: Any = value

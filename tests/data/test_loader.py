@@ -71,7 +71,9 @@ def test_rows_are_the_windows_of_the_stream_with_isolated_documents(shard_dirs):
                 assert batch.doc_start_BT[slot, t] == document
                 ends_here = stream[t] == shards.eos_id
                 assert batch.targets_BT[slot, t] == (-100 if ends_here else stream[t + 1])
-        assert [loader.sources[index] for index in batch.source_B] == [loader.sample(step, s).source for s in range(8)]
+        assert [loader.sources[index] for index in batch.source_B] == [
+            loader.describe(step, s).source for s in range(8)
+        ]
     assert loader.sources == ["code", "math", "stem"]
     assert all(getattr(batch, f).dtype == np.int64 for f in FIELDS)
 
@@ -143,7 +145,7 @@ def test_one_phase_reads_the_rows_it_read_before_there_were_phases(write_documen
     }
     for step, expected in recorded.items():
         batch = loader.batch(step, range(8))
-        assert hashlib.sha256(b"".join(getattr(batch, f).tobytes() for f in FIELDS)).hexdigest() == expected
+        assert hashlib.sha256(b"".join(getattr(batch, f).tobytes() for f in FIELDS[:4])).hexdigest() == expected
 
 
 @st.composite

@@ -113,3 +113,8 @@ def test_a_preset_cannot_extend_itself(tmp_path):
     file.write_text(f"extends: {file}\n")
     with pytest.raises(UserError, match="extends itself"):
         load_preset(str(file))
+
+
+def test_off_is_a_word_and_true_is_a_truth_value():
+    preset = load_preset("quickstart", ["runtime.wandb=off", "runtime.compile=true"])
+    assert (preset.runtime.wandb, preset.runtime.compile) == ("off", True)

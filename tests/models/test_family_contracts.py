@@ -181,7 +181,11 @@ def test_weights_stored_in_bf16_compute_near_fp32(mode, lively_model):
     model, ids = lively_model(mode), random_ids(2, 16)
     exact = model(ids)
     low = model.to(torch.bfloat16)(ids).float()
-    assert ((low - exact).norm() / exact.norm()).item() < 0.05
+    error_BT = (low - exact).norm(dim=-1) / exact.norm(dim=-1)
+    if mode.startswith("hydra"):  # a token at the edge of a yes-or-no decision may fall on its other side
+        assert (error_BT < 0.05).float().mean() > 0.8
+        error_BT = error_BT[error_BT < 0.05]
+    assert error_BT.square().mean().sqrt() < 0.05
 
 
 def test_weights_are_the_same_for_a_seed_also_from_the_meta_device(mode, tiny_recipe):

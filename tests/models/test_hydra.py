@@ -1,5 +1,6 @@
 """HYDRA's routers: what they compute, what they learn from, what they skip, and who turns them on."""
 
+import itertools
 import math
 
 import pytest
@@ -159,7 +160,7 @@ def test_training_can_skip_what_serving_skips(lively_model):
         model.apply_schedule(model.schedule(progress))
         gaps.append((model(ids) - served).norm().item())
     assert gaps[0] == (weighed - served).norm().item()
-    assert gaps == sorted(gaps, reverse=True)
+    assert all(later < earlier for earlier, later in itertools.pairwise(gaps))
     torch.testing.assert_close(model(ids), served, atol=1e-5, rtol=1e-5)
     assert not model.blocks[0].latest_computed.all()
 

@@ -39,10 +39,10 @@ def test_every_family_has_rectangular_finite_labelled_maps_that_survive_json(mod
 def test_attention_share_is_the_mean_norm_ratio_over_tokens(mode, lively_model):
     model = lively_model(mode)
     seen = []
-    first = next(module for module in model.blocks.modules() if hasattr(module, "attention_norm"))
-    norm, attention = first.attention_norm, first.attention
-    norm.register_forward_hook(lambda _m, args, _o: seen.append(args[0].norm(dim=-1)))
-    attention.register_forward_hook(lambda _m, _a, out: seen.append(out.norm(dim=-1)))
+    first = next(part for block in model.units() for part in block.modules() if hasattr(part, "attention_norm"))
+    added = getattr(first, "attention_branch_norm", first.attention)
+    first.attention_norm.register_forward_hook(lambda _m, args, _o: seen.append(args[0].norm(dim=-1)))
+    added.register_forward_hook(lambda _m, _a, out: seen.append(out.norm(dim=-1)))
     share = next(one for one in measure(model, model.probes(), batches()) if one.name == "attention_share").values[0]
     ratios = torch.cat([out / residual for residual, out in zip(seen[::2], seen[1::2], strict=True)])
     assert len(share) == model.recipe.n_layers

@@ -22,6 +22,11 @@ from data.tokenizers import build_tokenizer
 from tasks.trainer.config import RunSpec
 
 SEQ_LEN_TOKENS = 32
+RECURRENT = {
+    "n_layers": 3,
+    "n_kv_heads": 2,
+    "huginn": {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 3, "backprop_depth": 2},
+}
 
 
 @pytest.fixture(scope="session")
@@ -65,7 +70,7 @@ def write_run(corpus) -> Callable[..., Path]:
             "head_dim": 16,
             "d_ff": 48,
             "max_seq_len": 3 * SEQ_LEN_TOKENS,
-        }
+        } | (RECURRENT if family == "huginn" else {})
         spec = {
             "objective": "pretrain",
             "key": "k" * 64,

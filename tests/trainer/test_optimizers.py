@@ -171,7 +171,7 @@ def test_muon_trains_the_matrices_of_the_blocks_and_nothing_else():
         parameter.grad = torch.ones_like(parameter)
     subject.step()
     by_muon = {name for name, p in model.named_parameters() if "momentum_buffer" in subject.state[p]}
-    kinds = {name.split(".", 2)[2] for name in by_muon if name.startswith("blocks.")}
+    kinds = {".".join(name.split(".")[-3:]) for name in by_muon if name.startswith("blocks.")}
     assert kinds == {f"attention.{n}.weight" for n in ("query", "key", "value", "shifted_value", "out")} | {
         f"ffn.{n}.weight" for n in ("gate", "up", "down")
     }
