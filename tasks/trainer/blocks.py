@@ -23,12 +23,11 @@ def prepare_blocks(model: LanguageModel, runtime: Runtime) -> None:
     """
     if runtime.precision == "fp8":
         use_float8(model)
-    recompute_blocks = runtime.recompute_blocks
     for number, block in enumerate(model.units(), start=1):
-        if recompute_blocks is not None and number % recompute_blocks == 0:
-            block.forward = _recomputing(block, block.forward)
         if runtime.compile:
-            block.compile()
+            block.forward = torch.compile(block.forward)
+        if runtime.recompute_blocks is not None and number % runtime.recompute_blocks == 0:
+            block.forward = _recomputing(block, block.forward)  # around what is compiled: a block notes things aside
 
 
 def use_float8(model: LanguageModel, emulate: bool = False) -> None:

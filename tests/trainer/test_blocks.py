@@ -43,11 +43,16 @@ def test_float8_rounds_the_products_and_keeps_the_parameters(family):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_compute_the_same():
-    plain, compiled = model("vanilla"), model("vanilla")
-    prepare_blocks(compiled, Runtime(compile=True))
+def test_blocks_compile_whole_and_compute_the_same_when_recomputed():
+    plain, compiled = model("polychromatic"), model("polychromatic")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    prepare_blocks(compiled, Runtime(compile=True, recompute_blocks=1))
     one, gradients = loss_and_gradients(plain)
     other, compiled_gradients = loss_and_gradients(compiled)
     assert other == pytest.approx(one, rel=1e-5)
     for name, gradient in gradients.items():
         torch.testing.assert_close(compiled_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert not counters["graph_break"], "a break leaves the whole block uncompiled"
