@@ -33,7 +33,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         )
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and local_rank >= (found := torch.cuda.device_count()):
+    if name == "cuda" and local_rank and local_rank >= (found := torch.cuda.device_count()):
         raise UserError(
             f"runtime.ranks is more than the {found} GPUs torch sees on this machine: lower it, or use device=cpu"
         )
