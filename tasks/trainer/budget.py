@@ -19,6 +19,7 @@ from tasks.trainer.course import Course
 
 MARGIN = 0.03  # of the affordable steps, kept back at a cut for steps that turn out slower
 RECENT_STEPS = 64
+WARMING_STEPS = 3  # of an attempt: compiling, filling caches
 
 
 def revised(course: Course, step: int, left_s: float, step_s: float, closing_s: float) -> Course:
@@ -38,6 +39,7 @@ class Pace:
 
     def __init__(self) -> None:
         self._step_s: deque[float] = deque(maxlen=RECENT_STEPS)
+        self._steps = 0
         self._evaluation_s = self._save_s = 0.0
         self._last = time.monotonic()
 
@@ -48,9 +50,12 @@ class Pace:
     def step_done(self) -> float:
         """Close a step, with what was done around it; returns its seconds."""
         now = time.monotonic()
-        self._step_s.append(now - self._last)
-        self._last = now
-        return self._step_s[-1]
+        took_s, self._last = now - self._last, now
+        self._steps += 1
+        if self._steps == WARMING_STEPS + 1:
+            self._step_s.clear()
+        self._step_s.append(took_s)
+        return took_s
 
     def evaluation(self, seconds: float) -> None:
         """An evaluation took this long."""
@@ -62,8 +67,10 @@ class Pace:
 
     @property
     def step_s(self) -> float | None:
-        """Mean seconds of the recent steps; None before the first."""
-        return sum(self._step_s) / len(self._step_s) if self._step_s else None
+        """Mean seconds of the recent steps; of the first ones, which are slower, the fastest; None before them."""
+        if self._steps <= WARMING_STEPS:
+            return min(self._step_s, default=None)
+        return sum(self._step_s) / len(self._step_s)
 
     @property
     def closing_s(self) -> float:
