@@ -10,9 +10,8 @@ mod_scope=mlp gates the feed-forward layer alone, and only in blocks between the
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import ItemsView, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -34,10 +33,10 @@ class Losses:
     that they find in arguments, and what a block adds to a copy is lost."""
 
     def __init__(self) -> None:
-        self._found: dict[str, list[Tensor]] = defaultdict(list)
+        self._found: dict[str, list[Tensor]] = {}
 
     def __getitem__(self, name: str) -> list[Tensor]:
-        return self._found[name]
+        return self._found.setdefault(name, [])
 
     def items(self) -> ItemsView[str, list[Tensor]]:
         """(name, its losses)."""
@@ -57,7 +56,7 @@ class Pass:
     taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
     skipping: float  # what MoD turns away: 0 weighed like the rest .. 1 skipped
     gather: bool  # whether tokens that do not go on are left out of the computation
-    losses: Losses = field(default_factory=Losses)
+    losses: Losses
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Note one layer's auxiliary losses, unweighted."""

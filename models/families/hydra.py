@@ -137,6 +137,7 @@ class Hydra(LanguageModel):
             taught_BE=self._taught(context),
             skipping=skipping,
             gather=serving,
+            losses=Losses(),
         )
 
     def _taught(self, context: Context) -> Tensor | None:

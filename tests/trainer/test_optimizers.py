@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import inspect
 from contextlib import nullcontext
-from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
 
@@ -102,7 +101,7 @@ def training_that_uses_a_matrix_every_other_step(optimizer: OptimizerName, seed:
 
     def loss(**rows):
         found = loss_of(**rows)
-        return replace(found, aux={**found.aux, "often": model.sometimes.square().sum()}) if used[0] else found
+        return found._replace(aux={**found.aux, "often": model.sometimes.square().sum()}) if used[0] else found
 
     model.begin_step, model.loss = begin_step, loss
     return optimization(model, optimizer)
