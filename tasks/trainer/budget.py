@@ -19,7 +19,7 @@ from tasks.trainer.course import Course
 
 MARGIN = 0.03  # of the affordable steps, kept back at a cut for steps that turn out slower
 RECENT_STEPS = 64
-WARMING_STEPS = 3  # of an attempt: compiling, filling caches
+WARMING_STEPS, FEWEST_STEPS = 3, 5  # steps of an attempt that are slow, and that are measured before one is judged by
 
 
 def revised(course: Course, step: int, left_s: float, step_s: float, closing_s: float) -> Course:
@@ -52,9 +52,8 @@ class Pace:
         now = time.monotonic()
         took_s, self._last = now - self._last, now
         self._steps += 1
-        if self._steps == WARMING_STEPS + 1:
-            self._step_s.clear()
-        self._step_s.append(took_s)
+        if self._steps > WARMING_STEPS:
+            self._step_s.append(took_s)
         return took_s
 
     def evaluation(self, seconds: float) -> None:
@@ -67,10 +66,8 @@ class Pace:
 
     @property
     def step_s(self) -> float | None:
-        """Mean seconds of the recent steps; of the first ones, which are slower, the fastest; None before them."""
-        if self._steps <= WARMING_STEPS:
-            return min(self._step_s, default=None)
-        return sum(self._step_s) / len(self._step_s)
+        """Mean seconds of the recent steps; None until enough of them are measured to go by."""
+        return sum(self._step_s) / len(self._step_s) if len(self._step_s) >= FEWEST_STEPS else None
 
     @property
     def closing_s(self) -> float:

@@ -161,8 +161,8 @@ class TrainingRun:
 
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
-        self._pace.begin()
         self._between_steps()
+        self._pace.begin()
         while self._position.step < self._course.end:
             self._step()
             self._between_steps()
