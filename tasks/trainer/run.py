@@ -1,8 +1,9 @@
 """A training run: from `run.json` to the portable checkpoint, continuing from whatever an earlier attempt left.
 
-Between two steps, in this order: the reasons to stop, the evaluation if one is due, the checkpoint if one is due. A
-checkpoint is committed after the rows before it are on the disk. Every number in the log but times and money is a
-function of `run.json` and the data it names, however often the run was interrupted.
+Between two steps, in this order: the reasons to stop, what the budget allows, the evaluation if one is due, the
+checkpoint if one is due. A checkpoint is committed after the rows before it are on the disk. Every number in the log
+but times and money is a function of `run.json` and the data it names, however often the run was interrupted; unless a
+budget cuts the run, for that depends on the machine.
 """
 
 from __future__ import annotations

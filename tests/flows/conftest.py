@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
+import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from data.store import Store, write_json
+from flows.cli import main
 from flows.preset import Preset, load_preset
 from flows.survey import StageSurvey
 from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
@@ -29,6 +33,21 @@ FACTS = {
     "tokenizer": {"vocab_size": 700},
     "tokenize": {"train_tokens": 250_000},
 }
+
+
+@pytest.fixture
+def athanor(monkeypatch, capsys):
+    """Runs `athanor` with the given arguments, in this process."""
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["athanor", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        found = capsys.readouterr()
+        return SimpleNamespace(returncode=ended.value.code, stdout=found.out, stderr=found.err)
+
+    return run
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -16,24 +14,9 @@ from data.documents import read_documents, write_documents
 from data.shards import write_shards
 from data.store import Store
 from data.tokenizers import build_tokenizer, load_tokenizer
-from flows.cli import main
 from tasks.trainer.batches import build_loader
 from tasks.trainer.config import RunSpec
 from tasks.trainer.start import read_spec
-
-
-@pytest.fixture
-def athanor(monkeypatch, capsys):
-    """Runs `athanor` with the given arguments, in this process."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["athanor", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        found = capsys.readouterr()
-        return SimpleNamespace(returncode=ended.value.code, stdout=found.out, stderr=found.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

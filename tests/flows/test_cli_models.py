@@ -6,9 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +17,6 @@ from data.chat import encode_prompt
 from data.config import TokenizerRecipe
 from data.store import Store, artifact_key
 from data.tokenizers import build_tokenizer, load_tokenizer
-from flows.cli import main
 from flows.model_commands import LayoutName
 from flows.preset import load_preset
 from models.build import build_model
@@ -32,21 +29,6 @@ from models.portable import load_portable, save_portable
 from models.sizes import SIZES
 
 IMPORT = ["import-checkpoint", "{tmp}/none.pt", "--layout", "huginn", "--out", "{tmp}/out"]
-
-
-@pytest.fixture
-def athanor(monkeypatch, capsys):
-    """Runs `athanor` with the given arguments, in this process."""
-    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["athanor", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        found = capsys.readouterr()
-        return SimpleNamespace(returncode=ended.value.code, stdout=found.out, stderr=found.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -18,21 +18,9 @@ from tasks.trainer.rows import read_rows
 from tasks.trainer.run import train
 from tasks.trainer.start import read_spec
 from tasks.trainer.stopping import StopRequest
+from tests.trainer.stop import Stop
 
 SHORTER = [{"seq_len_tokens": 8, "until_fraction": 0.3}, {"seq_len_tokens": 16, "until_fraction": 0.5}]
-
-
-class StopAt(StopRequest):
-    """Asks to stop once so many steps are done."""
-
-    def __init__(self, looks: int):
-        super().__init__()
-        self.looks = looks
-
-    @property
-    def reason(self):
-        self.looks -= 1
-        return "SIGTERM" if self.looks < 0 else None
 
 
 def steps_of(folder):
@@ -79,7 +67,7 @@ def test_a_run_over_phases_logs_them_and_continues_across_a_change_over_to_the_s
     whole, cut = make_run("whole", **fields), make_run("cut", **fields)
     train(whole, StopRequest())
     with pytest.raises(Preempted, match="step 3"):
-        train(cut, StopAt(3))
+        train(cut, Stop(4))
     train(cut, StopRequest())
     steps = steps_of(whole)
     lengths = [8] * 4 + [16] * 2 + [32] * 6
