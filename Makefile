@@ -1,6 +1,7 @@
 # `make run` and `make test` need only Python 3.11 or 3.12, pip and a package index.
 PYTHON ?= python3
 BIN := .venv/bin
+ROOMS := flows tasks reports models kernels data core
 
 .PHONY: run test lint
 
@@ -13,10 +14,11 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p build/linked/athanor && ln -sfn $(foreach room,$(ROOMS),$(CURDIR)/$(room)) -t build/linked/athanor
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'

@@ -24,12 +24,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from data.config import ChatSourceRecipe, SourceRecipe
-from data.errors import UserError
-from data.progress import Progress, silent
-from data.sources import files, hub, stdlib, word_problems
-from data.sources.records import BadRecord, Raw, Reject, Split, text_reader
-from data.store import sha256_file
+from athanor.core.errors import UserError
+from athanor.core.progress import Progress, silent
+from athanor.core.store import sha256_file
+from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
+from athanor.data.sources import files, hub, stdlib, word_problems
+from athanor.data.sources.records import BadRecord, Raw, Reject, Split, text_reader
 
 ROW_GROUP_BYTES = 8 << 20  # of text, uncompressed
 PART_BYTES = 256 << 20

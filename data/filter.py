@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from data.config import FilterRecipe
-from data.tokenizers import Tokenizer
+from athanor.data.data_recipe import FilterRecipe
+from athanor.data.tokenizer import Tokenizer
 
 
 class RowFilter:

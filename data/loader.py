@@ -21,17 +21,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data.config import MixtureRecipe
-from data.errors import UserError
-from data.filter import RowFilter
-from data.mixture import Mixture
-from data.packing import IGNORED, PackedRows
-from data.permutation import hash64, name_key
-from data.phases import Phase, phase_at
-from data.shards import TokenShards
-from data.store import canonical_json
-from data.tokenizers import Tokenizer
-from data.windows import WindowOrder, Windows, shuffled
+from athanor.core.errors import UserError
+from athanor.core.store import canonical_json
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.filter import RowFilter
+from athanor.data.mixture import Mixture
+from athanor.data.packing import IGNORED, PackedRows
+from athanor.data.permutation import hash64, name_key
+from athanor.data.phases import Phase, phase_at
+from athanor.data.shards import TokenShards
+from athanor.data.tokenizer import Tokenizer
+from athanor.data.windows import WindowOrder, Windows, shuffled
 
 _ROW_KEY = name_key("noise of a row")
 

@@ -24,9 +24,9 @@ from itertools import zip_longest
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from data.config import MixtureRecipe
-from data.permutation import hash64, name_key, permute
-from data.phases import Phase, phase_at
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.permutation import hash64, name_key, permute
+from athanor.data.phases import Phase, phase_at
 
 _GRID = 1 << 20  # running totals are snapped to 2^-20 sample, so that e.g. ten times 0.7 reaches 7 exactly
 _SLOT_KEY = name_key("slots of a step")

@@ -12,9 +12,9 @@ from bisect import bisect_left, insort
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
-from data.permutation import hash64, name_key, permute
-from data.shards import TokenShards
+from athanor.core.errors import UserError
+from athanor.data.permutation import hash64, name_key, permute
+from athanor.data.shards import TokenShards
 
 IGNORED = -100
 _CHUNK_CONVERSATIONS = 1024

@@ -26,11 +26,11 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from data.documents import Document, read_documents
-from data.errors import UserError
-from data.progress import Progress, silent
-from data.store import canonical_json, fsync_path, sha256_file, write_json
-from data.tokenizers import Tokenizer, load_tokenizer
+from athanor.core.errors import UserError
+from athanor.core.progress import Progress, silent
+from athanor.core.store import canonical_json, fsync_path, sha256_file, write_json
+from athanor.data.documents import Document, read_documents
+from athanor.data.tokenizer import Tokenizer, load_tokenizer
 
 SPLITS = ("train", "held_out")
 SHARD_TOKENS = 100_000_000

@@ -16,11 +16,11 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from data.errors import UserError
-from data.packing import IGNORED
-from data.permutation import hash64, name_key, permute
-from data.phases import Phase
-from data.shards import TokenShards
+from athanor.core.errors import UserError
+from athanor.data.packing import IGNORED
+from athanor.data.permutation import hash64, name_key, permute
+from athanor.data.phases import Phase
+from athanor.data.shards import TokenShards
 
 _EPOCH_KEY = name_key("windows of an epoch")
 _PART_KEY = name_key("parts of the windows of a phase")

@@ -10,15 +10,16 @@ from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Any
 
-from data.config import SourceRecipe
-from data.runtime import Runtime
-from data.store import Artifact, Store
-from data.tokenizers import tokenizer_file
-from flows.preset import Preset, reproducing_command
-from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
-from tasks.config import ModelName
-from tasks.evaluation import validate_task
-from tasks.stage import Decision, Stage
+from athanor.core.runtime import Runtime
+from athanor.core.store import Artifact, Store
+from athanor.data.data_recipe import SourceRecipe
+from athanor.data.tokenizer import tokenizer_file
+from athanor.flows.presets.preset import Preset, reproducing_command
+from athanor.tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize
+from athanor.tasks import make_tokenizer as tokenizer
+from athanor.tasks.benchmarks.lm_eval_run import validate_task
+from athanor.tasks.stage import Decision, Stage
+from athanor.tasks.stage_recipes import ModelName
 
 # Flow name -> the stages that are its own; `--only` chooses a flow, `--rebuild` rebuilds these stages.
 OWN_STAGES: dict[str, tuple[str, ...]] = {

@@ -1,7 +1,7 @@
 """`data-flow`: acquire the text, make the tokenizer, write the token shards."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
 
 
 @over_preset("data")

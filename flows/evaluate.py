@@ -1,8 +1,8 @@
 """`evaluate-flow`: score the base and the fine-tuned model on the benchmarks."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
-from flows.ui import publish_scores
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
+from athanor.flows.server.ui_artifacts import publish_scores
 
 
 @over_preset("evaluate")

@@ -9,11 +9,11 @@ from typing import Any
 
 from prefect import flow
 
-from data.errors import UserError
-from flows.budget import Budget
-from flows.chain import OWN_STAGES, Chain
-from flows.machine import priced
-from flows.preset import Preset
+from athanor.core.errors import UserError
+from athanor.flows.chain import OWN_STAGES, Chain
+from athanor.flows.plan.budget import Budget
+from athanor.flows.plan.machine import priced
+from athanor.flows.presets.preset import Preset
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 

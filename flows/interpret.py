@@ -1,7 +1,7 @@
 """`interpret-flow`: measure the interpretability maps of the models."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
 
 
 @over_preset("interpret")

@@ -1,8 +1,8 @@
 """`lifecycle-flow`: from raw text to the report card: every stage, in order."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
-from flows.ui import publish_report, publish_scores
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
+from athanor.flows.server.ui_artifacts import publish_report, publish_scores
 
 
 @over_preset("lifecycle")

@@ -1,7 +1,7 @@
 """`pretrain-flow`: train the base model on the mixture of the sources."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
 
 
 @over_preset("pretrain")

@@ -1,8 +1,8 @@
 """`report-flow`: write the report card."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
-from flows.ui import publish_report
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
+from athanor.flows.server.ui_artifacts import publish_report
 
 
 @over_preset("report")

@@ -1,7 +1,7 @@
 """`sft-flow`: fine-tune the base model on conversations."""
 
-from flows.chain import Chain
-from flows.flow import over_preset
+from athanor.flows.chain import Chain
+from athanor.flows.flow import over_preset
 
 
 @over_preset("sft")

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.cross_entropy import soft_cap
-from kernels.packed_row import PackedRow
+from athanor.kernels.cross_entropy import soft_cap
+from athanor.kernels.packed_row import PackedRow
 
 Visible = Tensor | PackedRow | None  # what `visible_keys` returns, or a row whose documents are attended to one by one
 

@@ -18,7 +18,7 @@ from torch import Tensor
 def latent_attention(
     q_latent_BTHR: Tensor, q_rope_BTHr: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Tensor | None, scale: float
 ) -> Tensor:
-    """Returns `[B, T, H, R]`; softmax in fp32. `visible` comes from kernels.attention.visible_keys."""
+    """Returns `[B, T, H, R]`; softmax in fp32. `visible` comes from athanor.kernels.attention.visible_keys."""
     queries, keys = q_latent_BTHR.shape[1], c_BSR.shape[1]
     scores_BHTS = torch.einsum("bthr,bsr->bhts", q_latent_BTHR, c_BSR)
     scores_BHTS = (scores_BHTS + torch.einsum("bthr,bsr->bhts", q_rope_BTHr, k_rope_BSr)).float() * scale

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kernels.attention import attention
+from athanor.kernels.attention import attention
 
 
 def in_window(query: Tensor, key: Tensor, doc_start: Tensor, window: int, sink: int) -> Tensor:

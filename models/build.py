@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from models.config import ModelRecipe
-from models.families.huginn import Huginn
-from models.families.hydra import Hydra
-from models.families.polychromatic import Polychromatic
-from models.families.swa_mla import SwaMla
-from models.families.vanilla import Vanilla
-from models.skeleton import LanguageModel
+from athanor.models.families.huginn.model import Huginn
+from athanor.models.families.hydra.model import Hydra
+from athanor.models.families.polychromatic.model import Polychromatic
+from athanor.models.families.swa_mla.model import SwaMla
+from athanor.models.families.vanilla.model import Vanilla
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import LanguageModel
 
 FAMILIES: dict[str, type[LanguageModel]] = {
     "vanilla": Vanilla,

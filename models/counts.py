@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from models.build import build_model
-from models.config import ModelRecipe
-from models.skeleton import LanguageModel
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import LanguageModel
 
 PARTS = ("embedding", "attention", "ffn", "routing", "norms", "adapter", "head")
 

@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from data.errors import UserError
+from athanor.core.errors import UserError
 
 # Dense bf16 peak, FLOP/s, by a fragment of the device name; the vendors' data sheets. First match wins.
 _PEAK_FLOPS_PER_S = (

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from data.loader import Batch
+from athanor.data.loader import Batch
 
 
 class Map(BaseModel):

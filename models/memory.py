@@ -25,10 +25,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels import cross_entropy, polyglu
-from models.build import build_model
-from models.config import ModelRecipe
-from models.skeleton import LanguageModel
+from athanor.kernels import cross_entropy, polyglu
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import LanguageModel
 
 aten = torch.ops.aten
 DEVICE_OVERHEAD_BYTES = {"cpu": 0, "cuda": 1 << 30}  # context, library workspaces and the allocator's rounding

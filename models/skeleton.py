@@ -16,15 +16,15 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from data.errors import UserError
-from data.loader import Batch
-from kernels.attention import Visible, visible_keys
-from kernels.cross_entropy import IGNORE, linear_cross_entropy, sample_classes, soft_cap
-from kernels.noise import uniform
-from kernels.packed_row import PackedRow, newest
-from models.blocks.norm import RMSNorm
-from models.config import ModelRecipe
-from models.maps import Map, Probe, measure
+from athanor.core.errors import UserError
+from athanor.data.loader import Batch
+from athanor.kernels.attention import Visible, visible_keys
+from athanor.kernels.cross_entropy import IGNORE, linear_cross_entropy, sample_classes, soft_cap
+from athanor.kernels.noise import uniform
+from athanor.kernels.packed_row import PackedRow, newest
+from athanor.models.blocks.norm import RMSNorm
+from athanor.models.maps import Map, Probe, measure
+from athanor.models.model_recipe import ModelRecipe
 
 INIT_STD = 0.02
 SAMPLED_TARGETS_STREAM = 1 << 20  # of the row's noise; the families' streams count layers

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-from data.errors import UserError
-from models.build import FAMILIES
-from models.config import ModelRecipe
-from models.counts import flops_per_token, parameter_counts
+from athanor.core.errors import UserError
+from athanor.models.build import FAMILIES
+from athanor.models.counts import flops_per_token, parameter_counts
+from athanor.models.model_recipe import ModelRecipe
 
 Match = Literal["parameters", "training-flops"]
 TOLERANCE = 0.01

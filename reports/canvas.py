@@ -21,7 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from reports.text import clean, flatten
+from athanor.core.text import clean, flatten
 
 WIDTH_IN = 10.2
 PNG_DPI = 100

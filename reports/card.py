@@ -13,11 +13,11 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from reports.blocks import Code, Prose, Sample, Table
-from reports.canvas import FONT_STACK, Picture, css_variables
-from reports.inputs import ReportInputs
-from reports.sections import headlines, sections
-from reports.text import clean, flatten
+from athanor.core.text import clean, flatten
+from athanor.reports.canvas import FONT_STACK, Picture, css_variables
+from athanor.reports.inputs import ReportInputs
+from athanor.reports.pieces import Code, Prose, Sample, Table
+from athanor.reports.sections import headlines, sections
 
 
 def write_report(inputs: ReportInputs, out: Path) -> dict:
@@ -66,7 +66,7 @@ def _environment(template: str) -> Environment:
         return Markup(_markdown_escape(str(value))) if markdown else clean(str(value))
 
     environment = Environment(
-        loader=PackageLoader("reports", "."),
+        loader=PackageLoader("athanor.reports", "."),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=gate,

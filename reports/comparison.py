@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from reports.canvas import MARKERS, Picture, draw, legend, line_style, steps_axis
-from reports.metrics import Curve, smoothed, smoothing_span, thinned
-from reports.text import number, one_line
+from athanor.core.text import number, one_line
+from athanor.reports.canvas import MARKERS, Picture, draw, legend, line_style, steps_axis
+from athanor.reports.curves import Curve, smoothed, smoothing_span, thinned
 
 
 def comparison_figure(curves: Sequence[Curve]) -> Picture:

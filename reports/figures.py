@@ -12,10 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from data.config import MixtureRecipe
-from reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style, steps_axis
-from reports.inputs import StageRow
-from reports.metrics import (
+from athanor.core.text import compact, duration, money, number, one_line, share
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style, steps_axis
+from athanor.reports.curves import (
     Row,
     asked_shares,
     held_out,
@@ -26,7 +26,7 @@ from reports.metrics import (
     smoothing_span,
     thinned,
 )
-from reports.text import compact, duration, money, number, one_line, share
+from athanor.reports.inputs import StageRow
 
 MODEL_NAMES = {"base": "base", "sft": "SFT"}
 _MAX_PANELS = 12

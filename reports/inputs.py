@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from data.config import MixtureRecipe
+from athanor.data.data_recipe import MixtureRecipe
 
 if TYPE_CHECKING:
-    from models.maps import Map
+    from athanor.models.maps import Map
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, PathPatch
 from matplotlib.path import Path
 
-from reports.canvas import INK, MUTED, PAPER, SERIES, WIDTH_IN, Picture, draw
-from reports.inputs import StageRow
-from reports.text import one_line
+from athanor.core.text import one_line
+from athanor.reports.canvas import INK, MUTED, PAPER, SERIES, WIDTH_IN, Picture, draw
+from athanor.reports.inputs import StageRow
 
 _ROW_IN = 0.62
 _BOX_HEIGHT_IN = 0.5

@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, line_style
-from reports.figures import MODEL_NAMES
-from reports.text import number, one_line
+from athanor.core.text import number, one_line
+from athanor.reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, line_style
+from athanor.reports.figures import MODEL_NAMES
 
 if TYPE_CHECKING:
-    from models.maps import Map
+    from athanor.models.maps import Map
 
 _MAX_LINES = 8
 _TICK_STEPS = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.blocks import Block, Code, Headline, Link, Prose, Sample, Section, Table
-from reports.canvas import Picture
-from reports.figures import (
+from athanor.core.text import NBSP, compact, duration, money, number, one_line, share, size, whole
+from athanor.reports.canvas import Picture
+from athanor.reports.curves import Row, asked_shares, held_out, named_series, realised_rows, rows_of
+from athanor.reports.figures import (
     MODEL_NAMES,
     benchmark_figure,
     cost_figure,
@@ -20,14 +21,13 @@ from reports.figures import (
     throughput_figure,
     values_figure,
 )
-from reports.inputs import ReportInputs, StageRow
-from reports.lineage import lineage_figure
-from reports.mapfigures import map_figure
-from reports.metrics import Row, asked_shares, held_out, named_series, realised_rows, rows_of
-from reports.text import NBSP, compact, duration, money, number, one_line, share, size, whole
+from athanor.reports.inputs import ReportInputs, StageRow
+from athanor.reports.lineage import lineage_figure
+from athanor.reports.mapfigures import map_figure
+from athanor.reports.pieces import Block, Code, Headline, Link, Prose, Sample, Section, Table
 
 if TYPE_CHECKING:
-    from models.maps import Map
+    from athanor.models.maps import Map
 
 _SAMPLE_CHARACTERS = 4000
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import plotille
 
-from reports.metrics import Curve, smoothed, smoothing_span, thinned
-from reports.text import one_line
+from athanor.core.text import one_line
+from athanor.reports.curves import Curve, smoothed, smoothing_span, thinned
 
 COLOURS = ("cyan", "yellow", "magenta", "green", "red", "blue", "white")
 _AXIS_CHARACTERS = 14

@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import Field
 
-from data.config import ChatSourceRecipe, Recipe, SourceRecipe
-from data.documents import source_identity, write_documents
-from tasks.stage import StageRun, stage
+from athanor.core.recipe import Recipe
+from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
+from athanor.data.documents import source_identity, write_documents
+from athanor.tasks.stage import StageRun, stage
 
 
 class AcquireRecipe(Recipe):

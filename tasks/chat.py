@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from data.chat import write_chat_shards
-from data.config import Recipe
-from data.store import Artifact
-from tasks.stage import StageRun, stage
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact
+from athanor.data.chatml import write_chat_shards
+from athanor.tasks.stage import StageRun, stage
 
 
 class ChatRecipe(Recipe):

@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import Field
 
-from data.config import Recipe
-from data.errors import UserError
-from data.store import Artifact, sha256_file
-from tasks.config import EvalTaskRecipe, ModelName
-from tasks.evaluation import reads_documents, run_task
-from tasks.runs.follow import record_benchmark
-from tasks.stage import StageRun, stage
+from athanor.core.errors import UserError
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact, sha256_file
+from athanor.tasks.benchmarks.lm_eval_run import reads_documents, run_task
+from athanor.tasks.runs.follow import record_benchmark
+from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.stage_recipes import EvalTaskRecipe, ModelName
 
 __all__ = ["EvaluateRecipe", "evaluate", "reads_documents"]
 

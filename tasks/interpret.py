@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from itertools import chain
 
-from data.config import Recipe
-from data.loader import held_out_batches
-from data.shards import TokenShards
-from data.store import Artifact, write_json
-from models.device import choose_device
-from models.portable import load_portable
-from tasks.config import InterpretRecipe, ModelName
-from tasks.stage import StageRun, stage
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact, write_json
+from athanor.data.loader import held_out_batches
+from athanor.data.shards import TokenShards
+from athanor.models.checkpoints.portable import load_portable
+from athanor.models.device import choose_device
+from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.stage_recipes import InterpretRecipe, ModelName
 
 
 class InterpretStageRecipe(Recipe):

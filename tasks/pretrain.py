@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from data.config import MixtureRecipe, Recipe
-from data.store import Artifact
-from models.config import ModelRecipe
-from tasks.stage import StageRun, stage
-from tasks.trainer.config import RunSpec, TrainRecipe
-from tasks.training import resolve_model, train
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
+from athanor.tasks.training import resolve_model, train
 
 
 class PretrainRecipe(Recipe):
@@ -18,7 +19,7 @@ class PretrainRecipe(Recipe):
     mixture: MixtureRecipe
 
 
-@stage("pretrain", resumable=True, code=("tasks.trainer.__main__",))
+@stage("pretrain", resumable=True, code=("athanor.tasks.trainer.__main__",))
 def pretrain(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards: dict[str, Artifact]) -> dict:
     """Train in a child process; a killed run continues from its newest whole checkpoint."""
     spec = RunSpec(

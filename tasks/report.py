@@ -8,15 +8,16 @@ from typing import Any
 
 from pydantic import Field
 
-from data.config import MixtureRecipe, Recipe
-from data.store import Artifact
-from models.config import ModelRecipe
-from models.counts import parameter_counts
-from models.maps import Map
-from reports.card import write_report
-from reports.inputs import ReportInputs, ShardRow, StageRow
-from tasks.config import ReportRecipe
-from tasks.stage import Inputs, StageRun, stage
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.models.counts import parameter_counts
+from athanor.models.maps import Map
+from athanor.models.model_recipe import ModelRecipe
+from athanor.reports.card import write_report
+from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
+from athanor.tasks.stage import Inputs, StageRun, stage
+from athanor.tasks.stage_recipes import ReportRecipe
 
 SPLITS = ("train", "held_out")
 

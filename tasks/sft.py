@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 
-from data.config import Recipe
-from data.store import Artifact
-from models.config import ModelRecipe
-from tasks.stage import StageRun, stage
-from tasks.trainer.config import RunSpec, TrainRecipe
-from tasks.training import train
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact
+from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
+from athanor.tasks.training import train
 
 
 class SftStageRecipe(Recipe):
@@ -18,7 +18,7 @@ class SftStageRecipe(Recipe):
     train: TrainRecipe
 
 
-@stage("sft", resumable=True, code=("tasks.trainer.__main__",))
+@stage("sft", resumable=True, code=("athanor.tasks.trainer.__main__",))
 def sft(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifact, tokenizer: Artifact) -> dict:
     """Fine-tune in a child process; a killed run continues from its newest whole checkpoint."""
     model = ModelRecipe.model_validate(json.loads(base.file("config.json").read_text()))

@@ -26,12 +26,12 @@ from prefect.context import FlowRunContext
 from prefect.logging import get_logger, get_run_logger
 from prefect.states import Completed
 
-from data.code import code_fingerprint
-from data.config import Recipe
-from data.progress import Progress
-from data.runtime import Runtime
-from data.store import ENGINE_RECORD, Artifact, Store, artifact_key, no_space
-from tasks.trainer.exits import Retryable
+from athanor.core.code import code_fingerprint
+from athanor.core.progress import Progress
+from athanor.core.recipe import Recipe
+from athanor.core.runtime import Runtime
+from athanor.core.store import ENGINE_RECORD, Artifact, Store, artifact_key, no_space
+from athanor.tasks.trainer.process.exit_codes import Retryable
 
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
 Inputs = dict[str, Artifact | dict[str, Artifact]]

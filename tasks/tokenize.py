@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from data.config import Recipe
-from data.shards import write_shards
-from data.store import Artifact
-from tasks.stage import StageRun, stage
+from athanor.core.recipe import Recipe
+from athanor.core.store import Artifact
+from athanor.data.shards import write_shards
+from athanor.tasks.stage import StageRun, stage
 
 
 class TokenizeRecipe(Recipe):

@@ -7,16 +7,16 @@ import shutil
 import time
 from typing import Any
 
-from data.errors import UserError
-from data.store import Artifact, write_json
-from models.config import ModelRecipe
-from tasks.runs.follow import Recorder
-from tasks.stage import StageRun
-from tasks.trainer.config import SUMMARY, RunSpec
-from tasks.trainer.launch import run_trainer
-from tasks.trainer.ledger import ledger_total
-from tasks.trainer.metrics import METRICS
-from tasks.trainer.rows import Row, read_rows
+from athanor.core.errors import UserError
+from athanor.core.rows import Row, read_rows
+from athanor.core.store import Artifact, write_json
+from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.runs.follow import Recorder
+from athanor.tasks.stage import StageRun
+from athanor.tasks.trainer.process.launch import run_trainer
+from athanor.tasks.trainer.records.ledger import ledger_total
+from athanor.tasks.trainer.records.metrics import METRICS
+from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
 
 LOG_EVERY_S = 10.0
 TRAINING_STAGES = ("pretrain", "sft")

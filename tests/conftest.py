@@ -59,8 +59,8 @@ def private_home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def logged_run(private_home, step_values) -> Callable[..., Path]:
     """Write the folder of a run that has logged `losses` and is not published; returns it."""
-    from tasks.trainer.ledger import Ledger
-    from tasks.trainer.metrics import MetricsLog
+    from athanor.tasks.trainer.records.ledger import Ledger
+    from athanor.tasks.trainer.records.metrics import MetricsLog
 
     def write(digit: str, losses: list[float], stage: str = "pretrain", family: str = "vanilla", steps: int = 1000):
         folder = private_home / "store" / stage / f".{family}-{digit * 12}.partial"

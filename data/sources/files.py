@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from data.errors import UserError
-from data.sources.records import Raw, Reject
+from athanor.core.errors import UserError
+from athanor.data.sources.records import Raw, Reject
 
 TEXT_SUFFIXES = (".txt", ".md", ".tex", ".py")
 RECORD_SUFFIXES = (".jsonl", ".parquet")

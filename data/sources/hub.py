@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from data.config import SourceRecipe
-from data.errors import UserError
-from data.sources.records import Raw
+from athanor.core.errors import UserError
+from athanor.data.data_recipe import SourceRecipe
+from athanor.data.sources.records import Raw
 
 FORMATS = ("arrow", "csv", "json", "parquet", "text")
 

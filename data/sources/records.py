@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from string import Formatter
 from typing import Any, Literal
 
-from data.config import ChatSourceRecipe, SourceRecipe
-from data.errors import UserError
-from data.store import canonical_json
+from athanor.core.errors import UserError
+from athanor.core.store import canonical_json
+from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 
 Split = Literal["train", "held_out"]
 Content = str | dict[str, Any]

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from data.errors import UserError
-from data.sources.records import Raw, Reject
+from athanor.core.errors import UserError
+from athanor.data.sources.records import Raw, Reject
 
 # Tests, installed packages, and what describes this machine rather than Python.
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "turtledemo", "site-packages", "dist-packages", "__pycache__"}

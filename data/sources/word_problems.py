@@ -21,8 +21,8 @@ from itertools import pairwise, product
 from random import Random
 from typing import TypeVar
 
-from data.sources.records import Raw, Split
-from data.sources.word_problem_stories import BOXES, NOUNS, PEOPLE, STORIES, Kind, Noun, Person, Story
+from athanor.data.sources.records import Raw, Split
+from athanor.data.sources.word_problem_stories import BOXES, NOUNS, PEOPLE, STORIES, Kind, Noun, Person, Story
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from kernels.attention import Visible, attention
-from kernels.packed_row import PackedRow
-from kernels.rope import rotate_half_split
-from kernels.window_attention import window_attention
-from models.blocks.norm import RMSNorm
-from models.blocks.sliding_window import Span, WindowKeyValues, keys_seen
-from models.config import ModelRecipe
+from athanor.kernels.attention import Visible, attention
+from athanor.kernels.packed_row import PackedRow
+from athanor.kernels.rope import rotate_half_split
+from athanor.kernels.window_attention import window_attention
+from athanor.models.blocks.norm import RMSNorm
+from athanor.models.blocks.sliding_window import Span, WindowKeyValues, keys_seen
+from athanor.models.model_recipe import ModelRecipe
 
 
 class KeyValues:

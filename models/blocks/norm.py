@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kernels.dynamic_tanh import dynamic_tanh
-from kernels.rms_norm import rms_norm
+from athanor.kernels.dynamic_tanh import dynamic_tanh
+from athanor.kernels.rms_norm import rms_norm
 
 
 class RMSNorm(nn.Module):

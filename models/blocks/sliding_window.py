@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kernels.packed_row import PackedRow
-from kernels.rope import rotate_interleaved
-from kernels.window_attention import WindowMask, in_window, row_mask, window_attention
-from models.config import ModelRecipe
-from models.skeleton import Context
+from athanor.kernels.packed_row import PackedRow
+from athanor.kernels.rope import rotate_interleaved
+from athanor.kernels.window_attention import WindowMask, in_window, row_mask, window_attention
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import Context
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class SlidingWindowAttention(nn.Module):
         self.out = nn.Linear(query_width, recipe.d_model, bias=False)
 
     def forward(self, x_BTD: Tensor, rope: Tensor, span: Span, past: WindowKeyValues | None = None) -> Tensor:
-        """`rope` from kernels.rope.rope_table."""
+        """`rope` from athanor.kernels.rope.rope_table."""
         q_BTHd, k_BSGd = self.queries_keys(x_BTD, rope)
         v_BSGd = self.value(x_BTD).unflatten(-1, (-1, self.head_dim))
         if past is not None:

@@ -1,11 +1,12 @@
 """Cached decoding against recomputing the prefix for every token, for one model of each family, in one run.
 
-    python -m reports.benchmarks.decode [--context 1000] [--new-tokens 64] [--rows 1] [--device cpu] [--out FILE.md]
+    python -m athanor.reports.benchmarks.decode [--context 1000] [--new-tokens 64] [--rows 1] [--device cpu]
+        [--out FILE.md]
 
-Cached: tokens per second that `models.generate.TokenStream` yields once the prompt is read, EOS being off. Recomputed:
-what remains without a cache, one forward pass over the prefix for each token; timed at the prompt's length, so in its
-favour. Both on the same random weights and prompt, fp32, greedy, best of `REPEATS`. The prompt's own pass counts for
-neither.
+Cached: tokens per second that `models.decoding.generate.TokenStream` yields once the prompt is read, EOS being off.
+Recomputed: what remains without a cache, one forward pass over the prefix for each token; timed at the prompt's length,
+so in its favour. Both on the same random weights and prompt, fp32, greedy, best of `REPEATS`. The prompt's own pass
+counts for neither.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from pathlib import Path
 
 import torch
 
-from models.build import FAMILIES, build_model
-from models.config import ModelRecipe
-from models.counts import parameter_counts
-from models.generate import TokenStream
-from models.sampling import GREEDY
-from models.skeleton import LanguageModel
+from athanor.models.build import FAMILIES, build_model
+from athanor.models.counts import parameter_counts
+from athanor.models.decoding.generate import TokenStream
+from athanor.models.decoding.sampling import GREEDY
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import LanguageModel
 
 REPEATS = 3
 SHAPE = dict(
@@ -111,7 +112,7 @@ def report(rows: Iterable[Row], command: str, machine: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the report if asked to."""
     described = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m reports.benchmarks.decode", description=described)
+    parser = argparse.ArgumentParser(prog="python -m athanor.reports.benchmarks.decode", description=described)
     parser.add_argument("--families", nargs="+", choices=list(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--context", type=int, default=1000, help="tokens of the prompt")
     parser.add_argument("--new-tokens", type=int, default=64, help="tokens decoded after it")
@@ -125,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         rows.append(measure(family, asked.context, asked.new_tokens, asked.rows, asked.device))
         print(f"{family}: {rows[-1].ratio:.1f} x", flush=True)
     command = (
-        f"python -m reports.benchmarks.decode --context {asked.context} --new-tokens {asked.new_tokens} "
+        f"python -m athanor.reports.benchmarks.decode --context {asked.context} --new-tokens {asked.new_tokens} "
         f"--rows {asked.rows} --device {asked.device}"
     )
     name = torch.cuda.get_device_name() if asked.device == "cuda" else f"{platform.machine()} CPU"

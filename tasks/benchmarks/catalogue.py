@@ -14,9 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import UserError
-from tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
-from tasks.config import EvalTaskRecipe
+from athanor.core.errors import UserError
+from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
+from athanor.tasks.stage_recipes import EvalTaskRecipe
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

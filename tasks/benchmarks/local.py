@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from data.documents import read_documents
-from data.errors import UserError
-from data.sources.word_problems import SUMS_AND_DIFFERENCES, Problem, generate
+from athanor.core.errors import UserError
+from athanor.data.documents import read_documents
+from athanor.data.sources.word_problems import SUMS_AND_DIFFERENCES, Problem, generate
 
 FOLDER = Path(__file__).parent
 BITS_PER_BYTE = "bits_per_byte"

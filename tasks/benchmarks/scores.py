@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import UserError
+from athanor.core.errors import UserError
 
 Z_95 = 1.959963984540054  # standard normal quantile at 0.975
 RESAMPLES = 1000

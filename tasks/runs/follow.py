@@ -19,11 +19,11 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from data.store import Artifact, Store
-from tasks.runs.schema import STEP_COLUMNS, database_path, emptied, writing
-from tasks.trainer.ledger import LEDGER
-from tasks.trainer.metrics import METRICS
-from tasks.trainer.rows import Row, parse_row
+from athanor.core.rows import Row, parse_row
+from athanor.core.store import Artifact, Store
+from athanor.tasks.runs.schema import STEP_COLUMNS, database_path, emptied, writing
+from athanor.tasks.trainer.records.ledger import LEDGER
+from athanor.tasks.trainer.records.metrics import METRICS
 
 SPEC = "run.json"
 RESULT = "result.json"
@@ -53,8 +53,8 @@ class RunFolder:
     @cached_property
     def parameters(self) -> int | None:
         """Parameters of the model; None for a recipe that today's code does not understand. Imports torch."""
-        from models.config import ModelRecipe
-        from models.counts import parameter_counts
+        from athanor.models.counts import parameter_counts
+        from athanor.models.model_recipe import ModelRecipe
 
         try:
             return parameter_counts(ModelRecipe.model_validate(self.spec["model"]))["total"]

@@ -18,11 +18,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from data.errors import UserError
-from data.store import Store
-from reports.metrics import Curve, Ema
-from tasks.runs.follow import PARTIAL, TRAINER_LOCK
-from tasks.runs.schema import VERSION, database_path
+from athanor.core.errors import UserError
+from athanor.core.store import Store
+from athanor.reports.curves import Curve, Ema
+from athanor.tasks.runs.follow import PARTIAL, TRAINER_LOCK
+from athanor.tasks.runs.schema import VERSION, database_path
 
 KEEPS = (0.99, 0.999, 0.9999)
 MILESTONES = tuple(digit * 10**power for power in range(1, 8) for digit in (1, 2, 5) if (digit, power) != (2, 1))

@@ -1,4 +1,4 @@
-"""`python -m tasks.trainer RUN_DIR`: train the run described by RUN_DIR/run.json, or continue it.
+"""`python -m athanor.tasks.trainer RUN_DIR`: train the run described by RUN_DIR/run.json, or continue it.
 
 It is one rank where torchrun or the deepspeed launcher starts it, and the whole run alone.
 
@@ -15,20 +15,20 @@ from pathlib import Path
 
 import psutil
 
-from tasks.trainer.exits import Exit, exit_of, lost_contact
-from tasks.trainer.metrics import ATTEMPT_VARIABLE
-from tasks.trainer.outcome import Outcome
-from tasks.trainer.stopping import StopRequest
+from athanor.tasks.trainer.process.exit_codes import Exit, exit_of, lost_contact
+from athanor.tasks.trainer.process.outcome import Outcome
+from athanor.tasks.trainer.process.stop_request import StopRequest
+from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
 
 
 def main(arguments: list[str]) -> Exit:
     """Train, and say in one line on stderr why not if it is not a fault of the code."""
     stop = StopRequest.install()
     if len(arguments) != 1:
-        print("usage: python -m tasks.trainer RUN_DIR", file=sys.stderr)
+        print("usage: python -m athanor.tasks.trainer RUN_DIR", file=sys.stderr)
         return Exit.USER_ERROR
-    from tasks.trainer.run import train  # seconds of imports, during which a stop request must not be lost
-    from tasks.trainer.world import disband
+    from athanor.tasks.trainer.process.world import disband
+    from athanor.tasks.trainer.run import train
 
     run_dir = Path(arguments[0]).absolute()
     try:

@@ -21,34 +21,34 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from data.errors import UserError
-from data.loader import Batch
-from data.permutation import hash64
-from data.store import write_json
-from models.counts import flops_per_token
-from models.device import choose_device, choose_precision, peak_flops
-from models.portable import write_portable
-from models.skeleton import LanguageModel
-from tasks.trainer.averaging import WeightAverage
-from tasks.trainer.batches import ReadAhead, build_loader, held_out, note_smaller_slices, slice_tokens
-from tasks.trainer.blocks import prepare_blocks
-from tasks.trainer.budget import Pace, revised
-from tasks.trainer.checkpoint import CheckpointFolder, Position, Retention
-from tasks.trainer.config import SUMMARY, RunSpec
-from tasks.trainer.course import Course
-from tasks.trainer.declaration import declared_schedule
-from tasks.trainer.engines.build import build_engine, check_world
-from tasks.trainer.exits import Preempted
-from tasks.trainer.guard import Guard
-from tasks.trainer.held_out import evaluate
-from tasks.trainer.journal import Journal
-from tasks.trainer.metrics import ATTEMPT_VARIABLE
-from tasks.trainer.optimizers.build import build_optimizer
-from tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
-from tasks.trainer.step import Optimization
-from tasks.trainer.stopping import StopRequest
-from tasks.trainer.throughput import Throughput
-from tasks.trainer.world import World
+from athanor.core.errors import UserError
+from athanor.core.store import write_json
+from athanor.data.loader import Batch
+from athanor.data.permutation import hash64
+from athanor.models.checkpoints.portable import write_portable
+from athanor.models.counts import flops_per_token
+from athanor.models.device import choose_device, choose_precision, peak_flops
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.course.course import Course
+from athanor.tasks.trainer.course.declaration import declared_schedule
+from athanor.tasks.trainer.course.guard import Guard
+from athanor.tasks.trainer.course.pace import Pace, revised
+from athanor.tasks.trainer.engines.build import build_engine, check_world
+from athanor.tasks.trainer.optimizers.build import build_optimizer
+from athanor.tasks.trainer.process.exit_codes import Preempted
+from athanor.tasks.trainer.process.stop_request import StopRequest
+from athanor.tasks.trainer.process.world import World
+from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention
+from athanor.tasks.trainer.records.journal import Journal
+from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
+from athanor.tasks.trainer.records.throughput import Throughput
+from athanor.tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
+from athanor.tasks.trainer.step.averaging import WeightAverage
+from athanor.tasks.trainer.step.batches import ReadAhead, build_loader, held_out, note_smaller_slices, slice_tokens
+from athanor.tasks.trainer.step.block_transforms import prepare_blocks
+from athanor.tasks.trainer.step.held_out import evaluate
+from athanor.tasks.trainer.step.step import Optimization
+from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
 
 SCHEDULE = "schedule.json"
 WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from pydantic import ValidationError
 
-from data.errors import UserError
-from models.build import build_model
-from models.portable import load_portable
-from models.skeleton import LanguageModel
-from tasks.trainer.config import RunSpec
+from athanor.core.errors import UserError
+from athanor.models.build import build_model
+from athanor.models.checkpoints.portable import load_portable
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.train_recipe import RunSpec
 
 SPEC = "run.json"
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from data.config import TokenizerRecipe
-from data.tokenizers import build_tokenizer
+from athanor.data.data_recipe import TokenizerRecipe
+from athanor.data.tokenizer import build_tokenizer
 
 TEXT = "the sum of 12 and 345 is 357, so a furnace burns\n\tslowly; naïve café — π≈3.14159 def f(x): return x"
 

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
-from data import documents
-from data.config import ChatSourceRecipe, SourceRecipe
-from data.documents import Document, _cut, read_documents, source_identity, write_documents
-from data.errors import UserError
-from data.sources.records import BadRecord, Raw, Template
+from athanor.core.errors import UserError
+from athanor.data import documents
+from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
+from athanor.data.documents import Document, _cut, read_documents, source_identity, write_documents
+from athanor.data.sources.records import BadRecord, Raw, Template
 
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 

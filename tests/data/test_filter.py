@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from data.config import FilterRecipe
-from data.filter import RowFilter
-from data.tokenizers import load_tokenizer
+from athanor.data.data_recipe import FilterRecipe
+from athanor.data.filter import RowFilter
+from athanor.data.tokenizer import load_tokenizer
 
 OFF = {"max_token_share": 1.0, "min_entropy_nats": 0.0, "max_broken_share": 1.0}
 

@@ -9,8 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from data import hub_access as module
-from data.hub_access import hub_access
+from athanor.data import hub_access as module
+from athanor.data.hub_access import hub_access
 
 TOKEN = "hf_secretsecretsecret"
 PAGE = "https://huggingface.co/datasets/o/gated"

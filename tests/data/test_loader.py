@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.chat import write_chat_shards
-from data.config import FilterRecipe, MixtureRecipe, TokenizerRecipe
-from data.errors import UserError
-from data.loader import ChatLoader, MixtureLoader, held_out_batches
-from data.phases import Phase, phase_at
-from data.shards import Encoded, TokenShards, write_shards, write_splits
-from data.tokenizers import build_tokenizer, load_tokenizer
+from athanor.core.errors import UserError
+from athanor.data.chatml import write_chat_shards
+from athanor.data.data_recipe import FilterRecipe, MixtureRecipe, TokenizerRecipe
+from athanor.data.loader import ChatLoader, MixtureLoader, held_out_batches
+from athanor.data.phases import Phase, phase_at
+from athanor.data.shards import Encoded, TokenShards, write_shards, write_splits
+from athanor.data.tokenizer import build_tokenizer, load_tokenizer
 
 WINDOW = 16
 FIELDS = ("ids_BT", "targets_BT", "doc_start_BT", "row_key_B", "source_B")

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.config import MixtureRecipe
-from data.mixture import Mixture, scheduled_weights
-from data.permutation import hash64, permute
-from data.phases import Phase, phase_at
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.mixture import Mixture, scheduled_weights
+from athanor.data.permutation import hash64, permute
+from athanor.data.phases import Phase, phase_at
 
 SIZES = [1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 63, 64, 65, 97, 100, 127, 128, 129, 1000, 4095, 4096, 4097]
 MATH_MIX = MixtureRecipe(

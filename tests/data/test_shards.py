@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import tokenizers
 
-from data.config import TokenizerRecipe
-from data.documents import read_documents
-from data.errors import UserError
-from data.shards import TokenShards, write_shards
-from data.tokenizers import Tokenizer, build_tokenizer, load_tokenizer
+from athanor.core.errors import UserError
+from athanor.data.data_recipe import TokenizerRecipe
+from athanor.data.documents import read_documents
+from athanor.data.shards import TokenShards, write_shards
+from athanor.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_manifest_sums_and_hashes_are_those_of_the_files(documents_dir, tokenize
 
 
 def test_contents_do_not_depend_on_the_number_of_workers(documents_dir, tokenizer_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("data.shards._BATCH_CHARACTERS", 500)
+    monkeypatch.setattr("athanor.data.shards._BATCH_CHARACTERS", 500)
     for workers in (1, 2, 5):
         write_shards(documents_dir, tokenizer_dir, "math", tmp_path / str(workers), workers, shard_tokens=700)
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "5")
@@ -79,7 +79,7 @@ class Killed(BaseException):
 
 
 def test_a_stopped_run_goes_on_after_the_last_finished_shard(documents_dir, tokenizer_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("data.shards._BATCH_CHARACTERS", 500)
+    monkeypatch.setattr("athanor.data.shards._BATCH_CHARACTERS", 500)
     args = (documents_dir, tokenizer_dir, "math")
     write_shards(*args, tmp_path / "whole", shard_tokens=700)
     out, reports = tmp_path / "out", []
@@ -112,7 +112,7 @@ def test_a_stopped_run_goes_on_after_the_last_finished_shard(documents_dir, toke
 
 def test_a_run_killed_by_sigkill_resumes_to_the_same_bytes(documents_dir, tokenizer_dir, tmp_path):
     code = f"""
-        import data.shards, pathlib, time
+        import athanor.data.shards, pathlib, time
         data.shards._BATCH_CHARACTERS = 500
         data.shards.write_shards(*map(pathlib.Path, ({str(documents_dir)!r}, {str(tokenizer_dir)!r})), "math",
             pathlib.Path({str(tmp_path / "out")!r}), shard_tokens=300, progress=lambda *_: time.sleep(0.02))

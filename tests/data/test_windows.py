@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.permutation import hash64, name_key, permute
-from data.phases import Phase, phase_at
-from data.windows import WindowOrder
+from athanor.data.permutation import hash64, name_key, permute
+from athanor.data.phases import Phase, phase_at
+from athanor.data.windows import WindowOrder
 
 
 @st.composite

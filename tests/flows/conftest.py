@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
-from data.store import Store, write_json
-from flows.cli import main
-from flows.preset import Preset, load_preset
-from flows.survey import StageSurvey
-from tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize, tokenizer
-from tasks.stage import parent_keys
+from athanor.core.store import Store, write_json
+from athanor.flows.cli.main import main
+from athanor.flows.plan.survey import StageSurvey
+from athanor.flows.presets.preset import Preset, load_preset
+from athanor.tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize
+from athanor.tasks import make_tokenizer as tokenizer
+from athanor.tasks.stage import parent_keys
 
 SMALL = (
     "model.d_model=32", "model.n_layers=2", "model.n_heads=2", "model.n_kv_heads=1", "model.head_dim=16",

@@ -12,8 +12,8 @@ import pytest
 import tokenizers
 import yaml
 
-from data.store import Store
-from tasks.trainer.ledger import ledger_total
+from athanor.core.store import Store
+from athanor.tasks.trainer.records.ledger import ledger_total
 
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
 SMALL = {

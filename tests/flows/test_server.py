@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.deployments import prefect_yaml
-from flows.preset import load_preset
+from athanor.flows.presets.preset import load_preset
+from athanor.flows.server.deployments import prefect_yaml
 
 ROOT = Path(__file__).parent.parent.parent
 BIN = Path(sys.executable).parent

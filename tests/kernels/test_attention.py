@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.attention import attention, visible_keys
-from kernels.rope import rope_table, rotate_half_split
+from athanor.kernels.attention import attention, visible_keys
+from athanor.kernels.rope import rope_table, rotate_half_split
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kernels.causal_conv import causal_conv_pair
+from athanor.kernels.causal_conv import causal_conv_pair
 
 HEADS, WIDTH = 3, 4
 shapes = pytest.mark.parametrize(

@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import kernels.cross_entropy as module
-from kernels.cross_entropy import linear_cross_entropy, sample_classes
+import athanor.kernels.cross_entropy as module
+from athanor.kernels.cross_entropy import linear_cross_entropy, sample_classes
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
+from athanor.kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
 
 SIZES = [3, 0, 7, 1]
 

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-import kernels.noise as module
-from kernels.noise import gumbel, hash_bits, keys_at, truncated_normal, uniform
+import athanor.kernels.noise as module
+from athanor.kernels.noise import gumbel, hash_bits, keys_at, truncated_normal, uniform
 
 KEYS = torch.tensor([0, 1, -5, 2**62, -(2**63)])
 

@@ -4,8 +4,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.attention import attention, visible_keys
-from kernels.packed_row import PackedRow, newest
+from athanor.kernels.attention import attention, visible_keys
+from athanor.kernels.packed_row import PackedRow, newest
 
 CPU = torch.device("cpu")
 lengths = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)

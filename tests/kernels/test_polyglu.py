@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import kernels.polyglu as module
-from kernels.polyglu import polyglu
+import athanor.kernels.polyglu as module
+from athanor.kernels.polyglu import polyglu
 
 
 def reference(u, v, static, dynamic):

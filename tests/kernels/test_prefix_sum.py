@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernels.prefix_sum import segment_cumsum
+from athanor.kernels.prefix_sum import segment_cumsum
 
 layouts = st.lists(st.integers(1, 6), min_size=1, max_size=5)
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.build import build_model
-from models.config import ModelRecipe
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
 
 SHAPE = dict(vocab_size=61, d_model=24, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=8, d_ff=20, max_seq_len=64)
 SWA_MLA = dict(window=3, sink=1, kv_rank=6, qk_nope_dim=4, qk_rope_dim=4, v_dim=6, scale_residual_init=True)

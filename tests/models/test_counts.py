@@ -5,11 +5,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from data.errors import UserError
-from models.build import FAMILIES, build_model
-from models.config import ModelRecipe
-from models.counts import cache_bytes_per_token, flops_per_token, parameter_counts
-from models.sizes import SIZES
+from athanor.core.errors import UserError
+from athanor.models.build import FAMILIES, build_model
+from athanor.models.counts import cache_bytes_per_token, flops_per_token, parameter_counts
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.sizes import SIZES
 
 PUBLISHED = dict(
     vocab_size=151_669, d_model=1024, n_layers=28, n_heads=16, n_kv_heads=8, head_dim=64, d_ff=4096, max_seq_len=4096

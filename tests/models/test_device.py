@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from data.errors import UserError
-from models.device import choose_device, choose_precision, peak_flops, peak_flops_of
+from athanor.core.errors import UserError
+from athanor.models.device import choose_device, choose_precision, peak_flops, peak_flops_of
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from kernels.cross_entropy import chunk_positions
-from models.build import build_model
+from athanor.kernels.cross_entropy import chunk_positions
+from athanor.models.build import build_model
 
 EXEMPT = {"swa_mla": ("embedding.weight",)}  # from weight decay, besides what every family spares
 layouts = st.lists(st.integers(1, 7), min_size=1, max_size=4)

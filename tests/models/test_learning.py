@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.build import build_model
-from models.config import ModelRecipe
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
 
 STEPS, ROWS, LENGTH = 200, 8, 48
 SHAPE = dict(vocab_size=256, d_model=48, n_layers=4, n_heads=4, n_kv_heads=2, head_dim=12, d_ff=96, max_seq_len=64)

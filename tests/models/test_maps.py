@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.maps import Map, measure
+from athanor.models.maps import Map, measure
 
 ACTIVATIONS = ["relu", "tanh", "silu", "gelu"]
 

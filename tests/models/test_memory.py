@@ -9,9 +9,9 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from flows.preset import load_preset
-from models.build import build_model
-from models.memory import USABLE_SHARE, StepMemory, largest_micro_batch_rows, step_memory
+from athanor.flows.presets.preset import load_preset
+from athanor.models.build import build_model
+from athanor.models.memory import USABLE_SHARE, StepMemory, largest_micro_batch_rows, step_memory
 
 ROWS, LENGTH = 8, 128
 QUICKSTARTS = ("quickstart", "quickstart-vanilla", "quickstart-swa-mla", "quickstart-huginn", "quickstart-hydra")

@@ -2,12 +2,12 @@
 
 import pytest
 
-from data.errors import UserError
-from models.build import FAMILIES
-from models.config import ModelRecipe
-from models.counts import flops_per_token, parameter_counts
-from models.sizes import SIZES
-from models.twin import vanilla_twin
+from athanor.core.errors import UserError
+from athanor.models.build import FAMILIES
+from athanor.models.counts import flops_per_token, parameter_counts
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.sizes import SIZES
+from athanor.models.twin import vanilla_twin
 
 
 def parameters(recipe):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from data.config import MixtureRecipe
-from data.mixture import Mixture
-from data.phases import Phase
-from models.maps import Map
-from reports.card import write_report
-from reports.inputs import ReportInputs, ShardRow, StageRow
+from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.mixture import Mixture
+from athanor.data.phases import Phase
+from athanor.models.maps import Map
+from athanor.reports.card import write_report
+from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
 
 STEPS, BATCH_ROWS, SEQ_LEN = 600, 16, 128
 MIXTURE = MixtureRecipe(

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.benchmarks import decode
+from athanor.reports.benchmarks import decode
 
 
 def test_the_benchmark_writes_a_row_for_each_family(tmp_path, monkeypatch):

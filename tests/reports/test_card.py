@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from reports.card import report_markdown_inline, write_report
+from athanor.reports.card import report_markdown_inline, write_report
 
 VOID = {"meta", "link", "br", "img"}
 SECTIONS = ["asked", "lineage", "data", "pretraining", "fine-tuning", "benchmarks", "maps", "samples", "cost",

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import BboxBase
 
-from models.maps import Map
-from reports import canvas
-from reports.figures import loss_figure, schedule_figure
-from reports.mapfigures import map_figure
-from reports.sections import headlines, sections
+from athanor.models.maps import Map
+from athanor.reports import canvas
+from athanor.reports.figures import loss_figure, schedule_figure
+from athanor.reports.mapfigures import map_figure
+from athanor.reports.sections import headlines, sections
 
 Boxes = dict[int, tuple[str, BboxBase]]
 

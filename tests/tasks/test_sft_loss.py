@@ -7,13 +7,13 @@ import json
 import pytest
 import torch
 
-from data.chat import encode_conversation, write_chat_shards
-from data.config import ChatSourceRecipe, TokenizerRecipe
-from data.documents import read_documents, write_documents
-from data.loader import ChatLoader
-from data.tokenizers import build_tokenizer, load_tokenizer
-from models.build import build_model
-from models.config import ModelRecipe
+from athanor.data.chatml import encode_conversation, write_chat_shards
+from athanor.data.data_recipe import ChatSourceRecipe, TokenizerRecipe
+from athanor.data.documents import read_documents, write_documents
+from athanor.data.loader import ChatLoader
+from athanor.data.tokenizer import build_tokenizer, load_tokenizer
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
 
 
 @pytest.mark.parametrize("family", ["vanilla", "polychromatic"])

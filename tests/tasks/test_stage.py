@@ -15,12 +15,12 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
-from data.config import Recipe
-from data.errors import UserError
-from data.runtime import Runtime
-from data.store import ENGINE_RECORD, Store
-from tasks.stage import Decision, StageRun, stage
-from tasks.trainer.exits import Preempted
+from athanor.core.errors import UserError
+from athanor.core.recipe import Recipe
+from athanor.core.runtime import Runtime
+from athanor.core.store import ENGINE_RECORD, Store
+from athanor.tasks.stage import Decision, StageRun, stage
+from athanor.tasks.trainer.process.exit_codes import Preempted
 
 BUILDS: list[str] = []
 
@@ -170,9 +170,9 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 from prefect import flow
-from data.config import Recipe
-from data.runtime import Runtime
-from tasks.stage import stage
+from athanor.core.recipe import Recipe
+from athanor.core.runtime import Runtime
+from athanor.tasks.stage import stage
 
 @stage("shared")
 def shared(recipe, run):

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from data.errors import UserError
-from data.runtime import Runtime
-from models.skeleton import LanguageModel
-from tasks.trainer.config import TrainRecipe
-from tasks.trainer.engines.engine import Engine
-from tasks.trainer.optimizers.defaults import OptimizerName
-from tasks.trainer.world import World
+from athanor.core.errors import UserError
+from athanor.core.runtime import Runtime
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.engines.engine import Engine
+from athanor.tasks.trainer.optimizers.defaults import OptimizerName
+from athanor.tasks.trainer.process.world import World
+from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 # Optimizers whose update of a sharded parameter is that of the whole one. 8-bit states have blocks of their own, and
 # torch's Adafactor has no sharded form; DeepSpeed makes one vector of all parameters.
@@ -45,14 +45,14 @@ def build_engine(
     if name == "single":
         return Engine(model, make_optimizer(model), world)
     if name == "ddp":
-        from tasks.trainer.engines.ddp import DataParallelEngine
+        from athanor.tasks.trainer.engines.ddp import DataParallelEngine
 
         return DataParallelEngine(model, make_optimizer(model), world, device)
     if name == "fsdp":
-        from tasks.trainer.engines.fsdp import ShardedEngine
+        from athanor.tasks.trainer.engines.fsdp import ShardedEngine
 
         return ShardedEngine(model, make_optimizer, world, device)
-    from tasks.trainer.engines.deepspeed import ZeroEngine
+    from athanor.tasks.trainer.engines.zero import ZeroEngine
 
     return ZeroEngine(model, make_optimizer(model), world, runtime, recipe.grad_clip, autocast)
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from models.skeleton import LanguageModel
-from tasks.trainer.engines.engine import Computation, Engine
-from tasks.trainer.world import World
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.engines.engine import Computation, Engine
+from athanor.tasks.trainer.process.world import World
 
 T = TypeVar("T")
 

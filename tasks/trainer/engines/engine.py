@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.skeleton import LanguageModel, Loss
-from tasks.trainer.checkpoint import training_tensors
-from tasks.trainer.world import World
+from athanor.models.skeleton import LanguageModel, Loss
+from athanor.tasks.trainer.process.world import World
+from athanor.tasks.trainer.records.checkpoint import training_tensors
 
 T = TypeVar("T")
 

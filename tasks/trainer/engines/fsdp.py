@@ -17,9 +17,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from models.skeleton import LanguageModel
-from tasks.trainer.engines.engine import Computation, Engine
-from tasks.trainer.world import World
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.engines.engine import Computation, Engine
+from athanor.tasks.trainer.process.world import World
 
 T = TypeVar("T")
 

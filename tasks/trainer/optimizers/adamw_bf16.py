@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
+from athanor.tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
 
 
 class AdamWBf16Moments(PerTensor):

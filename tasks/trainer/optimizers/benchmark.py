@@ -1,6 +1,6 @@
 """Every optimizer on the same small model and text: memory, time and what it learned.
 
-    python -m tasks.trainer.optimizers.benchmark [--steps 200] [--optimizers adamw lion ...] [--peak-lr 0.001]
+    python -m athanor.tasks.trainer.optimizers.benchmark [--steps 200] [--optimizers adamw lion ...] [--peak-lr 0.001]
         [--out reports/benchmarks/optimizers-cpu.md]
 
 The text is the language reference that comes with Python, a byte a token; its last part is held out. Each optimizer
@@ -26,20 +26,20 @@ from typing import get_args
 import numpy as np
 import torch
 
-from data.loader import Batch
-from data.sources.records import Raw
-from data.sources.stdlib import read_stdlib_docs
-from models.build import build_model
-from models.config import ModelRecipe
-from models.skeleton import LanguageModel
-from tasks.trainer.config import TrainRecipe
-from tasks.trainer.course import Course
-from tasks.trainer.engines.engine import Engine
-from tasks.trainer.optimizers.build import build_optimizer
-from tasks.trainer.optimizers.defaults import OptimizerName
-from tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
-from tasks.trainer.step import Optimization
-from tasks.trainer.world import World
+from athanor.data.loader import Batch
+from athanor.data.sources.records import Raw
+from athanor.data.sources.stdlib import read_stdlib_docs
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.course.course import Course
+from athanor.tasks.trainer.engines.engine import Engine
+from athanor.tasks.trainer.optimizers.build import build_optimizer
+from athanor.tasks.trainer.optimizers.defaults import OptimizerName
+from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
+from athanor.tasks.trainer.process.world import World
+from athanor.tasks.trainer.step.step import Optimization
+from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 MODEL = ModelRecipe(
     family="vanilla",
@@ -161,7 +161,7 @@ def report(rows: Sequence[Row], command: str, machine: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the report if asked to."""
     described = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m tasks.trainer.optimizers.benchmark", description=described)
+    parser = argparse.ArgumentParser(prog="python -m athanor.tasks.trainer.optimizers.benchmark", description=described)
     names = get_args(OptimizerName)
     parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
     parser.add_argument("--steps", type=int, default=200)
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     size = f"{sum(p.numel() for p in build_model(MODEL).parameters()):,} parameters, {ROWS * TOKENS:,} tokens a step"
     machine = f"{platform.machine()} CPU, threads: {torch.get_num_threads()}, {versions}; {size}. {asked.note}"
-    command = f"python -m tasks.trainer.optimizers.benchmark --steps {asked.steps}{rate}"
+    command = f"python -m athanor.tasks.trainer.optimizers.benchmark --steps {asked.steps}{rate}"
     text = report(rows, command, machine.rstrip(". ") + ".")
     print(text, end="")
     if asked.out is not None:

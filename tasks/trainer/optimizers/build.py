@@ -6,15 +6,15 @@ from types import ModuleType
 
 import torch
 
-from data.errors import UserError
-from models.skeleton import LanguageModel
-from tasks.trainer.config import TrainRecipe
-from tasks.trainer.optimizers.adamw_bf16 import AdamWBf16Moments
-from tasks.trainer.optimizers.defaults import DEFAULTS
-from tasks.trainer.optimizers.ellis_adam import EllisAdam
-from tasks.trainer.optimizers.lion import Lion
-from tasks.trainer.optimizers.muon import MuonWithAdamW
-from tasks.trainer.optimizers.sophia import SophiaG
+from athanor.core.errors import UserError
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.optimizers.adamw_bf16 import AdamWBf16Moments
+from athanor.tasks.trainer.optimizers.defaults import DEFAULTS
+from athanor.tasks.trainer.optimizers.ellis_adam import EllisAdam
+from athanor.tasks.trainer.optimizers.lion import Lion
+from athanor.tasks.trainer.optimizers.muon import MuonWithAdamW
+from athanor.tasks.trainer.optimizers.sophia import SophiaG
+from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 
 def build_optimizer(model: LanguageModel, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
@@ -50,7 +50,7 @@ def build_optimizer(model: LanguageModel, recipe: TrainRecipe, device: torch.dev
 
 
 def _eight_bit() -> ModuleType:
-    from tasks.trainer.optimizers import eight_bit  # bitsandbytes takes seconds to import
+    from athanor.tasks.trainer.optimizers import eight_bit
 
     return eight_bit
 

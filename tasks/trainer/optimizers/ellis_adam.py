@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
+from athanor.tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
 
 
 class EllisAdam(PerTensor):

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.trainer.optimizers.per_tensor import PerTensor
+from athanor.tasks.trainer.optimizers.per_tensor import PerTensor
 
 
 class Lion(PerTensor):

@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor
 
-from models.skeleton import LanguageModel
-from tasks.trainer.config import TrainRecipe
-from tasks.trainer.optimizers.defaults import OptimizerName
-from tasks.trainer.optimizers.muon import is_orthogonalised
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.optimizers.defaults import OptimizerName
+from athanor.tasks.trainer.optimizers.muon import is_orthogonalised
+from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 MOMENTS = {
     "adamw-8bit": 2,

@@ -1,0 +1,90 @@
+"""A fingerprint of the code behind a stage, so that a stale result is noticed.
+
+The fingerprint covers the stage's module and every module of this project that it imports, directly or not, as syntax
+trees without docstrings (a comment or a docstring changes nothing, a changed expression does), and the templates and
+task files beside them. It is no part of an artifact's key (that would rebuild everything on every edit); a difference
+is shown as a warning.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+PACKAGE = "athanor"
+ROOT = Path(__file__).parent.parent  # the folder of the package: its parts lie directly below
+RESOURCES = ("*.yaml", "*.j2")  # templates and task files beside the code that reads them
+# What every stage stands on but whose edits do not change what a stage computes.
+PLUMBING = frozenset(
+    {
+        "athanor.tasks.stage",
+        "athanor.tasks.runs.follow",
+        "athanor.core.store",
+        "athanor.core.code",
+        "athanor.core.errors",
+        "athanor.core.progress",
+        "athanor.core.runtime",
+    }
+)
+
+
+def code_fingerprint(module: str) -> str:
+    """Hex sha256 over `module` (dotted name) and the project modules it imports, transitively."""
+    seen: dict[str, ast.Module] = {}
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name not in PLUMBING and (path := _source(name)) is not None:
+            seen[name] = syntax_tree(path)
+            waiting.extend(_imports(seen[name]))
+    digest = hashlib.sha256()
+    for name, tree in sorted(seen.items()):
+        digest.update(f"{name}\0{normalised_code(tree)}\0".encode())
+    for folder in sorted({path.parent for name in seen if (path := _source(name))}):
+        for file in sorted(file for pattern in RESOURCES for file in folder.glob(pattern)):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()
+
+
+def _source(module: str) -> Path | None:
+    package, *parts = module.split(".")
+    if package != PACKAGE or not parts:
+        return None
+    path = ROOT.joinpath(*parts)
+    candidates = (path.with_name(f"{path.name}.py"), path / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+@cache
+def syntax_tree(path: Path) -> ast.Module:
+    """The parsed file, read once per process."""
+    return ast.parse(path.read_text())
+
+
+@cache
+def _imports(tree: ast.Module) -> tuple[str, ...]:
+    names: list[str] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(names)
+
+
+@cache
+def normalised_code(tree: ast.AST) -> str:
+    """A text of the syntax tree in which comments, layout and docstrings leave no trace."""
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if (
+            isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+            and isinstance(body[0].value.value, str)
+        ):
+            node.body = body[1:]
+    return ast.dump(tree)

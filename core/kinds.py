@@ -1,0 +1,89 @@
+"""Kinds: whatever there are several of (optimizers, engines, sources, families ...), each declared beside its code.
+
+A kind has a room, a package; the modules in it declare records in a variable, and the table is read from them. Nothing
+else lists them, so a new one is one file, and none can be forgotten halfway.
+
+Invariant: a name belongs to one record, and a name without a record is an error that lists those there are.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, Generic, Protocol, TypeVar
+
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
+
+from athanor.core.errors import UserError
+
+
+class Named(Protocol):
+    """What every record has."""
+
+    @property
+    def name(self) -> str: ...
+
+
+Record = TypeVar("Record", bound=Named)
+
+
+class Kinds(Generic[Record]):
+    """The records that the modules of a package declare, by name, in the order of the modules' names.
+
+    `what` names the kind in messages; `package` is the room's dotted name; `variable` holds a module's record or a
+    tuple of them. The modules are imported when the table is first looked at, not before.
+    """
+
+    def __init__(self, what: str, package: str, variable: str):
+        self.what, self.package, self.variable = what, package, variable
+
+    @cached_property
+    def table(self) -> dict[str, Record]:
+        """Name -> record. Raises TypeError where two records share a name."""
+        found: dict[str, Record] = {}
+        for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__, f"{self.package}."):
+            declared: Any = getattr(importlib.import_module(module.name), self.variable, ())
+            for record in declared if isinstance(declared, tuple) else (declared,):
+                if record.name in found:
+                    raise TypeError(f"{module.name} declares the {self.what} {record.name!r}, which another one does")
+                found[record.name] = record
+        return found
+
+    def __getitem__(self, name: str) -> Record:
+        """The record of that name. Raises UserError naming those there are."""
+        if name not in self.table:
+            raise UserError(f"no {self.what} {name!r}: there are {', '.join(self.table)}")
+        return self.table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.table)
+
+    def records(self) -> list[Record]:
+        """All of them."""
+        return list(self.table.values())
+
+
+class NameOf:
+    """Annotation of a recipe's field that holds the name of a record: `Annotated[str, NameOf(OPTIMIZERS)]`.
+
+    The table is read when a value is validated or a form is drawn, so a recipe imports without what it names.
+    """
+
+    def __init__(self, kinds: Kinds[Any]):
+        self.kinds = kinds
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {**handler(schema), "enum": list(self.kinds)}
+
+    def _known(self, name: str) -> str:
+        if name not in self.kinds.table:
+            *others, last = (f"'{known}'" for known in self.kinds)
+            expected = f"{', '.join(others)} or {last}" if others else last
+            raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})
+        return name

@@ -1,0 +1,264 @@
+"""The artifact store: what is done is decided by these directories, not by a database.
+
+An artifact is a directory `<home>/store/<stage>/<label>-<key12>/` with its files and `manifest.json`. It is
+built in a sibling `.partial` directory under a lock, its files are fsynced, the manifest is written last, the
+directory is renamed into place and the parent is fsynced.
+
+Invariant: an artifact exists if and only if its manifest parses, belongs to its key, and every listed file has
+the listed size (`verify=True` also compares sha256). Anything else is *torn*: named, and rebuilt by the caller.
+The key is the sha256 of the stage name, its code version, the canonical JSON of its recipe and its parents'
+keys; nothing about the machine goes into it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel
+
+from athanor.core.errors import UserError
+
+SCHEMA = 1
+MANIFEST = "manifest.json"
+ENGINE_RECORD = "prefect-result.json"  # the workflow engine's own note that this is done; no part of the artifact
+
+
+def home() -> Path:
+    """The folder everything is kept in: `ATHANOR_HOME`, by default `.athanor` in the working directory."""
+    return Path(os.environ.get("ATHANOR_HOME", ".athanor")).absolute()
+
+
+def canonical_json(value: Any) -> str:
+    """One text for one value: sorted keys, no spaces, None-valued fields of models left out.
+
+    Raises TypeError for anything without a canonical form (functions, sets, NaN, arbitrary objects).
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _plain(value.model_dump(mode="python", exclude_none=True))
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        if not all(isinstance(k, str) for k in value):
+            raise TypeError(f"only text keys have a canonical form: {list(value)[:3]!r}")
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    raise TypeError(f"{type(value).__name__} has no canonical form: {value!r:.80}")
+
+
+def artifact_key(stage: str, code_version: int, recipe: Any, parents: dict[str, str]) -> str:
+    """The sha256 (hex) that identifies what a stage makes from a recipe and its parents' keys."""
+    identity = {"stage": stage, "code_version": code_version, "recipe": recipe, "parents": parents}
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A place in the store: where the result of (stage, key) lies or will lie."""
+
+    stage: str
+    label: str
+    key: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """Store-relative name, e.g. `tokenize/word-problems-0a1b2c3d4e5f`."""
+        return f"{self.stage}/{self.label}-{self.key[:12]}"
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The parsed manifest. Raises UserError when the artifact is not (whole) in the store."""
+        manifest, problem = _read_manifest(self)
+        if manifest is None:
+            raise UserError(f"artifact {self.name}: {problem}; run the flow that makes it")
+        return manifest
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The figures its stage reported."""
+        return self.manifest["facts"]
+
+    def file(self, name: str) -> Path:
+        """A file of the artifact. Raises UserError when the manifest does not list it."""
+        if name not in self.manifest["files"]:
+            raise UserError(f"artifact {self.name} holds no {name}; it holds {', '.join(self.manifest['files'])}")
+        return self.path / name
+
+
+def _read_manifest(artifact: Artifact) -> tuple[dict[str, Any] | None, str]:
+    path = artifact.path / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+        key = artifact_key(artifact.stage, manifest["code_version"], manifest["recipe"], manifest["parents"])
+        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+    except FileNotFoundError:
+        return None, f"{MANIFEST} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return None, f"{MANIFEST} cannot be read ({type(error).__name__})"
+    if key != manifest.get("key") or not key.startswith(artifact.key[:12]):
+        return None, f"{MANIFEST} does not belong to key {artifact.key[:12]}"
+    for name, (size, _) in files.items():
+        file = artifact.path / name
+        if not file.is_file():
+            return None, f"{name} is missing"
+        if file.stat().st_size != size:
+            return None, f"{name} has {file.stat().st_size} bytes, the manifest says {size}"
+    return manifest, ""
+
+
+class Store:
+    """The artifacts below one root directory."""
+
+    def __init__(self, root: Path | None = None):
+        self.root = root if root is not None else home() / "store"
+
+    def artifact(self, stage: str, label: str, key: str) -> Artifact:
+        """The place of an artifact, whether or not it exists."""
+        return Artifact(stage, label, key, self.root / stage / f"{label}-{key[:12]}")
+
+    def problem(self, artifact: Artifact, verify: bool = False) -> str | None:
+        """Why the artifact does not count as existing; None when it is whole."""
+        manifest, problem = _read_manifest(artifact)
+        if manifest is None:
+            return problem
+        if verify:
+            for name, entry in manifest["files"].items():
+                if sha256_file(artifact.path / name) != entry["sha256"]:
+                    return f"{name} was altered: its sha256 differs from the manifest's"
+        return None
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every directory that claims to be an artifact, by stage and name."""
+        for path in sorted(self.root.glob("*/*-*")):
+            if path.is_dir() and not path.name.startswith("."):
+                label, _, key12 = path.name.rpartition("-")
+                yield Artifact(path.parent.name, label, key12, path)
+
+    def find(self, text: str) -> Artifact:
+        """The one artifact whose name or key starts with, or whose path is, `text`. Raises UserError otherwise."""
+        wanted = text.rstrip("/")
+        found = [
+            a
+            for a in self.artifacts()
+            if a.key.startswith(wanted)
+            or a.name.startswith(wanted)
+            or a.path.name.startswith(wanted)
+            or a.path == Path(wanted).absolute()
+        ]
+        if len(found) != 1:
+            what = f"{len(found)} artifacts match" if found else "no artifact matches"
+            names = ", ".join(a.name for a in found[:5])
+            raise UserError(f"{what} {text!r} in {self.root}{': ' + names if names else ''}; see `athanor artifacts`")
+        return found[0]
+
+    def remove(self, artifact: Artifact) -> None:
+        """Delete an artifact's directory in one visible step (rename away, then delete)."""
+        if artifact.path.exists():
+            grave = artifact.path.with_name(f".{artifact.path.name}.removed-{os.getpid()}")
+            os.rename(artifact.path, grave)
+            shutil.rmtree(grave, ignore_errors=True)
+
+    @contextmanager
+    def lock(self, artifact: Artifact, on_wait: Callable[[], None]) -> Iterator[None]:
+        """Hold the artifact's build lock; `on_wait` is called once if another live process holds it.
+
+        The kernel drops the lock when its holder dies, so a crash never blocks the next run.
+        """
+        artifact.path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(artifact.path.with_name(f".{artifact.path.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_wait()
+            lock.acquire(poll_interval=0.2)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def partial_path(self, artifact: Artifact) -> Path:
+        """Where the artifact is built, whether or not that was begun."""
+        return artifact.path.with_name(f".{artifact.path.name}.partial")
+
+    def partial(self, artifact: Artifact, resume: bool) -> Path:
+        """The directory to build in; emptied first unless `resume`. Hold the lock while using it."""
+        path = self.partial_path(artifact)
+        if not resume and path.exists():
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def publish(self, artifact: Artifact, partial: Path, manifest: dict[str, Any]) -> None:
+        """Turn a finished `.partial` directory into the artifact, replacing a torn or older one.
+
+        `manifest` needs code_version, recipe, parents, code, versions, wall_s, cost_usd, facts, created; schema,
+        key, stage, label and files are filled in here.
+        """
+        files = {}
+        for path in sorted(p for p in partial.rglob("*") if p.is_file()):
+            name = path.relative_to(partial).as_posix()
+            if name in (MANIFEST, ENGINE_RECORD):
+                continue
+            fsync_path(path)
+            files[name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
+        full = {
+            "schema": SCHEMA,
+            "key": artifact.key,
+            "stage": artifact.stage,
+            "label": artifact.label,
+            **manifest,
+            "files": files,
+        }
+        write_json(partial / MANIFEST, full)
+        for folder in [partial, *(p for p in partial.rglob("*") if p.is_dir())]:
+            fsync_path(folder)
+        self.remove(artifact)
+        os.rename(partial, artifact.path)
+        fsync_path(artifact.path.parent)
+        artifact.__dict__.pop("manifest", None)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON so that a crash leaves the old file or the new one, never a mixture."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    fsync_path(temporary)
+    os.replace(temporary, path)
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file's or a directory's contents to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def no_space(error: OSError, where: Path) -> UserError | None:
+    """The one-line form of a full disk or quota; None for any other I/O error."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return None
+    return UserError(f"no space left on the disk of {where}: free some, or set ATHANOR_HOME to another disk")

@@ -1,0 +1,122 @@
+"""Chat in the ChatML form, and what of it is learned.
+
+A conversation is, per message, `<|im_start|>role\\n`, the content, `<|im_end|>\\n`; after the last message comes EOS.
+Each of these pieces is tokenized on its own, so a prompt's ids are a prefix of the conversation's, and what is learned
+is known from the pieces, never by searching the ids: an assistant's content, its `<|im_end|>\\n`, and the EOS if an
+assistant message comes last (so that the model stops whichever end it is sampled to).
+
+Where the tokenizer has `<|im_start|>` and `<|im_end|>` the tags are those ids, and no content can produce them. Where
+it lacks them (GPT-2) the tags are plain text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from athanor.core.errors import UserError
+from athanor.core.progress import Progress, silent
+from athanor.data.documents import Document
+from athanor.data.shards import Encoded, shards_header, write_splits
+from athanor.data.tokenizer import IM_END, IM_START, Tokenizer, load_tokenizer
+
+ROLES = ("system", "user", "assistant")
+Message = Mapping[str, str]
+
+
+def render_prompt(messages: Sequence[Message]) -> str:
+    """The text of a conversation up to where the assistant is to answer: ends with `<|im_start|>assistant\\n`."""
+    turns = (f"{IM_START}{m['role']}\n{m['content']}{IM_END}\n" for m in messages)
+    return "".join(turns) + f"{IM_START}assistant\n"
+
+
+def encode_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """Ids of `render_prompt(messages)`; tags typed inside a message stay text. Raises UserError for a bad message."""
+    (pieces,) = _pieces([messages], tokenizer)
+    return [i for ids, _ in pieces for i in ids] + _Tags(tokenizer).header["assistant"]
+
+
+def answer_ends(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """What ends an assistant's answer, as text and as ids: its end tag, which is one id where the tokenizer has it."""
+    end_id = tokenizer.token_id(IM_END)
+    return (IM_END,), () if end_id is None else (end_id,)
+
+
+def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """(ids with EOS last, mask: 1 = the token is learned). Raises UserError for a bad message."""
+    ((ids, mask),) = _encode([messages], tokenizer)
+    return ids, mask
+
+
+def write_chat_shards(
+    documents_dir: Path, tokenizer_dir: Path, out: Path, progress: Progress = silent
+) -> dict[str, Any]:
+    """Encode a documents artifact of conversations into masked token shards; resumable, as `write_shards`.
+
+    Returns its facts. Raises UserError for a bad message, naming where it came from.
+    """
+    tokenizer = load_tokenizer(tokenizer_dir)
+
+    def encode(documents: Sequence[Document]) -> list[Encoded]:
+        conversations = [json.loads(d.text) for d in documents]
+        for conversation, document in zip(conversations, documents, strict=True):
+            _check(conversation, document.ref)
+        return [
+            Encoded(np.array(ids, dtype=np.uint32), len(d.text.encode()), np.array(mask, dtype=np.uint8))
+            for (ids, mask), d in zip(_encode(conversations, tokenizer), documents, strict=True)
+        ]
+
+    return write_splits(documents_dir, encode, shards_header(tokenizer, "chat"), out, progress=progress)
+
+
+class _Tags:
+    """Ids of what surrounds a message's content."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        start_id, end_id = tokenizer.token_id(IM_START), tokenizer.token_id(IM_END)
+        if start_id is None or end_id is None:
+            self.header = {role: tokenizer.encode(f"{IM_START}{role}\n") for role in ROLES}
+            self.footer = tokenizer.encode(f"{IM_END}\n")
+        else:
+            self.header = {role: [start_id, *tokenizer.encode(f"{role}\n")] for role in ROLES}
+            self.footer = [end_id, *tokenizer.encode("\n")]
+
+
+def _encode(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+    encoded = []
+    for messages, pieces in zip(conversations, _pieces(conversations, tokenizer), strict=True):
+        pieces.append(([tokenizer.eos_id], messages[-1]["role"] == "assistant"))
+        ids = [i for piece, _ in pieces for i in piece]
+        mask = [int(learned) for piece, learned in pieces for _ in piece]
+        encoded.append((ids, mask))
+    return encoded
+
+
+def _pieces(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[list[tuple[list[int], bool]]]:
+    """Per conversation its pieces as (ids, learned?), without EOS; all contents go to the tokenizer as one batch."""
+    for messages in conversations:
+        _check(messages, "messages")
+    tags = _Tags(tokenizer)
+    contents = iter(tokenizer.encode_batch([m["content"] for messages in conversations for m in messages]))
+    result = []
+    for messages in conversations:
+        pieces: list[tuple[list[int], bool]] = []
+        for message in messages:
+            learned = message["role"] == "assistant"
+            pieces += [(tags.header[message["role"]], False), (next(contents), learned), (tags.footer, learned)]
+        result.append(pieces)
+    return result
+
+
+def _check(messages: Sequence[Message], where: str) -> None:
+    if not messages:
+        raise UserError(f"{where}: an empty conversation; it needs at least one message")
+    for n, message in enumerate(messages):
+        if message.get("role") not in ROLES or not isinstance(message.get("content"), str):
+            raise UserError(
+                f"{where}: message {n} is {str(dict(message))[:80]!r}; it needs a role of {', '.join(ROLES)} and a text"
+            )

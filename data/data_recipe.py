@@ -1,0 +1,135 @@
+"""Recipes of the data stages: where text comes from, how it is tokenized, in what proportion it is read.
+
+Every model here is frozen and refuses unknown fields, because its canonical JSON is part of an artifact's
+key. Fields that do not change the bytes of the result (devices, worker counts, prices) live in
+`core.runtime` instead.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from athanor.core.recipe import Recipe
+
+BuiltinText = Literal["stdlib-code", "stdlib-docs", "word-problems"]
+
+
+ORIGINS = ("builtin", "path", "hub")
+
+
+class SourceRecipe(Recipe):
+    """One source of documents. Exactly one origin: `builtin`, `path` or `hub`."""
+
+    builtin: BuiltinText | None = Field(default=None, description="A source that needs nothing but Python itself")
+    path: str | None = Field(
+        default=None, description="File, folder or glob: .txt .md .tex .py .jsonl .parquet, also .gz .zst"
+    )
+    hub: str | None = Field(default=None, description="Hugging Face data set id, streamed; gated ones read HF_TOKEN")
+    hub_config: str | None = Field(default=None, description="Configuration of the hub data set")
+    hub_revision: str | None = Field(default=None, description="Branch, tag or commit of the hub data set")
+    split: str = Field(default="train", description="Split of the hub data set")
+    text: str = Field(
+        default="text",
+        description="Field that holds the text of a record, or a template such as '{question}\\n{answer}'",
+    )
+    max_documents: int | None = Field(default=None, ge=1, description="Stop after this many documents")
+    max_bytes: int | None = Field(default=None, ge=1, description="Stop once this many bytes of UTF-8 text were read")
+    held_out_fraction: float = Field(
+        default=0.02, ge=0.0, lt=0.5, description="Share of documents kept out of training"
+    )
+    max_reject_fraction: float = Field(default=0.01, ge=0.0, le=1.0, description="Fail above this share of bad records")
+    seed: int = Field(default=0, ge=0, description="Seed of generated sources")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> SourceRecipe:
+        given = [name for name in ORIGINS if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of {', '.join(ORIGINS)}; got {', '.join(given) or 'none'}")
+        return self
+
+
+class ChatSourceRecipe(SourceRecipe):
+    """Conversations for SFT: records hold a message list, or one user and one assistant text."""
+
+    messages: str = Field(default="messages", description="Field with [{role, content}, ...] (OpenAI style)")
+    user: str | None = Field(
+        default=None, description="Template of the user turn, e.g. '{question}', instead of `messages`"
+    )
+    assistant: str | None = Field(default=None, description="Template of the assistant turn, e.g. '{answer}'")
+
+    @model_validator(mode="after")
+    def _both_turns(self) -> ChatSourceRecipe:
+        if (self.user is None) != (self.assistant is None):
+            raise ValueError("user and assistant templates come together; one of them is missing")
+        return self
+
+
+class FilterRecipe(Recipe):
+    """Which rows are noise, judged by their tokens alone: those beyond any threshold. Nothing is learned from them."""
+
+    max_token_share: float = Field(default=0.6, gt=0, le=1, description="Largest share of a row that one token may be")
+    min_entropy_nats: float = Field(
+        default=1.5, ge=0, le=20, description="Smallest entropy of a row's token frequencies; at most ln of its length"
+    )
+    max_broken_share: float = Field(
+        default=0.3, ge=0, le=1, description="Largest share of tokens that are U+FFFD or only a part of a character"
+    )
+
+
+class MixtureRecipe(Recipe):
+    """Proportions of the sources by step: constant, then linear from `start` to `end` over the last part."""
+
+    start: dict[str, float] = Field(description="Weight of each source; normalised to sum 1")
+    end: dict[str, float] | None = Field(default=None, description="Weights at the last step; none keeps `start`")
+    anneal_fraction: float = Field(
+        default=0.2, ge=0.0, le=1.0, description="Last share of the steps, spent moving to `end`"
+    )
+    filter: FilterRecipe | None = Field(default=None, description="Ignore rows that are noise; none learns from all")
+
+    @model_validator(mode="after")
+    def _weights(self) -> MixtureRecipe:
+        for name, weights in (("start", self.start), ("end", self.end)):
+            if weights is None:
+                continue
+            if any(w < 0 for w in weights.values()) or sum(weights.values()) <= 0:
+                raise ValueError(f"mixture.{name}: weights must be >= 0 with a positive sum; got {weights}")
+        if self.end is not None and set(self.end) != set(self.start):
+            raise ValueError(f"mixture.start names {sorted(self.start)}, mixture.end names {sorted(self.end)}")
+        return self
+
+
+class DataRecipe(Recipe):
+    """The pretraining text: named sources and their mixture."""
+
+    sources: dict[str, SourceRecipe] = Field(description="Named sources, e.g. math, stem, code")
+    mixture: MixtureRecipe = Field(description="In what proportion the sources are read")
+
+    @model_validator(mode="after")
+    def _same_names(self) -> DataRecipe:
+        if set(self.mixture.start) != set(self.sources):
+            raise ValueError(
+                f"data.mixture names {sorted(self.mixture.start)}, data.sources names {sorted(self.sources)}"
+            )
+        bad = [n for n in self.sources if not n.replace("-", "").replace("_", "").isalnum() or n != n.lower()]
+        if bad:
+            raise ValueError(f"source names are lower-case letters, digits, '-' and '_'; got {bad}")
+        return self
+
+
+class TokenizerRecipe(Recipe):
+    """A tokenizer that is loaded (`path` or `hub`) or, with neither, trained on the sources."""
+
+    path: str | None = Field(default=None, description="A tokenizer.json, or a folder that holds one")
+    hub: str | None = Field(default=None, description="Hugging Face model id to take tokenizer.json from")
+    hub_revision: str | None = Field(default=None, description="Branch, tag or commit of the hub model")
+    vocab_size: int = Field(default=2048, ge=300, description="Ids of a trained tokenizer (unused when one is loaded)")
+    train_bytes: int = Field(default=8_000_000, ge=1000, description="UTF-8 bytes of text a tokenizer is trained on")
+    eos: str = Field(default="<|endoftext|>", description="Token that ends every document; must exist in the tokenizer")
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> TokenizerRecipe:
+        if self.path is not None and self.hub is not None:
+            raise ValueError("give tokenizer.path or tokenizer.hub, not both")
+        return self

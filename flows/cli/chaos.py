@@ -1,0 +1,207 @@
+"""`athanor-chaos`: does a run that is killed again and again end as one that is not?
+
+A preset is trained twice from the same data: once in peace; once while the training process, or the flow with it,
+gets SIGKILL at random moments, half of them inside the saving of a checkpoint. It is started again with the same
+command until the wanted number of kills is reached; a run that ends before that is deleted and trained once more.
+Compared are every byte of the weights and every number of the logs but times and money.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import psutil
+import typer
+
+from athanor.core.errors import UserError
+from athanor.core.store import Artifact, Store
+
+TRAINED = ("pretrain", "sft")
+PATIENCE_S = 120.0  # without a step of training, before an attempt counts as hanging
+LONGEST_LIFE_S = 6.0  # of an attempt that trains, before it is killed
+
+
+@dataclass
+class Tally:
+    """What happened: kills of the training process and of the flow, those inside a save, comparisons, differences."""
+
+    trainer_kills: int = 0
+    flow_kills: int = 0
+    kills_inside_a_save: int = 0
+    runs_compared: int = 0
+    differences: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        """All together."""
+        return self.trainer_kills + self.flow_kills
+
+
+def chaos(
+    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name, or a YAML file")] = "quickstart",
+    kills: Annotated[int, typer.Option(min=1, help="SIGKILLs to survive")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Of the moments and the victims")] = 0,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one preset field; repeatable")
+    ] = None,
+) -> None:
+    """Kill a run at random moments and compare its end with that of an undisturbed one.
+
+    athanor-chaos quickstart --kills 50 --set pretrain.steps=60 --set sft.train.steps=20
+
+    Prints a line for every kill and a summary as JSON; exit status 1 if a single bit differs.
+    """
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    from athanor.flows.server.temporary import server_settings
+
+    tally, rng = Tally(), random.Random(seed)
+    with TemporaryDirectory(prefix="athanor-chaos-") as scratch:
+        for setting, value in server_settings().items():
+            os.environ[setting.name] = str(value)  # one server for all attempts
+        command = [sys.executable, "-P", "-m", "athanor.flows.cli.main", "run", preset, "--only", "sft"]
+        for override in (*(settings or ()), "runtime.retries=1000", "runtime.checkpoint_every_steps=7"):
+            command += ["--set", override]
+        peace, storm = Path(scratch) / "peace", Path(scratch) / "storm"
+        if _start(command, peace).wait():
+            raise UserError(f"the undisturbed run failed: see {peace}/attempts.log")  # printed before it is deleted
+        _share_data(peace, storm)
+        while tally.kills < kills:
+            _weather(command, storm, rng, tally, kills)
+            tally.differences += _differences(peace, storm)
+            tally.runs_compared += 1
+            for artifact in _trained(storm):
+                shutil.rmtree(artifact.path)
+    print(json.dumps({**tally.__dict__, "kills": tally.kills}))
+    raise typer.Exit(1 if tally.differences else 0)
+
+
+def _start(command: list[str], home: Path) -> subprocess.Popen:
+    home.mkdir(parents=True, exist_ok=True)
+    with open(home / "attempts.log", "ab") as log:
+        environment = {**os.environ, "ATHANOR_HOME": str(home)}
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+
+def _weather(command: list[str], home: Path, rng: random.Random, tally: Tally, kills: int) -> None:
+    """Start the run until it is done, killing as long as kills are wanted."""
+    while True:
+        flow = _start(command, home)
+        while flow.poll() is None and tally.kills < kills:
+            trainer = _kill_once(flow, home, rng, tally)
+            if trainer is not None:
+                print(f"kill {tally.kills} of {kills}: {trainer}", flush=True)
+        if flow.wait() == 0:
+            return
+        if flow.returncode > 0:
+            said = (home / "attempts.log").read_text(errors="replace").strip().splitlines()[-1:]
+            raise UserError(f"an attempt failed and would have to be repaired by hand: {' '.join(said)}")
+
+
+def _kill_once(flow: subprocess.Popen, home: Path, rng: random.Random, tally: Tally) -> str | None:
+    """Wait for training to go on, then kill it or the flow; what was done, None if the flow ended first."""
+    trainer = _await_trainer(flow)
+    if trainer is None:
+        return None
+    run_dir = Path(trainer.cmdline()[-1])
+    inside_a_save = rng.random() < 0.5
+    deadline = time.monotonic() + (PATIENCE_S if inside_a_save else rng.uniform(0.0, LONGEST_LIFE_S))
+    while time.monotonic() < deadline and flow.poll() is None and trainer.is_running():
+        if inside_a_save and any(run_dir.glob("checkpoints/*.partial")):
+            break
+        time.sleep(0.002)
+    if flow.poll() is not None or not trainer.is_running():
+        return None
+    saving = any(run_dir.glob("checkpoints/*.partial"))
+    victim = "flow" if rng.random() < 0.2 else "trainer"
+    try:
+        os.kill(flow.pid if victim == "flow" else trainer.pid, 9)
+    except ProcessLookupError:
+        return None
+    if victim == "flow":
+        tally.flow_kills += 1
+        flow.wait()
+    else:
+        tally.trainer_kills += 1
+        psutil.wait_procs([trainer], timeout=PATIENCE_S)
+    tally.kills_inside_a_save += saving
+    return f"{victim} of {run_dir.parent.name}{' inside a save' if saving else ''}"
+
+
+def _await_trainer(flow: subprocess.Popen) -> psutil.Process | None:
+    """The training process of the flow, once it has begun to train; None if the flow ends first."""
+    deadline = time.monotonic() + PATIENCE_S
+    while flow.poll() is None:
+        if time.monotonic() > deadline:
+            flow.kill()
+            raise UserError(f"no training within {PATIENCE_S:.0f} s: the run hangs")
+        for process in _children(flow.pid):
+            try:
+                line = process.cmdline()
+                if "athanor.tasks.trainer" in line and (Path(line[-1]) / "trainer.lock").exists():
+                    return process
+            except psutil.Error:
+                continue
+        time.sleep(0.02)
+    return None
+
+
+def _children(pid: int) -> list[psutil.Process]:
+    try:
+        return psutil.Process(pid).children()
+    except psutil.Error:
+        return []
+
+
+def _share_data(source: Path, target: Path) -> None:
+    """Everything but what was trained, so that the second home trains at once."""
+    for stage in (source / "store").iterdir():
+        if stage.name not in TRAINED:
+            shutil.copytree(stage, target / "store" / stage.name, copy_function=os.link)
+
+
+def _trained(home: Path) -> Iterator[Artifact]:
+    return (artifact for artifact in Store(home / "store").artifacts() if artifact.stage in TRAINED)
+
+
+def _differences(peace: Path, storm: Path) -> list[str]:
+    """One line for each artifact whose weights or numbers differ, or that only one home has."""
+    one, other = ({a.name: _digest(a.path) for a in _trained(home)} for home in (peace, storm))
+    return [
+        f"{name}: other {what}"
+        for name in sorted(one.keys() | other.keys())
+        for what in ("weights", "numbers in the log")
+        if one.get(name, {}).get(what) != other.get(name, {}).get(what)
+    ]
+
+
+def _digest(folder: Path) -> dict[str, str]:
+    from athanor.tasks.trainer.records.metrics import reproducible_rows
+
+    rows = json.dumps(reproducible_rows(folder)).encode()
+    weights = (folder / "model.safetensors").read_bytes()
+    return {"weights": hashlib.sha256(weights).hexdigest(), "numbers in the log": hashlib.sha256(rows).hexdigest()}
+
+
+def main() -> None:
+    """Entry point: a mistake of the user's is one line on stderr and exit status 2."""
+    try:
+        typer.run(chaos)
+    except UserError as error:
+        print(f"athanor-chaos: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

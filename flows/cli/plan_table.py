@@ -1,0 +1,170 @@
+"""The plan as a page for people, at most 100 columns wide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from athanor.flows.plan.estimate import TrainingEstimate
+from athanor.flows.plan.plan import Plan
+
+WIDTH = 100
+_STATES = {"cached": "[green]cached[/]", "resume": "[yellow]resume[/]", "run": "[bold]run[/]"}
+_LEVELS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]"}
+
+
+def print_plan(plan: Plan, console: Console) -> None:
+    """Stages, model, memory, totals, budget, checks; errors are the caller's to say."""
+    console = Console(file=console.file, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+    console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}\n", highlight=False)
+    if plan.stages:
+        console.print(_stages(plan))
+        console.print()
+    for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):
+        console.print(line, highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for finding in plan.findings:
+        if finding.level == "error":
+            continue
+        table.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
+    console.print(table)
+
+
+def _machine(plan: Plan) -> str:
+    machine = plan.machine
+    if machine is None:
+        return ""
+    price = f"${machine.usd_per_hour:g} an hour, {machine.price_source}" if machine.usd_per_hour else "no price known"
+    return escape(f" on {machine.name} ({price})")
+
+
+def _stages(plan: Plan) -> Table:
+    priced = plan.machine is not None and plan.machine.usd_per_hour > 0
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("artifact", overflow="fold", max_width=41)
+    table.add_column("state")
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("known by")
+    if priced:
+        table.add_column("cost", justify="right", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for stage, estimate in plan.stages:
+        cells = [_span(estimate.wall_s), estimate.source.partition(" ")[0].strip(":,")]
+        cells += [_cost(plan, estimate.wall_s)] if priced else []
+        if stage.state == "cached":
+            cells = [""] * len(cells)
+        name = f"{stage.stage}/{stage.artifact.label}"
+        table.add_row(escape(name), _STATES[stage.state], *cells, escape(stage.why))
+    return table
+
+
+def _training(plan: Plan) -> Iterator[str]:
+    for stage, estimate in plan.stages:
+        if not isinstance(estimate, TrainingEstimate):
+            continue
+        line = f"{stage.stage:9}{estimate.steps:,} steps, {_short(estimate.tokens)} tokens"
+        line += f", {_short(estimate.flops)} FLOPs" if estimate.flops else ""
+        line += f", {estimate.steps_left:,} steps left" if stage.step else ""
+        if estimate.step_s is not None:
+            line += f"; {estimate.tokens / estimate.steps / estimate.step_s:,.0f} tokens/s"
+        yield f"{line}, {escape(estimate.source)}"
+
+
+def _model(plan: Plan) -> Iterator[str]:
+    estimator = plan.estimator
+    if estimator is None:
+        return
+    if estimator.model is None or estimator.parameters is None:
+        yield f"model    parameters unknown until {escape(estimator.survey.tokenizer.name)} is built"
+        return
+    flops = estimator.flops(plan.preset.pretrain)
+    assert flops is not None
+    active, total = estimator.parameters["active"], estimator.parameters["total"]
+    active_part = f" ({active:,} active)" if active != total else ""
+    yield (
+        f"model    {estimator.model.family}, {total:,} parameters{active_part}, vocabulary "
+        f"{estimator.model.vocab_size:,}; {_short(flops.forward + flops.backward)} FLOPs a training token"
+    )
+
+
+def _memory(plan: Plan) -> Iterator[str]:
+    if plan.memory is None:
+        return
+    rows, step = plan.memory
+    parts = (
+        ("weights", step.weights_bytes),
+        ("gradients", step.gradients_bytes),
+        ("optimizer", step.optimizer_bytes),
+        ("activations", step.activations_bytes),
+    )
+    listed = " + ".join(f"{name} {_bytes(size)}" for name, size in parts)
+    yield f"memory   {_bytes(step.total_bytes)} for {rows} rows at a time: {listed}"
+
+
+def _total(plan: Plan) -> Iterator[str]:
+    if not plan.stages:
+        return
+    disk = _bytes(sum(estimate.disk_bytes for _, estimate in plan.stages))
+    least, unknown = ("at least ", f"; the time of {len(plan.unknown)} is unknown") if plan.unknown else ("", "")
+    waiting = sum(stage.state != "cached" for stage, _ in plan.stages)
+    if not waiting:
+        yield "total    nothing to build: everything is in the store"
+        return
+    cost = _aside(_cost(plan, plan.total_s))
+    yield f"total    {waiting} to build, {least}{_span(plan.total_s)}{cost}, {disk} on disk{unknown}"
+
+
+def _budget(plan: Plan) -> Iterator[str]:
+    split = plan.split
+    if split is None:
+        return
+    line = f"budget   {_span(split.left_s)}{_aside(_cost(plan, split.left_s))} left"
+    if split.training is not None and split.estimate is not None and split.steps is not None:
+        line += (
+            f", {_span(split.reserve_s)}{_aside(_cost(plan, split.reserve_s))} of it kept for the other stages: "
+            f"{split.training.stage} gets {split.steps:,} of its {split.estimate.steps_left:,} steps"
+        )
+        if split.steps < split.estimate.steps_left:
+            line += ", its decay moved earlier"
+    yield line
+
+
+def _aside(text: str) -> str:
+    return f" ({text})" if text else ""
+
+
+def _cost(plan: Plan, wall_s: float | None) -> str:
+    if plan.machine is None or not plan.machine.usd_per_hour:
+        return ""
+    return "?" if wall_s is None else f"${plan.machine.usd(wall_s):,.2f}"
+
+
+def _span(wall_s: float | None) -> str:
+    """A time for people: 42 s, 3 min, 2.4 h."""
+    if wall_s is None:
+        return "?"
+    if wall_s < 100:
+        return f"{wall_s:.0f} s"
+    return f"{wall_s / 60:.0f} min" if wall_s < 6000 else f"{wall_s / 3600:,.1f} h"
+
+
+def _short(number: float) -> str:
+    """Three digits and a decimal prefix: 10.2 G."""
+    for prefix in ("", " k", " M", " G", " T", " P"):
+        if abs(number) < 999.5:
+            return f"{number:.3g}{prefix}"
+        number /= 1000
+    return f"{number:.3g} E"
+
+
+def _bytes(size_bytes: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if size_bytes < 1000:
+            return f"{size_bytes:.3g} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:,.1f} GiB"

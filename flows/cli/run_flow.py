@@ -1,0 +1,47 @@
+"""Running a flow from the command line, in this process."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+
+from prefect.settings import temporary_settings
+
+from athanor.core.errors import UserError
+from athanor.core.store import home
+from athanor.flows.plan.plan import check_ready
+from athanor.flows.presets.preset import Preset
+from athanor.flows.server.temporary import server_settings
+
+
+def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
+    """Run `<name>-flow` on a preset.
+
+    Uses the Prefect server of PREFECT_API_URL if that is set, else a temporary one of its own. Raises UserError with
+    the flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
+    """
+    check_ready(preset, name)
+    _make_home()
+    started = time.monotonic()
+    flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")
+    try:
+        with temporary_settings(server_settings()):
+            state = flow(preset, rebuild=rebuild, verify=verify, return_state=True)
+    except RuntimeError as error:
+        if "Failed to reach API" not in str(error):
+            raise
+        raise UserError(f"{error}: start `prefect server start`, or unset PREFECT_API_URL") from None
+    if not state.is_completed():
+        error = state.result(raise_on_failure=False)
+        if isinstance(error, UserError | KeyboardInterrupt):
+            raise error
+        raise UserError(f"{name} ended {state.name}: {state.message}")
+    print(f"athanor: {name} {preset.name} is done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+
+
+def _make_home() -> None:
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"ATHANOR_HOME={home()}: {error.strerror}; choose a folder you can write to") from None

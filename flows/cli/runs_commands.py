@@ -1,0 +1,266 @@
+"""`athanor runs`: what the training runs did, from the metrics database.
+
+Every command first takes up what the runs' own logs say and the database does not. Heavy packages are imported inside
+the commands, as in flows/cli/main.py.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from athanor.core.errors import UserError
+from athanor.flows.cli.tables import table
+
+if TYPE_CHECKING:
+    from athanor.reports.curves import Curve
+    from athanor.tasks.runs.read import Milestone
+
+PLOT_LINES = 16
+
+app = typer.Typer(
+    help="What the training runs did: losses, evaluations, routing, costs, of every run in one place.\n\n"
+    "All of it lies in ATHANOR_HOME/runs.sqlite, written while the runs go. RUN is a run's name as `athanor runs list` "
+    "shows it; a prefix of it, or of its last part, is enough.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run; a prefix of its name is enough")]
+PngFile = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Also draw the figure into this file")]
+
+
+@app.command("list")
+def list_runs() -> None:
+    """List every run, the newest last: how far it is, its loss, its best held-out bits per byte, what it cost.
+
+    complete: the model is in the store. running: a process is training it now. stopped: `athanor run` continues it.
+    deleted: its folder is gone; `athanor runs rebuild` forgets it.
+    """
+    from athanor.core.text import money
+    from athanor.tasks.runs import read
+
+    listing = table("run", "family", "parameters", "state", "step", "loss", "best bits/byte", "cost", "started")
+    with _database() as db:
+        for row in read.overview(db):
+            listing.add_row(
+                escape(row["name"]),
+                row["family"],
+                _compact(row["parameters"]),
+                read.state_now(row),
+                f"{row['step']:,}/{row['steps_planned']:,}",
+                _figure(row["loss"]),
+                _figure(row["best_bits_per_byte"]),
+                money(row["usd"] or 0.0),
+                _when(row["started"]),
+            )
+    _print(listing)
+
+
+@app.command()
+def show(run: RunName, png: PngFile = None) -> None:
+    """Show one run: loss at the milestones and its averages, evaluations, benchmarks, routing, costs, events, a plot.
+
+    The averages are exponential ones (EMA) that keep 0.99, 0.999 and 0.9999 of themselves at each step: over about the
+    last 100, 1,000 and 10,000 steps, each corrected for its start.
+    """
+    from athanor.core.text import duration, money
+    from athanor.tasks.runs import read
+
+    with _database() as db:
+        row = read.find_run(db, run)
+        tokens, spent = _compact(row["tokens"]), money(row["usd"] or 0.0)
+        print(f"{row['name']}: {row['family']}, {_compact(row['parameters'])} parameters, {read.state_now(row)}")
+        print(f"step {row['step']:,} of {row['steps_planned']:,}, {tokens} tokens, started {_when(row['started'])}")
+        print(f"{duration(row['device_s'] or 0.0)} of device time, {spent}")
+        _section("milestones", _milestone_table(read.milestones(db, row["run"])))
+        for title, columns, rows in read.sections(db, row["run"]):
+            _section(title, _rows_table(columns, rows))
+        _draw([read.curve(db, row)], png)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="The runs; a prefix of each name is enough")],
+    png: PngFile = None,
+) -> None:
+    """Lay runs beside one another: averaged loss at the same steps, best evaluations, speed, cost, and one plot.
+
+    Losses in the table are EMA 0.99. They compare only with the same tokenizer; bits per byte always do.
+    """
+    from athanor.core.text import money
+    from athanor.tasks.runs import read
+
+    with _database() as db:
+        rows = list({row["run"]: row for row in (read.find_run(db, run) for run in runs)}.values())
+        if len(rows) < 2:
+            raise UserError("compare needs two runs or more; see `athanor runs list`")
+        reached = [{m.step: m for m in read.milestones(db, row["run"])} for row in rows]
+        common = [step for step in sorted(set().union(*reached)) if sum(step in steps for steps in reached) > 1]
+        best = [read.best_by_source(db, row["run"]) for row in rows]
+        speed = [read.median_tokens_per_s(db, row["run"]) for row in rows]
+        curves = [read.curve(db, row) for row in rows]
+    lines = [
+        ("parameters", [_compact(row["parameters"]) for row in rows]),
+        ("state", [read.state_now(row) for row in rows]),
+        ("steps done", [f"{row['step']:,}" for row in rows]),
+        ("tokens", [_compact(row["tokens"]) for row in rows]),
+        *(
+            (f"loss at step {step:,}", [_figure(at[step].ema[0]) if step in at else "–" for at in reached])
+            for step in common
+        ),
+        *(
+            (f"best bits/byte, {escape(source)}", [_figure(scores.get(source)) for scores in best])
+            for source in sorted(set().union(*best))
+        ),
+        ("tokens per second", [_compact(value) for value in speed]),
+        ("cost", [money(row["usd"] or 0.0) for row in rows]),
+    ]
+    listing = table("", *(escape(row["name"]) for row in rows))
+    for name, cells in lines:
+        listing.add_row(name, *cells)
+    _print(listing)
+    _draw(curves, png)
+
+
+@app.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One SELECT")],
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object per line")] = False,
+) -> None:
+    """Ask the database in SQL. Nothing can be changed through it.
+
+    Tables: runs, steps, details, held_out, benchmarks, events, costs. Views: overview (one line a run), routing,
+    schedule, mix, best. Their columns: athanor runs query "select sql from sqlite_schema"
+
+    athanor runs query "select run, step, loss from steps where step = 500"
+
+    athanor runs query "select step, value from routing where name = 'static_entropy' and run = '0123456789ab'"
+
+    ema(x, keep) averages exponentially:
+
+    athanor runs query "select run, step, ema(loss, 0.99) over (partition by run order by step) from steps"
+    """
+    from athanor.tasks.runs import read
+
+    with _database() as db:
+        columns, rows = read.query(db, sql)
+    if as_json:
+        for row in rows:
+            print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=repr))
+        return
+    _print(_rows_table(columns, rows))
+
+
+@app.command()
+def rebuild() -> None:
+    """Make the database anew from the logs of the runs in the store; runs that were deleted are forgotten.
+
+    Needed when a warning said that it could not be written, or when it is damaged. Safe while runs go on.
+    """
+    from athanor.core.store import Store
+    from athanor.tasks.runs.follow import rebuild
+    from athanor.tasks.runs.schema import database_path
+
+    database_path().parent.mkdir(parents=True, exist_ok=True)
+    try:
+        rows = rebuild(Store())
+    except (sqlite3.Error, OSError) as error:
+        raise UserError(f"{database_path()} cannot be written: {error}") from None
+    print(f"rebuilt {database_path()}: " + ", ".join(f"{count:,} {name}" for name, count in rows.items()))
+
+
+@contextmanager
+def _database() -> Iterator[sqlite3.Connection]:
+    """The database, brought up to date if it can be; a line on stderr says if it cannot."""
+    from athanor.core.store import Store
+    from athanor.tasks.runs.follow import catch_up, complaint
+    from athanor.tasks.runs.read import reading
+
+    try:
+        catch_up(Store())
+    except Exception as error:
+        print(f"athanor: {complaint(error)}", file=sys.stderr)
+    with reading() as db:
+        yield db
+
+
+def _milestone_table(milestones: list[Milestone]) -> Table:
+    from athanor.core.text import money
+    from athanor.tasks.runs.read import KEEPS
+
+    made = table("step", "tokens", "loss", *(f"EMA {keep}" for keep in KEEPS), "learning rate", "grad norm", "cost")
+    for at in milestones:
+        losses = (_figure(value) for value in (at.loss, *at.ema))
+        rest = (_figure(at.lr, 3), _figure(at.grad_norm, 3), money(at.cost_usd or 0.0))
+        made.add_row(f"{at.step:,}", _compact(at.tokens), *losses, *rest)
+    return made
+
+
+def _rows_table(columns: list[str], rows: list[sqlite3.Row]) -> Table:
+    from athanor.core.text import clean
+
+    made = table(*(escape(column) for column in columns))
+    for row in rows:
+        cells = (_figure(cell) if isinstance(cell, float) else "" if cell is None else str(cell) for cell in row)
+        made.add_row(*(escape(clean(cell)) for cell in cells))
+    return made
+
+
+def _section(title: str, content: Table) -> None:
+    if content.row_count:
+        print(f"\n{title}")
+        _print(content)
+
+
+def _draw(curves: list[Curve], png: Path | None) -> None:
+    """The plot on the terminal and, if asked for, the figure as a file."""
+    from athanor.reports.terminal import terminal_plot
+
+    width = min(shutil.get_terminal_size((100, 24)).columns, 160)
+    if plot := terminal_plot(curves, width, PLOT_LINES, colour=Console().is_terminal):
+        print(f"\n{plot}")
+    if png is not None:
+        from athanor.reports.comparison import comparison_figure
+
+        try:
+            png.write_bytes(comparison_figure(curves).png)
+        except OSError as error:
+            raise UserError(f"--png {png}: {error.strerror}") from None
+        print(f"wrote {png}")
+
+
+def _print(content: Table) -> None:
+    """Print a table at least 120 characters wide; as wide as its cells when nobody watches it."""
+    console = Console()
+    Console(width=max(console.width, 120) if console.is_terminal else 400).print(content)
+
+
+def _figure(value: float | None, digits: int = 4) -> str:
+    from athanor.core.text import number
+
+    return number(value, digits)
+
+
+def _compact(value: float | None) -> str:
+    from athanor.core.text import compact
+
+    return "–" if value is None else compact(value)
+
+
+def _when(unix_s: float | None) -> str:
+    return "–" if unix_s is None else f"{datetime.fromtimestamp(unix_s):%Y-%m-%d %H:%M}"

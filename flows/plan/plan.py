@@ -1,0 +1,184 @@
+"""The plan of a run: what would be built and why, what it costs, and whether it can succeed; nothing is built.
+
+`check_ready` is the part that `athanor run` does first, so that a run that must fail fails before anything is paid.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from athanor.core.errors import UserError
+from athanor.flows.plan.budget import Budget, Split
+from athanor.flows.plan.estimate import Estimate, Estimator, known_s
+from athanor.flows.plan.machine import Machine, rented_machine, this_machine
+from athanor.flows.plan.preflight import Finding, access_findings, disk_finding, recipe_findings, version_findings
+from athanor.flows.plan.survey import StageSurvey, Survey
+from athanor.flows.presets.preset import Preset
+from athanor.models.memory import DEVICE_OVERHEAD_BYTES, StepMemory
+from athanor.tasks.training import TRAINING_STAGES
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `athanor plan` says. Without `estimator` the recipe has errors, and no key can be told."""
+
+    preset: Preset
+    machine: Machine | None
+    findings: list[Finding]
+    estimator: Estimator | None = None
+    stages: tuple[tuple[StageSurvey, Estimate], ...] = ()
+    memory: tuple[int, StepMemory] | None = None
+    split: Split | None = None
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What would make the run fail."""
+        return [finding for finding in self.findings if finding.level == "error"]
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of the stages whose time is known."""
+        return known_s(estimate for _, estimate in self.stages)
+
+    @property
+    def unknown(self) -> list[str]:
+        """Names of the artifacts whose time is not known."""
+        return [stage.artifact.name for stage, estimate in self.stages if estimate.wall_s is None]
+
+
+def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) -> Plan:
+    """Plan a flow of a preset on this machine, or on a GPU named `on` that is not here."""
+    findings = recipe_findings(preset)
+    try:
+        machine = this_machine(preset.runtime) if on is None else rented_machine(on, preset.runtime)
+    except UserError as error:
+        machine = None
+        findings.append(Finding("error", "device", str(error)))
+    if findings or machine is None:
+        return Plan(preset, machine, [*findings, *access_findings(preset, None)])
+    survey = Survey(preset)
+    needed = survey.needed_by(flow)
+    findings += access_findings(preset, needed)
+    estimator = Estimator(survey, machine)
+    try:
+        stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
+        trains = any(stage.stage in TRAINING_STAGES and stage.state != "cached" for stage in needed)
+        memory = estimator.memory() if trains else None
+    except UserError as error:  # the vocabulary, the precision
+        return Plan(preset, machine, [*findings, Finding("error", "model", str(error))])
+    if on is None:
+        findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
+    if memory is not None:
+        findings += _memory_findings(memory, machine)
+    split, over = _budget(preset, estimator)
+    return Plan(preset, machine, findings + over, estimator, stages, memory, split)
+
+
+def check_ready(preset: Preset, flow: str) -> None:
+    """Raise UserError, one line for each reason, if running this flow must fail."""
+    if errors := make_plan(preset, flow).errors:
+        raise UserError("\n".join(f"{finding.subject}: {finding.message}" for finding in errors))
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan as plain values: seconds, bytes, dollars; null where something is unknown."""
+    machine, estimator = plan.machine, plan.estimator
+    model = None
+    if estimator is not None and estimator.model is not None:
+        flops = estimator.flops(plan.preset.pretrain)
+        assert flops is not None
+        model = {
+            "family": estimator.model.family,
+            "vocab_size": estimator.model.vocab_size,
+            "parameters": estimator.parameters,
+            "flops_per_token": asdict(flops),
+        }
+    return {
+        "preset": plan.preset.name,
+        "machine": None if machine is None else _finite(asdict(machine)),
+        "model": model,
+        "stages": [_stage_json(plan, stage, estimate) for stage, estimate in plan.stages],
+        "memory": _memory_json(plan),
+        "total": {
+            "wall_s": plan.total_s,
+            "usd": machine.usd(plan.total_s) if machine is not None else None,
+            "disk_bytes": sum(estimate.disk_bytes for _, estimate in plan.stages),
+            "unknown": plan.unknown,
+        },
+        "budget": _split_json(plan.split),
+        "checks": [asdict(finding) for finding in plan.findings],
+        "ok": not plan.errors,
+    }
+
+
+def _budget(preset: Preset, estimator: Estimator) -> tuple[Split | None, list[Finding]]:
+    if preset.runtime.budget_usd is None and preset.runtime.budget_hours is None:
+        return None, []
+    try:
+        budget = Budget(estimator)
+        split = budget.split()
+        if split.estimate is not None and split.estimate.step_s is None:
+            return split, [Finding("error", "budget", f"no time can be planned: {split.estimate.source}")]
+        budget.check()
+    except UserError as error:
+        return None, [Finding("error", "budget", str(error))]
+    return split, []
+
+
+def _memory_findings(memory: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
+    rows, step = memory
+    if machine.memory_bytes is None:
+        return []
+    needed = step.total_bytes + DEVICE_OVERHEAD_BYTES[machine.device_type]
+    if needed <= machine.memory_bytes:
+        return []
+    message = (
+        f"a step of {rows} rows needs {needed / 2**30:.1f} GiB, {machine.name} has {machine.memory_bytes / 2**30:.1f}"
+    )
+    if rows > 1:
+        return [Finding("warning", "memory", f"{message}; set runtime.micro_batch_rows lower")]
+    return [
+        Finding("error", "memory", f"{message}; use a larger device, or a smaller model or pretrain.seq_len_tokens")
+    ]
+
+
+def _stage_json(plan: Plan, stage: StageSurvey, estimate: Estimate) -> dict[str, Any]:
+    assert plan.machine is not None
+    return {
+        "stage": stage.stage,
+        "label": stage.artifact.label,
+        "artifact": stage.artifact.name,
+        "key": stage.artifact.key,
+        "state": stage.state,
+        "step": stage.step,
+        "why": stage.why,
+        "differences": [asdict(difference) for difference in stage.differences],
+        "usd": None if estimate.wall_s is None else plan.machine.usd(estimate.wall_s),
+        **asdict(estimate),
+    }
+
+
+def _memory_json(plan: Plan) -> dict[str, Any] | None:
+    if plan.memory is None:
+        return None
+    rows, step = plan.memory
+    return {"micro_batch_rows": rows, **asdict(step), "total_bytes": step.total_bytes}
+
+
+def _split_json(split: Split | None) -> dict[str, Any] | None:
+    if split is None:
+        return None
+    return {
+        "left_s": split.left_s,
+        "reserve_s": split.reserve_s,
+        "training": None if split.training is None else split.training.artifact.name,
+        "training_s": split.training_s,
+        "least_s": split.least_s,
+        "steps": split.steps,
+    }
+
+
+def _finite(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: None if value == math.inf else value for name, value in fields.items()}

@@ -1,0 +1,107 @@
+"""How many FLOPs a second this machine trains a model with, and how that is known.
+
+The first that applies: what earlier training in the store measured (same family, same peak of the device, about the
+same size); a share of the device's peak, assumed; where the peak is unknown, as on a CPU, one small batch timed here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from statistics import median
+
+from athanor.core.rows import read_rows
+from athanor.core.runtime import Runtime
+from athanor.core.store import Store
+from athanor.flows.plan.machine import Machine
+from athanor.models.counts import Flops
+from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.trainer.records.metrics import METRICS
+
+ASSUMED_UTILISATION = 0.35  # of the bf16 peak, in training
+ALIKE_SIZE = 3.0  # the FLOPs per token of two models, one through the other, at most
+ALIKE_PEAK = 0.01
+WARMING_STEPS = 3  # the first steps are slower
+TIMED_TOKENS = 2048
+TIMED_FLOPS = 2e11  # no more than this is computed to find out; two laptop cores take some seconds
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Training speed in FLOP/s, and where it comes from, for people."""
+
+    flops_per_s: float
+    source: str
+
+
+def training_rate(
+    store: Store, stage: str, recipe: ModelRecipe, flops: Flops, seq_len_tokens: int, machine: Machine, runtime: Runtime
+) -> Rate | None:
+    """The rate of training `recipe`; None where nothing is known. `flops` are those of one token."""
+    per_token = flops.forward + flops.backward
+    for path in _newest_logs(store, stage, recipe.family):
+        if (rate := _measured(path, per_token, machine.peak_flops_per_s)) is not None:
+            return rate
+    if machine.peak_flops_per_s < math.inf:
+        share = f"assumed: {ASSUMED_UTILISATION:.0%} of the peak of {machine.name}"
+        return Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share)
+    if machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
+        return _timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads)
+    return None
+
+
+def _newest_logs(store: Store, stage: str, family: str) -> Iterator[Path]:
+    """Logs of finished and interrupted training of a family: this stage's first, the newest first."""
+    for name in sorted(("pretrain", "sft"), key=lambda other: other != stage):
+        logs = [
+            p for p in (store.root / name).glob(f"*/{METRICS}") if p.parent.name.lstrip(".").startswith(f"{family}-")
+        ]
+        yield from sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _measured(path: Path, flops_per_token: float, peak_flops_per_s: float) -> Rate | None:
+    steps = [row for row in read_rows(path) if row["kind"] == "step"][WARMING_STEPS:]
+    if not steps:
+        return None
+    newest = steps[-1]
+    theirs = newest["flops_per_s"] / newest["tokens_per_s"]
+    their_peak = newest["flops_per_s"] / newest["utilisation"] if newest["utilisation"] else math.inf
+    alike = their_peak == peak_flops_per_s or abs(their_peak / peak_flops_per_s - 1) < ALIKE_PEAK
+    if not alike or max(theirs / flops_per_token, flops_per_token / theirs) > ALIKE_SIZE:
+        return None
+    folder = path.parent.name.strip(".").removesuffix(".partial")
+    return Rate(median(row["flops_per_s"] for row in steps), f"measured in {path.parent.parent.name}/{folder}")
+
+
+@cache
+def _timed(recipe_json: str, flops_per_token: float, seq_len_tokens: int, asked_threads: int | None) -> Rate:
+    """Time forward and backward of a batch of about TIMED_TOKENS, the better of two after one that warms up; once per
+    process."""
+    import torch
+
+    from athanor.models.build import build_model
+
+    recipe, threads = ModelRecipe.model_validate_json(recipe_json), torch.get_num_threads()
+    if asked_threads is not None:
+        torch.set_num_threads(asked_threads)
+    try:
+        model = build_model(recipe)
+        model.init_weights(0)
+        model.train()
+        model.begin_step(0)
+        rows = max(1, TIMED_TOKENS // seq_len_tokens)
+        generator = torch.Generator().manual_seed(0)
+        ids_BT = torch.randint(0, recipe.vocab_size or 1, (rows, seq_len_tokens), generator=generator)
+        took_s = []
+        for _ in range(3):
+            started = time.perf_counter()
+            loss = model.loss(ids_BT, ids_BT, torch.zeros_like(ids_BT), torch.arange(rows))
+            torch.stack([loss.total, *loss.aux.values()]).sum().backward()
+            took_s.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
+    return Rate(rows * seq_len_tokens * flops_per_token / min(took_s[1:]), f"timed here on one batch of {rows} rows")

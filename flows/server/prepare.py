@@ -1,0 +1,65 @@
+"""What a Prefect server needs once before it runs our deployments: the work pool, and an end for dead runs.
+
+A worker and its flow that die together leave the run `Running` for ever, because nothing is left to report its end.
+The automation made here marks a run `Crashed` when its heartbeat stops.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from prefect.automations import Automation
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectAlreadyExists
+
+from athanor.flows.server.deployments import WORK_POOL
+
+AUTOMATION = "athanor: mark runs without heartbeat as crashed"
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDS = (
+    "prefect.flow-run.Completed",
+    "prefect.flow-run.Failed",
+    "prefect.flow-run.Cancelled",
+    "prefect.flow-run.Crashed",
+)
+SILENCE = timedelta(seconds=90)  # three missed beats at PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30
+
+
+def prepare_server() -> list[str]:
+    """Create the work pool and the automation where they are missing; returns what was created."""
+    created = []
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=WORK_POOL, type="process"))
+            created.append(f"work pool {WORK_POOL}")
+        except ObjectAlreadyExists:
+            pass
+        if not client.read_automations_by_name(AUTOMATION):
+            _crash_silent_runs().create()
+            created.append(f"automation {AUTOMATION!r}")
+    return created
+
+
+def _crash_silent_runs() -> Automation:
+    return Automation(
+        name=AUTOMATION,
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *ENDS},
+            match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name=None, state=StateType.CRASHED, message="its heartbeat stopped: the process is gone", force=False
+            )
+        ],
+    )

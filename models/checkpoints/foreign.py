@@ -1,0 +1,171 @@
+"""Checkpoints of the published systems: theirs read as ours, ours written as theirs, tensor for tensor.
+
+The `layout` of a family says how each system stores its models. Reading checks every name and shape, and that what
+their file implies (a tied head, rotation tables) holds; nothing is unpickled but tensors and plain values. Weights keep
+their dtype.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from pydantic import ValidationError
+from torch import Tensor
+
+from athanor.core.errors import UserError
+from athanor.core.store import write_json
+from athanor.data.tokenizer import load_tokenizer
+from athanor.models.build import build_model
+from athanor.models.checkpoints.layout import Layout
+from athanor.models.checkpoints.portable import save_portable
+from athanor.models.checkpoints.stored import Stored, read_stored
+from athanor.models.families.huginn.layout import LAYOUT as HUGINN
+from athanor.models.families.polychromatic.layout import LAYOUT as POLYCHROMATIC
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import LanguageModel
+
+LAYOUTS: dict[str, Layout] = {layout.family: layout for layout in (POLYCHROMATIC, HUGINN)}
+ORIGIN = "imported.json"  # in an imported portable checkpoint: layout, file, step
+TABLE_TOLERANCE = 0.01  # bf16 keeps fewer than three digits of a cosine
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A foreign checkpoint as a model of ours, in eval mode, and the steps it says it was trained for."""
+
+    model: LanguageModel
+    steps: int | None
+
+
+def import_checkpoint(path: Path, layout_name: str) -> Imported:
+    """Read a published checkpoint: a .pt or .safetensors file, or a folder with model.safetensors or its index.
+
+    A config.json beside the weights is heeded. UserError, one line, for anything that is not such a checkpoint, whole.
+    """
+    layout = _layout(layout_name)
+    stored = read_stored(path)
+    recipe = _recipe(path, layout_name, stored)
+    with torch.device("meta"):
+        model = build_model(recipe)
+    expected = model.state_dict()
+    state = _ours(path, layout, model, stored.tensors, expected)
+    for name in expected.keys() & set(layout.beside):
+        if not isinstance(value := stored.beside.get(name), int | float | Tensor):
+            raise UserError(f"{path} has no {name} beside its tensors: it is not a whole {layout_name} checkpoint")
+        state[name] = torch.as_tensor(value, dtype=expected[name].dtype).reshape(expected[name].shape)
+    model.load_state_dict(state, assign=True)
+    _check_implied(path, layout, model, stored.tensors)
+    steps = stored.beside.get("step")
+    return Imported(model.eval(), steps if isinstance(steps, int) else None)
+
+
+def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps: int) -> str:
+    """Write the model as the published code reads it; returns why its numbers will differ there.
+
+    polychromatic: one .pt file, weights only (its optimizer and scheduler are empty). huginn: a folder with
+    model.safetensors and config.json. UserError if `path` exists, or the layout cannot hold the model.
+    """
+    layout = _layout(layout_name)
+    if model.recipe.family != layout.family:
+        raise UserError(f"this is a {model.recipe.family} model: the {layout_name} layout holds {layout.family} alone")
+    if path.exists():
+        raise UserError(f"{path} exists already: choose another place, or remove it first")
+    ours = model.state_dict()
+    theirs = {}
+    for name, parts in layout.sources(ours).items():
+        tensors = [ours[part].cpu() for part in parts]
+        theirs[name] = torch.cat(tensors).reshape(layout.shape(name, tensors, model.recipe))
+    for name, tensor in layout.implied(model).items():
+        theirs[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    layout.write(path, theirs, model, steps)
+    return layout.caveat(model.recipe)
+
+
+def import_portable(path: Path, layout_name: str, tokenizer_dir: Path, out: Path) -> Imported:
+    """Read a published checkpoint and write it, with a tokenizer artifact, as the portable checkpoint `out`.
+
+    `out` appears whole or not at all. UserError as `import_checkpoint`, if `out` exists, or if the tokenizer has ids
+    the model lacks.
+    """
+    if out.exists():
+        raise UserError(f"{out} exists already: choose another place, or remove it first")
+    imported = import_checkpoint(path, layout_name)
+    tokens, ids = load_tokenizer(tokenizer_dir).vocab_size, imported.model.embedding.num_embeddings
+    if tokens > ids:
+        raise UserError(f"the tokenizer has {tokens} ids, the model of {path} {ids}: give the one it was trained with")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
+        partial = Path(scratch) / out.name
+        save_portable(partial, imported.model, tokenizer_dir)
+        write_json(partial / ORIGIN, {"layout": layout_name, "file": path.name, "step": imported.steps})
+        partial.rename(out)
+    return imported
+
+
+def steps_trained(folder: Path) -> int | None:
+    """Optimizer steps behind a portable checkpoint, as its import or its training log recorded; None if neither did."""
+    if (folder / ORIGIN).is_file():
+        return json.loads((folder / ORIGIN).read_text())["step"]
+    log = folder / "metrics.jsonl"
+    rows = map(json.loads, log.read_text().splitlines()) if log.is_file() else ()
+    return max((row["step"] for row in rows if row["kind"] == "step"), default=None)
+
+
+def _layout(name: str) -> Layout:
+    if name not in LAYOUTS:
+        raise UserError(f"no layout {name!r}: there are {', '.join(LAYOUTS)}")
+    return LAYOUTS[name]
+
+
+def _recipe(path: Path, layout_name: str, stored: Stored) -> ModelRecipe:
+    try:
+        return ModelRecipe.model_validate(LAYOUTS[layout_name].fields(stored.tensors, stored.config))
+    except KeyError as error:
+        some = ", ".join(sorted(stored.tensors)[:2]) or "nothing"
+        raise UserError(
+            f"{path} is not in the {layout_name} layout: it lacks {error.args[0]} and has {some}; "
+            f"layouts are {', '.join(LAYOUTS)}"
+        ) from None
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(map(str, problem["loc"])) or "model"
+        raise UserError(f"{path}: its {where} is not supported: {' '.join(problem['msg'].split())}") from None
+    except (ValueError, TypeError, IndexError):
+        raise UserError(f"{path} is not in the {layout_name} layout: its tensors have other shapes") from None
+
+
+def _ours(
+    path: Path, layout: Layout, model: LanguageModel, theirs: Mapping[str, Tensor], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Our state dict out of theirs, all names and shapes checked."""
+    sources = layout.sources(expected)
+    odd = sorted((theirs.keys() - layout.implied(model).keys()) ^ sources.keys())
+    if odd:
+        verb = "lacks" if odd[0] in sources else "has an unexpected"
+        raise UserError(f"{path} {verb} tensor {odd[0]} ({len(odd)} differ): not a whole {layout.family} checkpoint")
+    state: dict[str, Tensor] = {}
+    for name, parts in sources.items():
+        wanted = [expected[part] for part in parts]
+        shape, given = layout.shape(name, wanted, model.recipe), theirs[name].shape
+        if given != shape:
+            raise UserError(f"{path}: {name} has shape {list(given)}, the other tensors ask for {list(shape)}")
+        pieces = theirs[name].reshape(-1, *wanted[0].shape[1:]).split([len(part) for part in wanted])
+        # Pieces of one tensor share its memory, which safetensors refuses to write.
+        state |= {part: piece.clone() if len(parts) > 1 else piece for part, piece in zip(parts, pieces, strict=True)}
+    return state
+
+
+def _check_implied(path: Path, layout: Layout, model: LanguageModel, theirs: Mapping[str, Tensor]) -> None:
+    for name, ours in layout.implied(model).items():
+        if (given := theirs.get(name)) is None:
+            continue
+        tolerance = 0.0 if name == layout.tied_head else TABLE_TOLERANCE
+        if given.shape != ours.shape or not torch.allclose(given.float(), ours.float(), atol=tolerance, rtol=0):
+            what = "not the embedding: an untied head" if name == layout.tied_head else "that of another rotation"
+            raise UserError(f"{path}: {name} is {what}, which this import does not support")

@@ -1,0 +1,369 @@
+"""Huginn: a transformer that thinks longer by running its middle again, in latent space.
+
+    e = prelude(embed(ids))                       P blocks, once
+    s = noise;  r times:  s = core(adapter[s ; e])    C blocks, the same weights every time
+    logits = head(norm(coda(norm(s))))            Q blocks; both norms are the one final norm
+
+A sandwich block norms the *sum* x + branch(norm(x)), so the state that enters the next iteration is normalised.
+In training r is drawn once per optimizer step (models/families/huginn/recurrence.py): the published code draws it for
+every micro-batch, which would let the micro-batch size change the numbers. Only the last iterations carry gradient.
+Where both grow in a curriculum, a persistent buffer counts its steps, so that resuming and fine-tuning go on with it.
+The initial state is a function of (row key, or a fixed key outside training; position within the document; channel), so
+a token computes the same alone, batched, packed, padded or cached. While decoding, the core may stop at every position
+by itself (models/families/huginn/adaptive.py). Source: Geiping et al. 2025 and recurrent-pretraining.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from athanor.kernels.attention import Visible, visible_keys
+from athanor.kernels.noise import keys_at, truncated_normal
+from athanor.kernels.packed_row import PackedRow, newest
+from athanor.kernels.rope import rope_table
+from athanor.models.blocks.gqa import KeyValues
+from athanor.models.blocks.norm import RMSNorm
+from athanor.models.blocks.swiglu import PackedSwiGLU
+from athanor.models.families.huginn.attention import BiasedAttention, Remember
+from athanor.models.families.huginn.cache import CoreCache, Lookup, store
+from athanor.models.families.huginn.exit_criteria import Exit, Watch
+from athanor.models.families.huginn.probes import RecurrenceProbe
+from athanor.models.families.huginn.recipe import HuginnRecipe
+from athanor.models.families.huginn.recurrence import Recurrence, draw_recurrence, fixed_recurrence, mean_recurrence
+from athanor.models.maps import AttentionShare, Probe
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import Context, LanguageModel
+
+_STATE_STREAM = 0
+_TRUNCATE_AT = 3.0  # standard deviations, of initial weights and states
+
+
+class Block(nn.Module):
+    """Attention, then a gated layer; each branch between a norm of its input and a norm of the sum it makes."""
+
+    def __init__(self, recipe: ModelRecipe, section: HuginnRecipe):
+        super().__init__()
+        norm = partial(RMSNorm, recipe.d_model, recipe.norm_eps, section.norm_gain)
+        before = norm if section.block != "post-norm" else nn.Identity
+        after = norm if section.block != "pre-norm" else nn.Identity
+        self.attention_norm = before()
+        self.attention = BiasedAttention(recipe, section.qk_bias)
+        self.attention_sum_norm = after()
+        self.ffn_norm = before()
+        self.ffn = PackedSwiGLU(recipe.d_model, recipe.d_ff)
+        self.ffn_sum_norm = after()
+
+    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, remember: Remember | None = None) -> Tensor:
+        x_BTD = self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, visible, remember))
+        return self.ffn_sum_norm(x_BTD + self.ffn(self.ffn_norm(x_BTD)))
+
+    def flops_per_token(self, context_tokens: float) -> float:
+        """Forward matrix-product FLOPs of a token."""
+        return self.attention.flops_per_token(context_tokens) + self.ffn.flops_per_token()
+
+
+@dataclass(frozen=True)
+class Piece:
+    """The positions a forward pass computes: where the row has them, and what they see."""
+
+    start: int
+    length: int
+    rope: Tensor
+    visible: Visible
+
+    def of_rows(self, rows: int) -> Piece:
+        """The same of the first rows alone."""
+        visible = self.visible[:rows] if isinstance(self.visible, Tensor) else self.visible
+        return replace(self, rope=self.rope[:, :rows], visible=visible)
+
+    def columns(self) -> Iterator[tuple[slice, Piece]]:
+        """Each position as a piece of its own."""
+        for t in range(self.length):
+            visible = self.visible
+            if isinstance(visible, Tensor):
+                visible = visible[:, :, t : t + 1, : self.start + t + 1]
+            yield slice(t, t + 1), Piece(self.start + t, 1, self.rope[:, :, t : t + 1], visible)
+
+
+class Core(nn.Module):
+    """One iteration: the state takes the embedding in, then passes the blocks."""
+
+    def __init__(self, recipe: ModelRecipe, section: HuginnRecipe):
+        super().__init__()
+        width, layers = recipe.d_model, recipe.n_layers - section.prelude_layers - section.coda_layers
+        self.adapter = nn.Linear(2 * width, width, bias=False) if section.injection == "linear" else None
+        self.blocks = _blocks(recipe, section, layers)
+
+    def forward(
+        self,
+        s_BTD: Tensor,
+        e_BTD: Tensor,
+        piece: Piece,
+        remember: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """The next state; `remember(layer, k, v)` as in BiasedAttention."""
+        x_BTD = s_BTD + e_BTD if self.adapter is None else self.adapter(torch.cat((s_BTD, e_BTD), dim=-1))
+        for layer, block in enumerate(self.blocks):
+            past = None if remember is None else partial(remember, layer)
+            x_BTD = block(x_BTD, piece.rope, piece.visible, past)
+        return x_BTD
+
+    def flops_per_token(self, context_tokens: float) -> float:
+        """Forward matrix-product FLOPs of a token, one iteration."""
+        adapter = 0.0 if self.adapter is None else 2.0 * self.adapter.weight.numel()
+        return adapter + sum(block.flops_per_token(context_tokens) for block in self.blocks)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How cached decoding iterates: when a position stops (none: after all its steps), what later ones look up of
+    it, and whether a newest token starts from the state of the one before it and not from noise."""
+
+    exit: Exit | None = None
+    lookup: str = "latest"
+    continuous: bool = False
+
+
+class Huginn(LanguageModel):
+    """Prelude, recurrent core, coda."""
+
+    def __init__(self, recipe: ModelRecipe):
+        super().__init__(recipe)
+        section = self.section = recipe.huginn or HuginnRecipe.model_validate({})
+        self.prelude = _blocks(recipe, section, section.prelude_layers)
+        self.core = Core(recipe, section)
+        self.coda = _blocks(recipe, section, section.coda_layers)
+        self.final_norm = RMSNorm(recipe.d_model, recipe.norm_eps, section.norm_gain)
+        self.head = None if section.tied else nn.Linear(recipe.d_model, self.embedding.num_embeddings, bias=False)
+        mean, depth = mean_recurrence(section)
+        self.drawn = fixed_recurrence(round(mean), round(depth))
+        self.decoding = Decoding()
+        if section.curriculum_steps:
+            self.register_buffer("curriculum_step", torch.zeros((), dtype=torch.int64))
+        self._asked: Recurrence | None = None
+        self._latest: dict[str, Tensor] = {}
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All blocks, in the order a token meets them first."""
+        return [*self.prelude, *self.core.blocks, *self.coda]
+
+    @property
+    def head_weight(self) -> Tensor:
+        return super().head_weight if self.head is None else self.head.weight
+
+    # What a pass iterates ---------------------------------------------------------------------------------------
+
+    def begin_step(self, step_key: int) -> None:
+        step = int(self.get_buffer("curriculum_step")) if self.section.curriculum_steps else None
+        self.drawn = draw_recurrence(self.section, step_key, step)
+
+    def after_step(self, loss: float) -> None:
+        if self.section.curriculum_steps:
+            self.get_buffer("curriculum_step").add_(1)
+
+    def init_weights(self, seed: int) -> None:
+        super().init_weights(seed)
+        if self.section.curriculum_steps:
+            self.get_buffer("curriculum_step").zero_()
+
+    @property
+    def recurrence(self) -> Recurrence:
+        """Iterations of the next forward pass."""
+        if self._asked is not None:
+            return self._asked
+        if self.training:
+            return self.drawn
+        return fixed_recurrence(self._eval_steps, self.section.backprop_depth)
+
+    @property
+    def _eval_steps(self) -> int:
+        return self.section.eval_recurrence or self.section.mean_recurrence
+
+    @contextmanager
+    def recurring(self, without_grad: int, with_grad: int = 0) -> Iterator[None]:
+        """Within: that many iterations. UserError for none."""
+        before, self._asked = self._asked, Recurrence(without_grad, with_grad)
+        try:
+            yield
+        finally:
+            self._asked = before
+
+    # The forward pass -------------------------------------------------------------------------------------------
+
+    @property
+    def embedding_scale(self) -> float:
+        """Of the input alone, not of the head."""
+        return math.sqrt(self.recipe.d_model) if self.section.init == "takase" else 1.0
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        return self.embedding(ids_BT) * self.embedding_scale
+
+    def body(self, x_BTD: Tensor, context: Context) -> Tensor:
+        recipe, length, visible = self.recipe, x_BTD.shape[1], context.visible
+        past = context.cache.layers if context.cache is not None else None
+        if past is not None and past[len(self.prelude)].masks and isinstance(visible, PackedRow):
+            visible = visible_keys(context.doc_start_BT, context.offset, length, x_BTD.device)
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
+        piece = Piece(context.offset, length, rope, visible)
+        e_BTD = x_BTD
+        for layer, block in enumerate(self.prelude):
+            e_BTD = block(e_BTD, piece.rope, piece.visible, None if past is None else past[layer].append)
+        s_BTD = self.initial_state(e_BTD, context.position_BT, context.row_key_B)
+        if past is None:
+            return self.read(self._iterate(s_BTD, e_BTD, piece), piece)
+        return self._decode(s_BTD, e_BTD, piece, context, past)
+
+    def initial_state(self, e_BTD: Tensor, position_BT: Tensor, row_key_B: Tensor | None) -> Tensor:
+        """Truncated normal noise of the embedded tokens' shape, standard deviation that of their initial values."""
+        if row_key_B is None or not self.training:
+            row_key_B = position_BT.new_zeros(1)
+        key_BT = keys_at(row_key_B[:, None], position_BT)
+        noise_ND = truncated_normal(key_BT.flatten(), _STATE_STREAM, e_BTD.shape[-1], _TRUNCATE_AT)
+        std = self.init_std * self.embedding_scale
+        return (noise_ND * std).view(*key_BT.shape, -1).to(e_BTD.dtype).expand_as(e_BTD)
+
+    def _iterate(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece) -> Tensor:
+        """The state after all iterations."""
+        recurrence = self.recurrence
+        with torch.no_grad():
+            for _ in range(recurrence.without_grad):
+                s_BTD = self.core(before_BTD := s_BTD, e_BTD, piece)
+        for _ in range(recurrence.with_grad):
+            s_BTD = self.core(before_BTD := s_BTD, e_BTD, piece)
+        self._latest = {"before": before_BTD.detach(), "state": s_BTD.detach()}
+        return s_BTD
+
+    def read(self, s_BTD: Tensor, piece: Piece, remember: Sequence[Remember] | None = None) -> Tensor:
+        """What the coda makes of a state; the final norm, here before it, is used again after it."""
+        x_BTD = self.final_norm(s_BTD)
+        for layer, block in enumerate(self.coda):
+            x_BTD = block(x_BTD, piece.rope, piece.visible, None if remember is None else remember[layer])
+        return x_BTD
+
+    # Cached decoding --------------------------------------------------------------------------------------------
+
+    def new_layer_states(self) -> list[Any]:
+        """Per prelude block, for the whole core, per coda block."""
+        how = self.decoding
+        core = CoreCache(Lookup(how.lookup, len(self.core.blocks)), how.exit, how.continuous)
+        return [*(KeyValues() for _ in self.prelude), core, *(KeyValues() for _ in self.coda)]
+
+    def _decode(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, context: Context, past: list[Any]) -> Tensor:
+        """The coda's output for new positions, each iterated until its exit; all caches go with them."""
+        core: CoreCache = past[len(self.prelude)]
+        coda: list[KeyValues] = past[len(self.prelude) + 1 :]
+        if core.continuous and piece.length == 1 and core.state_B1D is not None:
+            s_BTD = torch.where((context.position_BT > 0)[:, :, None], core.state_B1D, s_BTD)
+        pieces = [(slice(None), piece)] if core.together or piece.length == 1 else list(piece.columns())
+        decoded = [self._decode_piece(s_BTD[:, cut], e_BTD[:, cut], one, core, coda) for cut, one in pieces]
+        s_BTD, read_BTD = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
+        core.state_B1D = newest(s_BTD, 1, context.packed)
+        return read_BTD
+
+    def _decode_piece(
+        self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, core: CoreCache, coda: list[KeyValues]
+    ) -> tuple[Tensor, Tensor]:
+        """The final states, and what the coda makes of them."""
+        watch = None if core.exit is None else Watch(core.exit, s_BTD, self.embedding.num_embeddings)
+        running_BT = torch.ones(s_BTD.shape[:2], dtype=torch.bool, device=s_BTD.device)
+        read_BTD: Tensor | None = None
+        steps = self.recurrence.steps
+        for step in range(steps):
+            core.enter(step, piece.start, running_BT)
+            seen = replace(piece, visible=core.visible(piece.visible, step, piece.start, piece.length))
+            remember = partial(core.remember, step, piece.start, None if watch is None else running_BT)
+            s_BTD = torch.where(running_BT[:, :, None], self.core(s_BTD, e_BTD, seen, remember), s_BTD)
+            if watch is None or not watch.due(step + 1) or step + 1 == steps:
+                continue
+            if watch.exit.reads_logits:
+                read_BTD = self._read_cached(s_BTD, piece, coda)
+                running_BT = running_BT & ~watch.stops(self.logits(self.final_norm(read_BTD)))
+            else:
+                running_BT = running_BT & ~watch.stops(s_BTD)
+            if not running_BT.any():
+                break
+        if read_BTD is None or running_BT.any():
+            read_BTD = self._read_cached(s_BTD, piece, coda)
+        return s_BTD, read_BTD
+
+    def _read_cached(self, s_BTD: Tensor, piece: Piece, coda: list[KeyValues]) -> Tensor:
+        """`read`, and its keys and values in place of those of an earlier check; of a state that stopped, the same."""
+        return self.read(s_BTD, piece, [partial(store, past, piece.start, None) for past in coda])
+
+    # Initialisation, counts, measurements -----------------------------------------------------------------------
+
+    @property
+    def init_std(self) -> float:
+        return math.sqrt(2 / (5 * self.recipe.d_model))
+
+    @property
+    def residual_writes(self) -> int:
+        """Twice the effective depth, which counts the core mean_recurrence times."""
+        section, core = self.section, len(self.core.blocks)
+        return 2 * (section.prelude_layers + core * section.mean_recurrence + section.coda_layers)
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        """Gains 1, biases 0; matrices N(0, 2 / (5 d_model)) cut at 3 deviations, or orthogonal with that mean square;
+        those that write into the residual stream / sqrt(residual_writes)."""
+        if parameter.ndim == 1:
+            parameter.fill_(1.0 if name.endswith("gain") else 0.0)
+            return
+        std = self.init_std
+        if name.endswith((".out.weight", ".down.weight")):
+            std /= self.residual_writes**0.5
+        fresh = torch.empty(parameter.shape)
+        if self.section.init == "scaled-orthogonal" and name != "embedding.weight":
+            nn.init.orthogonal_(fresh, gain=std * max(fresh.shape) ** 0.5, generator=generator)
+        else:
+            reach = _TRUNCATE_AT * std
+            nn.init.trunc_normal_(fresh, std=std, a=-reach, b=reach, generator=generator)
+        parameter.copy_(fresh)
+
+    def body_flops_per_token(self, context_tokens: float) -> float:
+        """With the mean number of iterations in training."""
+        return self._flops(context_tokens, mean_recurrence(self.section)[0])
+
+    def trained_body_flops_per_token(self, context_tokens: float) -> float:
+        """With the iterations that carry gradient."""
+        return self._flops(context_tokens, mean_recurrence(self.section)[1])
+
+    def _flops(self, context_tokens: float, iterations: float) -> float:
+        once = sum(block.flops_per_token(context_tokens) for block in (*self.prelude, *self.coda))
+        return once + iterations * self.core.flops_per_token(context_tokens)
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        """Every iteration keeps keys and values of its own; besides, each token's steps and the newest state."""
+        slots = len(self.prelude) + len(self.core.blocks) * self._eval_steps + len(self.coda)
+        keys_values = slots * 2.0 * 2.0 * self.recipe.n_kv_heads * self.recipe.head_dim
+        return keys_values + 8.0 + 4.0 * self.recipe.d_model / context_tokens
+
+    def diagnostics(self) -> dict[str, float]:
+        """The step's iterations; of the newest full pass, how far its last iteration moved the states, relative to
+        them, and the cosine between states of neighbouring positions (1: all tokens have collapsed into one)."""
+        found = {"recurrence": float(self.recurrence.steps), "recurrence_with_grad": float(self.recurrence.with_grad)}
+        if self._latest:
+            state, before = (self._latest[name].float() for name in ("state", "before"))
+            found["state_change"] = float(((state - before).norm(dim=-1) / state.norm(dim=-1)).mean())
+            if state.shape[1] > 1:
+                neighbours = torch.cosine_similarity(state[:, 1:], state[:, :-1], dim=-1)
+                found["neighbour_cosine"] = float(neighbours.mean())
+        return found
+
+    def probes(self) -> Sequence[Probe]:
+        return [
+            AttentionShare([(block.attention_norm, block.attention) for block in self.blocks]),
+            RecurrenceProbe(self),
+        ]
+
+
+def _blocks(recipe: ModelRecipe, section: HuginnRecipe, layers: int) -> Sequence[Block]:
+    return cast("Sequence[Block]", nn.ModuleList(Block(recipe, section) for _ in range(layers)))

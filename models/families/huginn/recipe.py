@@ -1,0 +1,58 @@
+"""Recipe section of `huginn`: the recurrent core and how often it runs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from athanor.core.recipe import Recipe
+
+
+class HuginnRecipe(Recipe):
+    """Depth-recurrent transformer (models/families/huginn/model.py). Blocks between prelude and coda form the core."""
+
+    prelude_layers: int = Field(default=2, ge=1, description="Blocks before the recurrent core")
+    coda_layers: int = Field(default=2, ge=1, description="Blocks after it; n_layers minus both are the core's")
+    mean_recurrence: int = Field(default=32, ge=1, description="Iterations of the core: mean in training, and default")
+    backprop_depth: int = Field(default=8, ge=1, description="Last iterations the gradient goes through")
+    eval_recurrence: int | None = Field(
+        default=None, ge=1, description="Iterations outside training; none takes mean_recurrence"
+    )
+    sampling: Literal[
+        "poisson-lognormal-filling",
+        "poisson-lognormal-fill",
+        "poisson-lognormal",
+        "poisson-fill",
+        "poisson-unbounded",
+        "poisson-bounded",
+        "simple",
+        "bptt",
+        "non-uniform",
+    ] = Field(
+        default="poisson-lognormal-filling",
+        description="How the iterations of a training step are drawn (models/families/huginn/recurrence.py)",
+    )
+    curriculum_steps: int = Field(
+        default=0, ge=0, description="First steps of the training, in which recurrence and backpropagation depth grow"
+    )
+    injection: Literal["linear", "add"] = Field(
+        default="linear", description="How a step reads the embedding: adapter on [state ; embedding], or their sum"
+    )
+    block: Literal["sandwich", "pre-norm", "post-norm"] = Field(
+        default="sandwich", description="Norm of each branch's input, of the sum it makes, or (sandwich) of both"
+    )
+    norm_gain: bool = Field(default=True, description="Learned gains in the norms")
+    qk_bias: bool = Field(default=True, description="Learned biases on queries and keys, before RoPE")
+    init: Literal["takase", "scaled", "scaled-orthogonal"] = Field(
+        default="takase", description="takase scales embedded tokens by sqrt(d_model); scaled does not"
+    )
+    tied: bool = Field(default=True, description="The head is the embedding")
+
+    @model_validator(mode="after")
+    def _possible(self) -> HuginnRecipe:
+        if self.backprop_depth > self.mean_recurrence:
+            raise ValueError(
+                f"backprop_depth={self.backprop_depth} must not exceed mean_recurrence={self.mean_recurrence}"
+            )
+        return self

@@ -1,0 +1,331 @@
+"""HYDRA: compressed convolutional attention, and routers that decide how much of the model a token passes through.
+
+    layer      h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
+    block      x = MoD(x, MoR(x, layer))
+    between    x += alpha * MoE(norm x)                             after some of the blocks
+    loss       CE + w_mod BCE + 0.01 ponder + 0.01 balance          w_mod = 0.01 (L / 32) sqrt(D / 768)
+
+L = n R counts the layers a token passes at full depth. Mixture of depths (MoD) wraps a block that a mixture of
+recursions (MoR) runs up to R times with the same weights, attention included, so decoding keeps R caches a layer, or
+one with `mor_kv="first"`. In training every token is computed and the routers weigh; in serving the tokens a MoD router
+turns away are skipped, but their keys, values and convolution rows are written. `mod_scope="mlp"` gates feed-forward
+layers alone, see models/families/hydra/block.py. A block is one layer, or with `mor_sharing="middle_cycle"` all those
+between the first and the last (Middle-Cycle of Bae et al. 2025), which then are the only ones to recur.
+`routing="static"` weighs in serving too: no shape depends on data.
+
+Curriculum, owned by this class alone: `schedule` (pure in progress) and `after_step` (the loss gate), both kept in
+persistent buffers. MoD is off at first; from `mod_from` on it opens once the loss is below `mod_gate_loss` and ramps
+over `mod_ramp_steps`; at `mod_forced` it opens anyway and is fully open a tenth of the training later. From
+`mod_skip_from` on what is added to the tokens that serving will skip fades to nothing in a tenth of the training, which
+closes the gap between the two. MoR runs at full depth until `mor_from` and adapts fully from `mor_full` on. Experts are
+dense during `moe_dense`.
+
+Domains: until `domain_until` the expert routers of rows whose source is in `domain_experts` also learn from
+`domain_loss` times -ln of the probability they give that source's experts (`teaching_loss`); the choice itself is
+never overruled, and rows of other sources, serving and fine-tuning know nothing of it.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from athanor.data.loader import Batch
+from athanor.kernels.cross_entropy import IGNORE
+from athanor.kernels.rope import rope_table
+from athanor.models.families.hydra.block import Block, ExpertLayer, Losses, Pass
+from athanor.models.families.hydra.ccgqa import CCGQAState, Positions
+from athanor.models.families.hydra.mod import CapacityRouter
+from athanor.models.families.hydra.moe import ALPHA_START, positions_among
+from athanor.models.families.hydra.mor import Recursions
+from athanor.models.families.hydra.probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
+from athanor.models.families.hydra.recipe import HydraRecipe
+from athanor.models.maps import AttentionShare, Map, Probe
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import Context, LanguageModel
+
+LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
+MOD_FORCED_RAMP = 0.1  # of the training
+MOD_SKIP_RAMP = 0.1
+
+Kind = Literal["embedding", "router", "expert"]
+
+
+class Hydra(LanguageModel):
+    """CCGQA + MoD + MoR + MoE."""
+
+    progress: Tensor
+    mod_floor: Tensor
+    mod_skip: Tensor
+    mor_adaptive: Tensor
+    moe_dense: Tensor
+    mod_ramp: Tensor
+    loss_mean: Tensor
+    loss_steps: Tensor
+
+    def __init__(self, recipe: ModelRecipe):
+        super().__init__(recipe)
+        self.section = section = recipe.hydra or HydraRecipe.model_validate({})
+        self.cacheable = section.mod_infer == "threshold" or section.capacity == 1
+        if not self.cacheable:
+            warnings.warn(
+                "hydra.mod_infer=topk lets later tokens of a document decide about earlier ones: scores are optimistic "
+                "and decoding cannot be cached; mod_infer=threshold avoids both",
+                stacklevel=2,
+            )
+        self.weighs = section.routing == "static"  # weigh in serving as in training, skip nothing
+        shape = section.layers_of_blocks(recipe.n_layers)
+        blocks = (Block(recipe, section, layers, place, len(shape)) for place, layers in enumerate(shape))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(blocks))
+        self.expert_layers = cast(
+            "Sequence[ExpertLayer]",
+            nn.ModuleList(ExpertLayer(recipe, section) for _ in range(section.moe_layers)),
+        )
+        self._experts_after = {
+            after: number for number, after in enumerate(positions_among(len(shape), section.moe_layers))
+        }
+        self._experts_of_SE: Tensor | None = None  # bool, by source; all of them where a source is not mapped
+        for name in (
+            "progress",
+            "mod_floor",
+            "mod_skip",
+            "mor_adaptive",
+            "moe_dense",
+            "mod_ramp",
+            "loss_mean",
+            "loss_steps",
+        ):
+            self.register_buffer(name, torch.zeros((), dtype=torch.float32))
+
+    def embed(self, ids_BT: Tensor) -> Tensor:
+        x_BTD = self.embedding(ids_BT)
+        return x_BTD * self.recipe.d_model**0.5 if self.section.scale_embedding else x_BTD
+
+    def body(self, x_BTD: Tensor, context: Context) -> Tensor:
+        run = self._pass(x_BTD, context)
+        for place, block in enumerate(self.blocks):
+            x_BTD = block(x_BTD, run, None if context.cache is None else context.cache.layers[place])
+            number = self._experts_after.get(place)
+            if number is not None:
+                x_BTD = self.expert_layers[number](x_BTD, run, number)
+        if self.training:
+            context.aux |= self._weighted(run.losses)
+        return x_BTD
+
+    def _pass(self, x_BTD: Tensor, context: Context) -> Pass:
+        recipe = self.recipe
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
+        age_BT = context.position_BT.expand(x_BTD.shape[:2])
+        mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
+        serving = not self.training and not self.weighs
+        skipping = 0.0
+        if serving or (self.training and self.section.mod_skip_from is not None):
+            skipping = float(mod_open == 1) * (1.0 if serving else float(self.mod_skip))
+        return Pass(
+            positions=Positions(context.offset, age_BT, rope, context.visible),
+            context=context,
+            counted_BT=_teaching(context, x_BTD),
+            mod_open=mod_open,
+            mor_adaptive=self.mor_adaptive,
+            moe_dense=self.moe_dense,
+            taught_BE=self._taught(context),
+            skipping=skipping,
+            gather=serving,
+            losses=Losses(),
+        )
+
+    def _taught(self, context: Context) -> Tensor | None:
+        if self._experts_of_SE is None or context.source_B is None or self.progress >= self.section.domain_until:
+            return None
+        return self._experts_of_SE[context.source_B]
+
+    def _weighted(self, losses: Losses) -> dict[str, Tensor]:
+        """Auxiliary losses: the mean over the layers, times its weight."""
+        recipe, section = self.recipe, self.section
+        depth = self.effective_layers
+        weights = {
+            "mod": section.mod_loss * depth / 32 * math.sqrt(recipe.d_model / 768),
+            "ponder": section.ponder_loss,
+            "moe": section.moe_loss,
+            "domain": section.domain_loss,
+        }
+        return {name: weights.get(name, 1.0) * torch.stack(found).mean() for name, found in losses.items()}
+
+    def new_layer_states(self) -> list[list[list[CCGQAState]]]:
+        return [block.new_states() for block in self.blocks]
+
+    @property
+    def effective_layers(self) -> int:
+        """Layers a token passes at full depth, repetitions counted."""
+        return sum(block.recursions * len(block.layers) for block in self.blocks)
+
+    @property
+    def residual_writes(self) -> int:
+        return 2 * self.effective_layers
+
+    def init_weights(self, seed: int) -> None:
+        super().init_weights(seed)
+        with torch.no_grad():
+            for module in self.modules():
+                if isinstance(module, (CapacityRouter, Recursions)):
+                    module.reset()
+            for buffer in (self.mod_ramp, self.loss_mean, self.loss_steps):
+                buffer.zero_()
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        if name.endswith(("attention.beta", "mor.embedding.weight")):  # the latter would drown unscaled tokens
+            parameter.zero_()
+        elif name.endswith("ffn.alpha"):
+            parameter.fill_(ALPHA_START)
+        elif name.endswith(("conv.weight", "mixing.weight")):
+            scale_preserving = parameter[0].numel() ** -0.5  # smaller, and the head means alone would speak
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, scale_preserving, generator=generator))
+        else:
+            super().init_parameter(name, parameter, generator)
+            if name.endswith("experts.down"):
+                parameter.div_(self.residual_writes**0.5)
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Decayed parameters, then the others; further groups where the section scales learning rate or decay."""
+        section, groups = self.section, defaultdict(list)
+        for name, parameter in self.named_parameters():
+            kind = _kind(name)
+            lr, decay = (
+                (1.0, 1.0) if kind is None else (section.lr_scale.get(kind, 1.0), section.decay_scale.get(kind, 1.0))
+            )
+            groups[weight_decay * decay if self.decays(name, parameter) else 0.0, lr].append(parameter)
+        return [{"params": found, "weight_decay": decay, "lr_scale": lr} for (decay, lr), found in groups.items()]
+
+    def schedule(self, progress: float) -> dict[str, float]:
+        section = self.section
+        skip_from = section.mod_skip_from
+        skip = 0.0 if skip_from is None else _ramp(progress, skip_from, skip_from + MOD_SKIP_RAMP)
+        if not section.curriculum:
+            return {"progress": progress, "mod_floor": 1.0, "mod_skip": skip, "mor_adaptive": 1.0, "moe_dense": 0.0}
+        return {
+            "progress": progress,
+            "mod_floor": _ramp(progress, section.mod_forced, section.mod_forced + MOD_FORCED_RAMP),
+            "mod_skip": skip,
+            "mor_adaptive": _ramp(progress, section.mor_from, section.mor_full),
+            "moe_dense": float(progress < section.moe_dense),
+        }
+
+    def begin_training(self, sources: Sequence[str]) -> None:
+        section = self.section
+        if not section.domain_experts:
+            return
+        everyone = range(section.experts)
+        mapped = [section.domain_experts.get(source, everyone) for source in sources]
+        marks = [[expert in experts for expert in everyone] for experts in mapped]
+        self._experts_of_SE = torch.tensor(marks, device=self.progress.device)
+
+    def begin_step(self, step_key: int) -> None:
+        for module in self.modules():
+            if isinstance(module, CapacityRouter):
+                module.forget()
+
+    @torch.no_grad()
+    def after_step(self, loss: float) -> None:
+        section = self.section
+        self.loss_steps.add_(1)
+        self.loss_mean.lerp_(torch.full_like(self.loss_mean, loss), 1.0 - LOSS_MEMORY)
+        mean = self.loss_mean / (1.0 - LOSS_MEMORY**self.loss_steps)  # as if it had begun at the first loss
+        opens = (self.progress >= section.mod_from) & (mean < section.mod_gate_loss)
+        opens = opens | (self.progress >= section.mod_forced) | (self.mod_ramp > 0)
+        self.mod_ramp.add_(opens / section.mod_ramp_steps).clamp_(max=1)
+        routers = [module for module in self.modules() if isinstance(module, CapacityRouter)]
+        if routers:
+            measured = torch.stack([router.measured() for router in routers])
+            if dist.is_available() and dist.is_initialized():
+                dist.all_reduce(measured)
+            for router, seen in zip(routers, measured, strict=True):
+                router.calibrate(seen)
+
+    def diagnostics(self) -> dict[str, float]:
+        """How far MoD is open, and of the newest forward pass: share of tokens above the threshold and above r = 1/2,
+        variance of r, mean depth, largest and smallest share of an expert, divergence of the experts."""
+        found: dict[str, list[Tensor]] = defaultdict(list)
+        for block in self.blocks:
+            if block.mod is not None and block.mod.latest:
+                gate_BT = block.mod.latest["logit"].sigmoid()
+                found["mod_passing"].append(block.mod.latest["chosen"].float().mean())
+                found["mod_above_half"].append((gate_BT > 0.5).float().mean())
+                found["mod_variance"].append(gate_BT.var(correction=0))
+            if block.mor is not None and block.mor.latest:
+                found["mor_depth"].append(block.mor.latest["depth"].mean())
+        for layer in self.expert_layers:
+            found["expert_divergence"].append(layer.ffn.experts.divergence())
+            if layer.ffn.latest:
+                load_E = layer.ffn.load()
+                found["expert_load_max"].append(load_E.max())
+                found["expert_load_min"].append(load_E.min())
+        means = {name: torch.stack(values).mean() for name, values in found.items()}
+        means["mod_open"] = torch.maximum(self.mod_floor, self.mod_ramp)
+        return {name: float(value) for name, value in means.items()}
+
+    def probes(self) -> Sequence[Probe]:
+        blocks, experts = list(self.blocks), [layer.ffn for layer in self.expert_layers]
+        layers = [layer for block in blocks for layer in block.layers]
+        probes: list[Probe] = [AttentionShare([(layer.attention_norm, layer.attention) for layer in layers])]
+        if self.section.capacity < 1:
+            probes.append(SkipProbe(blocks, self.section.capacity))
+        if any(block.mor is not None for block in blocks):
+            probes.append(DepthProbe(blocks, self.section.recursions))
+        return [*probes, ExpertProbe(experts)] if experts else probes
+
+    def maps(self, batches: Iterable[Batch]) -> list[Map]:
+        batches = list(batches)
+        found = super().maps(batches)
+        if self.weighs or self.section.capacity == 1:
+            return found
+        served = mean_loss(self, batches)
+        self.weighs = True
+        try:
+            return [*found, routing_gap(served, mean_loss(self, batches))]
+        finally:
+            self.weighs = False
+
+    def active_parameters(self) -> int:
+        section = self.section
+        experts = [weight.numel() for layer in self.expert_layers for weight in layer.ffn.experts.parameters()]
+        idle = sum(experts) * (section.experts - section.experts_per_token) // max(1, section.experts)
+        return super().active_parameters() - idle
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        return 2.0 * sum(block.cache_values_per_token(context_tokens) for block in self.blocks)
+
+    def body_flops_per_token(self, context_tokens: float) -> float:
+        """In training, and where routing is static, every token is computed."""
+        serving = not self.training and not self.weighs
+        experts = sum(layer.ffn.flops_per_token() for layer in self.expert_layers)
+        return experts + sum(block.flops_per_token(context_tokens, serving) for block in self.blocks)
+
+
+def _ramp(progress: float, start: float, stop: float) -> float:
+    """0 until `start`, 1 from `stop`, linear between."""
+    return min(1.0, max(0.0, (progress - start) / (stop - start)))
+
+
+def _kind(name: str) -> Kind | None:
+    """What the scales of the section call a parameter."""
+    owners = name.split(".")
+    kinds: dict[str, Kind] = {"embedding": "embedding", "router": "router", "experts": "expert"}
+    return next((kind for owner, kind in kinds.items() if owner in owners), None)
+
+
+def _teaching(context: Context, x_BTD: Tensor) -> Tensor:
+    """bool `[B, T]`: the tokens of documents with any target, which padding has not; all, if there are no targets."""
+    if context.targets_BT is None:
+        return torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+    is_target_BT = context.targets_BT != IGNORE
+    if context.doc_start_BT is None:
+        return is_target_BT.any(1, keepdim=True).expand_as(is_target_BT)
+    targets_BT = torch.zeros_like(context.doc_start_BT).scatter_add(1, context.doc_start_BT, is_target_BT.long())
+    return targets_BT.gather(1, context.doc_start_BT) > 0

@@ -1,0 +1,159 @@
+"""Mixture of experts: E SwiGLU networks, of which each token uses k.
+
+    p = softmax(W x) over all experts;   y = alpha sum_{e in top-k} p_e E_e(x)        k > 1: p renormalised over them
+
+With k = 1 the weight is p itself, not 1, so the router learns from the cross-entropy. No token is dropped. Tokens are
+sorted by expert and multiplied group by group, so work grows with the active experts only. `dense` (warm-up) and
+`static` (no data-dependent shape) compute every expert for every token; the first weighs all of them by p, the second
+only the chosen ones, equal to the grouped result. Jitter multiplies the router's logits by 1 +- jitter in training.
+alpha starts small but not at zero, where no expert would get a gradient. Rows may be taught which experts are theirs:
+see `teaching_loss`.
+Source: Switch Transformer (Fedus et al. 2021); HYDRA.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from athanor.kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
+from athanor.kernels.noise import uniform
+from athanor.kernels.swiglu import swiglu
+from athanor.models.families.hydra.mod import masked_mean
+
+ALPHA_START = 0.1
+
+
+class ExpertRouter(nn.Module):
+    """A linear layer without bias, fp32."""
+
+    def __init__(self, d_model: int, experts: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(experts, d_model))
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Logits `[B, T, E]`."""
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            return F.linear(x_BTD.float(), self.weight.float())
+
+
+class Experts(nn.Module):
+    """The weights of E SwiGLU networks."""
+
+    def __init__(self, experts: int, d_model: int, d_ff: int):
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(experts, d_ff, d_model))
+        self.up = nn.Parameter(torch.zeros(experts, d_ff, d_model))
+        self.down = nn.Parameter(torch.zeros(experts, d_model, d_ff))
+
+    def one(self, expert: int, x: Tensor) -> Tensor:
+        """One network, for every token."""
+        mixed = swiglu(F.linear(x, self.gate[expert]), F.linear(x, self.up[expert]))
+        return F.linear(mixed, self.down[expert])
+
+    def grouped(self, x_ND: Tensor, sizes_E: list[int]) -> Tensor:
+        """Tokens sorted by expert, `sizes_E` of them each."""
+        u_NF, v_NF = (grouped_matmul(x_ND, weight, sizes_E) for weight in (self.gate, self.up))
+        return grouped_matmul(swiglu(u_NF, v_NF), self.down, sizes_E)
+
+    def divergence(self) -> Tensor:
+        """1 - mean cosine between the output matrices of two experts: 0 when they are copies, 1 when unrelated."""
+        flat_EN = F.normalize(self.down.detach().float().flatten(1), dim=1)
+        count = flat_EN.shape[0]
+        return 1.0 - (flat_EN.sum(0).square().sum() - count) / (count * (count - 1))
+
+
+class MixtureOfExperts(nn.Module):
+    """The feed-forward layer, already scaled by alpha."""
+
+    def __init__(self, d_model: int, d_ff: int, experts: int, per_token: int, jitter: float, static: bool):
+        super().__init__()
+        self.per_token, self.jitter, self.static = per_token, jitter, static
+        self.router = ExpertRouter(d_model, experts)
+        self.experts = Experts(experts, d_model, d_ff)
+        self.alpha = nn.Parameter(torch.full((1,), ALPHA_START))
+        self.latest: dict[str, Tensor] = {}  # of the newest forward pass, for diagnostics and maps
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        counted_BT: Tensor,
+        dense: Tensor,
+        row_key_B: Tensor | None = None,
+        stream: int = 0,
+        taught_BE: Tensor | None = None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """y `[B, T, D]` and the losses over the counted tokens, unweighted: `moe` for balance and, where `taught_BE`
+        is given, `domain` for teaching. `dense` 1 weighs every expert."""
+        logit_BTE = self.router(x_BTD)
+        if self.training and self.jitter and row_key_B is not None:
+            noise_BN = uniform(row_key_B, stream, logit_BTE[0].numel())
+            logit_BTE = logit_BTE * (1.0 + self.jitter * (2.0 * noise_BN - 1.0).float()).view_as(logit_BTE)
+        p_BTE = logit_BTE.softmax(-1)
+        weight_BTk, chosen_BTk = p_BTE.topk(self.per_token, dim=-1)
+        if self.per_token > 1:
+            weight_BTk = weight_BTk / weight_BTk.sum(-1, keepdim=True)
+        self.latest = {"p": p_BTE.detach(), "chosen": chosen_BTk}
+        losses = {"moe": balance_loss(p_BTE, chosen_BTk, counted_BT)}
+        if taught_BE is not None:
+            losses["domain"] = teaching_loss(logit_BTE, taught_BE, counted_BT)
+        if self.static or bool(dense):
+            sparse_BTE = torch.zeros_like(p_BTE).scatter(-1, chosen_BTk, weight_BTk)
+            y_BTD = self._every_expert(x_BTD, sparse_BTE + dense * (p_BTE - sparse_BTE))
+        else:
+            y_BTD = self._chosen_experts(x_BTD, weight_BTk, chosen_BTk)
+        return self.alpha * y_BTD, losses
+
+    def load(self) -> Tensor:
+        """Share of the newest forward pass's choices that fell on each expert, `[E]`."""
+        return F.one_hot(self.latest["chosen"].flatten(), self.latest["p"].shape[-1]).float().mean(0)
+
+    def _every_expert(self, x_BTD: Tensor, weight_BTE: Tensor) -> Tensor:
+        y_BTD = torch.zeros_like(x_BTD)
+        for expert, weight_BT in enumerate(weight_BTE.to(x_BTD.dtype).unbind(2)):
+            y_BTD = y_BTD + weight_BT[:, :, None] * self.experts.one(expert, x_BTD)
+        return y_BTD
+
+    def _chosen_experts(self, x_BTD: Tensor, weight_BTk: Tensor, chosen_BTk: Tensor) -> Tensor:
+        expert_N = chosen_BTk.flatten()
+        count_E = torch.bincount(expert_N, minlength=self.experts.gate.shape[0])
+        room_E = count_E if self.training else count_E + -count_E % STABLE_ROWS
+        sizes_E = room_E.tolist()
+        # A choice stands behind the earlier ones of its expert, each expert's behind those of the experts before it.
+        order_N = expert_N.argsort(stable=True)
+        before_N = (room_E.cumsum(0) - room_E - count_E.cumsum(0) + count_E)[expert_N[order_N]]
+        place_N = torch.empty_like(order_N).scatter(0, order_N, before_N + torch.arange(len(order_N)).to(order_N))
+        x_ND = x_BTD.flatten(0, 1).repeat_interleave(self.per_token, dim=0)
+        y_MD = self.experts.grouped(x_ND.new_zeros(sum(sizes_E), x_ND.shape[1]).index_copy(0, place_N, x_ND), sizes_E)
+        y_BTkD = y_MD[place_N].view(*chosen_BTk.shape, -1)
+        return (y_BTkD * weight_BTk[..., None].to(y_MD.dtype)).sum(2)
+
+    def flops_per_token(self, dense: bool = False) -> float:
+        """Forward matrix-product FLOPs of a token with its k experts, or with all of them."""
+        experts = self.experts.gate.shape[0]
+        used = experts if dense or self.static else self.per_token
+        one = sum(weight.numel() for weight in self.experts.parameters()) / experts
+        return 2.0 * (self.router.weight.numel() + used * one)
+
+
+def balance_loss(p_BTE: Tensor, chosen_BTk: Tensor, counted_BT: Tensor) -> Tensor:
+    """E sum_e f_e P_e over the counted tokens: f_e the share of the choices that fell on e, P_e its mean probability;
+    1 when even. Source: Switch Transformer."""
+    weight_BT1 = (counted_BT / counted_BT.sum().clamp(min=1))[:, :, None]
+    chosen_BTE = F.one_hot(chosen_BTk, p_BTE.shape[-1]).sum(2) / chosen_BTk.shape[-1]
+    share_E = (chosen_BTE * weight_BT1).sum((0, 1))
+    return p_BTE.shape[-1] * (share_E * (p_BTE * weight_BT1).sum((0, 1))).sum()
+
+
+def teaching_loss(logit_BTE: Tensor, taught_BE: Tensor, counted_BT: Tensor) -> Tensor:
+    """-ln of the probability that falls on the experts marked for the row, mean over the counted tokens. How a token
+    chooses among them stays free; a row marked for all experts yields 0 and no gradient."""
+    marked_BT = logit_BTE.masked_fill(~taught_BE[:, None], -torch.inf).logsumexp(-1)
+    return masked_mean(logit_BTE.logsumexp(-1) - marked_BT, counted_BT)
+
+
+def positions_among(blocks: int, layers: int) -> list[int]:
+    """After which of the blocks (0-based) the expert layers stand, evenly spaced and never after the last: 2, 4 of
+    8; 2, 5, 8, 11 of 16. Source: HYDRA's published code."""
+    return [i * (blocks - 2) // (layers + 1) for i in range(1, layers + 1)]

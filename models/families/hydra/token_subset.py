@@ -1,0 +1,46 @@
+"""Some tokens of each row, gathered into shorter rows so that only they are computed.
+
+The shorter rows all hold a multiple of STABLE_ROWS places, so that what a token yields does not depend, to the last
+bit, on how many others were chosen; places left over compute something that is dropped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from athanor.kernels.grouped_matmul import STABLE_ROWS
+
+
+@dataclass(frozen=True)
+class TokenSubset:
+    """Columns `index_BN` of a batch of `columns` columns; only those marked in `chosen_BN` count."""
+
+    index_BN: Tensor
+    chosen_BN: Tensor
+    columns: int
+
+    @classmethod
+    def of(cls, chosen_BT: Tensor) -> TokenSubset:
+        """The tokens marked True, each row's in their order. A single column is taken or left as a whole."""
+        count_B, columns = chosen_BT.sum(1), chosen_BT.shape[1]
+        most = int(count_B.max())
+        width = most if columns == 1 else most + -most % STABLE_ROWS
+        order_BT = torch.argsort(chosen_BT.byte(), dim=1, descending=True, stable=True)
+        index_BN = F.pad(order_BT, (0, max(0, width - columns)))[:, :width]
+        chosen_BN = torch.arange(width, device=index_BN.device) < count_B[:, None]
+        return cls(index_BN, chosen_BN, columns)
+
+    def gather(self, x: Tensor) -> Tensor:
+        """`[B, T, ...]` -> `[B, N, ...]`."""
+        index = self.index_BN.view(*self.index_BN.shape, *[1] * (x.ndim - 2))
+        return x.gather(1, index.expand(*self.index_BN.shape, *x.shape[2:]))
+
+    def spread(self, x_BND: Tensor) -> Tensor:
+        """`[B, N, D]` -> `[B, T, D]`, zero for the tokens not chosen."""
+        index_BN1 = torch.where(self.chosen_BN, self.index_BN, self.columns)[:, :, None]  # the rest beyond the row
+        zeros = x_BND.new_zeros(x_BND.shape[0], self.columns + 1, x_BND.shape[2])
+        return zeros.scatter(1, index_BN1.expand_as(x_BND), x_BND)[:, : self.columns]

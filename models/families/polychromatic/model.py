@@ -1,0 +1,157 @@
+"""PolychromaticLM: grouped-query attention and PolyGLU, whose neurons choose among four activations.
+
+    x += attention(norm(x));  x += polyglu(norm(x))
+
+Training adds Gumbel noise to the routing logits, one draw per (row, neuron, activation, layer), and lowers
+the temperature tau linearly; tau is a buffer, so a checkpoint keeps it. Evaluation adds no noise.
+alpha and beta are never decayed: decay silently undoes specialisation.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from athanor.kernels.noise import gumbel
+from athanor.kernels.packed_row import PackedRow
+from athanor.kernels.polyglu import ACTIVATIONS
+from athanor.kernels.rope import rope_table
+from athanor.models.blocks.gqa import GroupedQueryAttention, KeyValues
+from athanor.models.blocks.norm import RMSNorm
+from athanor.models.families.polychromatic.polyglu import PolyGLU, PooledSum
+from athanor.models.families.polychromatic.probes import RoutingProbe, entropy
+from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
+from athanor.models.maps import AttentionShare, Probe
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import Context, LanguageModel
+
+
+class LayerState:
+    """What one layer remembers while decoding: keys, values, and the sum behind the causal gate."""
+
+    def __init__(self) -> None:
+        self.keys_values = KeyValues()
+        self.pooled = PooledSum()
+
+    def unpack(self, packed: PackedRow) -> None:
+        """The documents of the packed row that is held become rows of their own; each has its sum already."""
+        self.keys_values.unpack(packed)
+
+
+class Block(nn.Module):
+    """Attention, then PolyGLU, each on the normed stream."""
+
+    def __init__(self, recipe: ModelRecipe, section: PolychromaticRecipe):
+        super().__init__()
+        self.attention_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+        self.attention = GroupedQueryAttention(recipe)
+        self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+        self.ffn = PolyGLU(recipe.d_model, recipe.d_ff, section)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        context: Context,
+        rope: Tensor,
+        tau: Tensor,
+        noise_BFK: Tensor | None = None,
+        past: LayerState | None = None,
+    ) -> Tensor:
+        keys_values, pooled = (past.keys_values, past.pooled) if past is not None else (None, None)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.visible, keys_values)
+        ffn_input_BTD = self.ffn_norm(x_BTD)
+        return x_BTD + self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
+
+
+class Polychromatic(LanguageModel):
+    """GQA + PolyGLU."""
+
+    tau: Tensor
+
+    def __init__(self, recipe: ModelRecipe):
+        super().__init__(recipe)
+        self.section = recipe.polychromatic or PolychromaticRecipe.model_validate({})
+        self.cacheable = self.section.pool == "causal"
+        if not self.cacheable:
+            warnings.warn(
+                "polychromatic.pool=sequence averages over the whole row, later tokens and other documents "
+                "included: training loss is optimistic and decoding cannot be cached; pool=causal avoids both",
+                stacklevel=2,
+            )
+        self.blocks = cast(
+            "Sequence[Block]", nn.ModuleList(Block(recipe, self.section) for _ in range(recipe.n_layers))
+        )
+        self.register_buffer("tau", torch.tensor(self.section.tau_start, dtype=torch.float32))
+
+    def body(self, x_BTD: Tensor, context: Context) -> Tensor:
+        recipe = self.recipe
+        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
+        for layer, block in enumerate(self.blocks):
+            past = context.cache.layers[layer] if context.cache is not None else None
+            x_BTD = block(x_BTD, context, rope, self.tau, self._noise(layer, context), past)
+        return x_BTD
+
+    def _noise(self, layer: int, context: Context) -> Tensor | None:
+        """Gumbel noise `[B, F, K]`, shared by all positions of a row; None outside training."""
+        if not self.training or context.row_key_B is None:
+            return None
+        count = self.recipe.d_ff * len(ACTIVATIONS)
+        return gumbel(context.row_key_B, layer, count).unflatten(1, (-1, len(ACTIVATIONS)))
+
+    def new_layer_states(self) -> list[LayerState]:
+        return [LayerState() for _ in self.blocks]
+
+    def schedule(self, progress: float) -> dict[str, float]:
+        start, end = self.section.tau_start, self.section.tau_end
+        return {"tau": start * (1.0 - progress) + end * progress}
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        if name.endswith("router.alpha"):
+            parameter.zero_()
+        elif name.endswith("router.beta"):
+            parameter.fill_(1.0)
+        else:
+            super().init_parameter(name, parameter, generator)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return super().decays(name, parameter) and not name.endswith("router.alpha")
+
+    def diagnostics(self) -> dict[str, float]:
+        """Routing entropies in nats, noise off: static softmax(alpha), dynamic softmax(beta c / tau), actual
+        softmax((alpha + beta c) / tau) on each row's last position; root mean square of alpha."""
+        tau = float(self.tau)
+        static, dynamic, actual, alpha_square = [], [], [], []
+        for block in self.blocks:
+            alpha_FK = block.ffn.router.alpha.detach().float()
+            static.append(entropy(alpha_FK).mean())
+            alpha_square.append(alpha_FK.square().mean())
+            if block.ffn.latest_dynamic is not None:
+                dynamic.append(entropy(block.ffn.latest_dynamic / tau).mean())
+                last_B1K = block.ffn.latest_dynamic[:, -1:]
+                actual.append(entropy((alpha_FK + last_B1K) / tau).mean())
+        found = {"static_entropy": static, "dynamic_entropy": dynamic, "actual_entropy": actual}
+        return {
+            "alpha_rms": math.sqrt(float(torch.stack(alpha_square).mean())),
+            **{name: float(torch.stack(values).mean()) for name, values in found.items() if values},
+        }
+
+    def probes(self) -> Sequence[Probe]:
+        return [
+            AttentionShare([(block.attention_norm, block.attention) for block in self.blocks]),
+            RoutingProbe([block.ffn for block in self.blocks], float(self.tau)),
+        ]
+
+    def body_flops_per_token(self, context_tokens: float) -> float:
+        return sum(
+            block.attention.flops_per_token(context_tokens) + block.ffn.flops_per_token() for block in self.blocks
+        )
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        keys_values = sum(block.attention.cache_bytes(context_tokens) for block in self.blocks)
+        pooled = 4 * self.section.gate_width * len(self.blocks)
+        return (keys_values + pooled) / context_tokens

@@ -1,0 +1,98 @@
+"""PolyGLU feed-forward layer: every neuron mixes four activations, routed by a learned preference and the context.
+
+    c     = expand(relu(reduce(pool(x))))            context, K channels
+    logit = (alpha[f, k] + beta[k] c[k] + noise) / tau
+    y     = down((sum_k softmax_k(logit) s_k(gate x)) * up x)
+
+`pool` is the mean of the layer's input over the document so far (causal), or over the whole row
+(sequence, as published). Pooling is linear, so it acts on the gate_width channels after `reduce` and not
+on the d_model channels before it: same numbers, a cache of gate_width values, and no second [B, T, D]
+tensor. Everything after `reduce` runs in fp32, because tau = 0.1 would magnify bf16 rounding tenfold.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from athanor.kernels.packed_row import newest
+from athanor.kernels.polyglu import ACTIVATIONS, polyglu
+from athanor.kernels.prefix_sum import segment_cumsum
+from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
+from athanor.models.skeleton import Context
+
+
+class PooledSum:
+    """Running sum `[B, gate_width]` over the newest document of each row, for cached decoding."""
+
+    def __init__(self) -> None:
+        self.sum_BR: Tensor | None = None
+
+
+class Router(nn.Module):
+    """What decides which activation a neuron uses: static preferences alpha, scales beta, and the context."""
+
+    def __init__(self, d_model: int, d_ff: int, recipe: PolychromaticRecipe):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(d_ff, len(ACTIVATIONS)))
+        self.beta = nn.Parameter(torch.ones(len(ACTIVATIONS)))
+        self.reduce = nn.Linear(d_model, recipe.gate_width)
+        self.expand = nn.Linear(recipe.gate_width, len(ACTIVATIONS))
+        self.pool = recipe.pool
+
+    def dynamic(self, x_BTD: Tensor, context: Context, past: PooledSum | None) -> Tensor:
+        """beta * c, fp32 `[B, T, K]`, or `[B, 1, K]` with pool="sequence"."""
+        reduced_BTR = F.linear(x_BTD, self.reduce.weight)
+        with torch.autocast(x_BTD.device.type, enabled=False):
+            if self.pool == "sequence":
+                pooled = reduced_BTR.float().mean(1, keepdim=True)
+            else:
+                pooled = _causal_mean(reduced_BTR, context, past)
+            narrow = F.relu(pooled + self.reduce.bias)
+            return self.beta * F.linear(narrow, self.expand.weight.float(), self.expand.bias.float())
+
+
+def _causal_mean(x_BTR: Tensor, context: Context, past: PooledSum | None) -> Tensor:
+    """fp32 mean over the document so far."""
+    column_T = torch.arange(x_BTR.shape[1], device=x_BTR.device)
+    start_BT = (column_T - context.position_BT).expand(x_BTR.shape[:2])  # negative where it began before the piece
+    sums_BTR = segment_cumsum(x_BTR, start_BT.clamp(min=0))
+    if past is not None:
+        if past.sum_BR is not None:
+            sums_BTR = sums_BTR + past.sum_BR[:, None] * (start_BT < 0)[:, :, None]
+        past.sum_BR = newest(sums_BTR, 1, context.packed)[:, 0]
+    return sums_BTR / (context.position_BT + 1)[:, :, None]
+
+
+class PolyGLU(nn.Module):
+    """The feed-forward layer; `noise_BFK` is standard Gumbel noise or None."""
+
+    def __init__(self, d_model: int, d_ff: int, recipe: PolychromaticRecipe):
+        super().__init__()
+        self.gate = nn.Linear(d_model, d_ff, bias=False)
+        self.up = nn.Linear(d_model, d_ff, bias=False)
+        self.down = nn.Linear(d_ff, d_model, bias=False)
+        self.router = Router(d_model, d_ff, recipe)
+        self.latest_dynamic: Tensor | None = None  # beta * c of the newest forward pass, for diagnostics
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        tau: Tensor,
+        context: Context,
+        noise_BFK: Tensor | None = None,
+        past: PooledSum | None = None,
+    ) -> Tensor:
+        dynamic_BTK = self.router.dynamic(x_BTD, context, past)
+        self.latest_dynamic = dynamic_BTK.detach()
+        static_BFK = self.router.alpha.float()[None]
+        if noise_BFK is not None:
+            static_BFK = static_BFK + noise_BFK
+        mixed_BTF = polyglu(self.gate(x_BTD), self.up(x_BTD), static_BFK / tau, dynamic_BTK / tau)
+        return self.down(mixed_BTF)
+
+    def flops_per_token(self) -> float:
+        """Forward matrix-product FLOPs of a token."""
+        layers = (self.gate, self.up, self.down, self.router.reduce, self.router.expand)
+        return 2.0 * sum(layer.weight.numel() for layer in layers)

@@ -1,0 +1,119 @@
+"""SWA-MLA: a cycle of sliding-window blocks and latent-attention blocks.
+
+    x += attention(norm(x));  x += swiglu(norm(x))
+
+`n_swa` blocks attend within a window and to their document's first tokens, then `n_mla` blocks attend to the whole
+document through a small latent; and again from the start. So only the latent blocks' caches grow with the context,
+and those are small. Matrices start as N(0, 0.02) without regard to depth, as published; `scale_residual_init` divides
+those that write into the residual stream by sqrt(2 n_layers). The embedding is not decayed, nor are norms.
+
+Published checkpoints join `ffn.up` and `ffn.gate` in one matrix, up first: its second half is the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from athanor.kernels.attention import Visible
+from athanor.kernels.rope import rope_table
+from athanor.models.blocks.gqa import KeyValues
+from athanor.models.blocks.norm import DynamicTanh, RMSNorm
+from athanor.models.blocks.sliding_window import SlidingWindowAttention, Span, WindowKeyValues
+from athanor.models.blocks.swiglu import SwiGLU
+from athanor.models.families.swa_mla.latent import LatentAttention
+from athanor.models.families.swa_mla.probes import AttentionReach
+from athanor.models.families.swa_mla.recipe import SwaMlaRecipe
+from athanor.models.maps import AttentionShare, Probe
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.skeleton import INIT_STD, Context, LanguageModel
+
+
+def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> nn.Module:
+    if section.norm == "dynamic_tanh":
+        return DynamicTanh(recipe.d_model)
+    return RMSNorm(recipe.d_model, recipe.norm_eps)
+
+
+class Block(nn.Module):
+    """Attention of either kind, then SwiGLU, each on the normed stream."""
+
+    def __init__(self, recipe: ModelRecipe, section: SwaMlaRecipe, attention: SlidingWindowAttention | LatentAttention):
+        super().__init__()
+        self.attention_norm = _norm(recipe, section)
+        self.attention = attention
+        self.ffn_norm = _norm(recipe, section)
+        self.ffn = SwiGLU(recipe.d_model, recipe.d_ff)
+
+    def forward(
+        self,
+        x_BTD: Tensor,
+        rope: Tensor,
+        seen: Span | Visible,
+        past: WindowKeyValues | KeyValues | None,
+    ) -> Tensor:
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, seen, past)
+        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
+
+
+class SwaMla(LanguageModel):
+    """Sliding-window attention, multi-head latent attention and SwiGLU."""
+
+    def __init__(self, recipe: ModelRecipe):
+        super().__init__(recipe)
+        self.section = section = recipe.swa_mla or SwaMlaRecipe.model_validate({})
+        self.final_norm = _norm(recipe, section)
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(self._block(i) for i in range(recipe.n_layers)))
+
+    def _block(self, layer: int) -> Block:
+        recipe, section = self.recipe, self.section
+        if layer % (section.n_swa + section.n_mla) < section.n_swa:
+            return Block(recipe, section, SlidingWindowAttention(recipe, section.visible_window, section.sink))
+        return Block(recipe, section, LatentAttention(recipe, section))
+
+    def body(self, x_BTD: Tensor, context: Context) -> Tensor:
+        recipe, section = self.recipe, self.section
+        span = Span.of(context, section.visible_window, section.sink)
+        window_rope, latent_rope = (
+            rope_table(context.position_BT, dim, recipe.rope_base, section.rope_factor)
+            for dim in (recipe.head_dim, section.qk_rope_dim)
+        )
+        for layer, block in enumerate(self.blocks):
+            past = context.cache.layers[layer] if context.cache is not None else None
+            if isinstance(block.attention, SlidingWindowAttention):
+                x_BTD = block(x_BTD, window_rope, span, past)
+            else:
+                x_BTD = block(x_BTD, latent_rope, context.visible, past)
+        return x_BTD
+
+    def new_layer_states(self) -> list[WindowKeyValues | KeyValues]:
+        return [block.attention.new_past() for block in self.blocks]
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        if name.endswith("norm.alpha"):
+            parameter.fill_(0.5)
+        elif parameter.ndim == 2 and not self.section.scale_residual_init:
+            parameter.copy_(torch.empty(parameter.shape).normal_(0.0, INIT_STD, generator=generator))
+        else:
+            super().init_parameter(name, parameter, generator)
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return super().decays(name, parameter) and name != "embedding.weight"
+
+    def probes(self) -> Sequence[Probe]:
+        return [
+            AttentionShare([(block.attention_norm, block.attention) for block in self.blocks]),
+            AttentionReach([block.attention for block in self.blocks]),
+        ]
+
+    def body_flops_per_token(self, context_tokens: float) -> float:
+        """Windows honoured; the latent blocks as in training, with keys and values materialised."""
+        return sum(
+            block.attention.flops_per_token(context_tokens) + block.ffn.flops_per_token() for block in self.blocks
+        )
+
+    def cache_bytes_per_token(self, context_tokens: int) -> float:
+        return sum(block.attention.cache_bytes(context_tokens) for block in self.blocks) / context_tokens

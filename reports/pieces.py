@@ -1,0 +1,80 @@
+"""The pieces a report is made of. The HTML and the Markdown template render the same pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from athanor.reports.canvas import Picture
+
+
+@dataclass(frozen=True)
+class Link:
+    """A table cell that points at the row `target` of another table of the page."""
+
+    text: str
+    target: str
+
+
+Cell = str | tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of ready-made texts under a caption. `numeric` names the columns set flush right."""
+
+    caption: str
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    numeric: frozenset[int] = frozenset()
+    anchors: Sequence[str] = ()
+    """One id per row, what a `Link` points at; empty for none."""
+
+
+@dataclass(frozen=True)
+class Prose:
+    """A paragraph."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Code:
+    """Verbatim text."""
+
+    text: str
+    language: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generated answer. Every text is untrusted."""
+
+    heading: str
+    mark: str
+    """`✓ correct`, `✗ wrong`, or empty when it was not judged."""
+    correct: bool
+    parts: Sequence[tuple[str, str]]
+    """(name, text): prompt, response, expected."""
+
+
+Block = Table | Prose | Code | Sample | Picture
+
+
+@dataclass(frozen=True)
+class Headline:
+    """One figure of the summary: what, the value, and what to read with it."""
+
+    term: str
+    value: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of the page; `id` is its anchor."""
+
+    id: str
+    title: str
+    blocks: Sequence[Block]

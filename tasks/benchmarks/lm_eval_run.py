@@ -1,0 +1,124 @@
+"""Scoring one benchmark on one portable checkpoint, with lm-eval.
+
+A base model is prompted with the task's plain text. An `sft` model gets its chat template where it generates; where
+likelihoods are compared (choices, bits per byte) both models read the same plain text, so that what fine-tuning
+changed can be read off. The result is a function of checkpoint, recipe, seed and device: it holds no times.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from athanor.core.progress import Progress, silent
+from athanor.core.runtime import Runtime
+from athanor.core.store import write_json
+from athanor.tasks.benchmarks import catalogue, scores
+from athanor.tasks.benchmarks.local import BITS_PER_BYTE, local_names, write_test_documents
+from athanor.tasks.stage_recipes import EvalTaskRecipe
+
+RESULT, SAMPLES = "result.json", "samples.jsonl"
+
+
+def validate_task(recipe: EvalTaskRecipe) -> None:
+    """Raise UserError, one line, for a task that cannot run; cheap enough for a plan."""
+    catalogue.check(recipe)
+
+
+def reads_documents(recipe: EvalTaskRecipe) -> bool:
+    """Whether the task is scored on the held-out documents of the data sources."""
+    return recipe.name == BITS_PER_BYTE
+
+
+def run_task(
+    recipe: EvalTaskRecipe,
+    *,
+    label: str,
+    model_dir: Path,
+    model_name: Literal["base", "sft"],
+    out: Path,
+    runtime: Runtime,
+    seed: int,
+    documents: dict[str, Path] | None = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Write `result.json` and `samples.jsonl` into `out`, and return the result.
+
+    result: {task, label, model, samples_file, metrics: {name: {value, ci_low, ci_high (95 %), n, higher_is_better,
+    chance}}}; a sample: {prompt, response, expected, correct}. `documents`: source -> documents artifact, for
+    bits per byte. `seed` draws few-shot examples, sampling noise and the bootstrap. Raises UserError, one line,
+    for an unknown task, missing data, or a damaged checkpoint.
+    """
+    validate_task(recipe)
+    from athanor.models.decoding.harness import HarnessLM
+
+    model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress)
+    with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet():
+        tasks = _load(recipe, model_name == "sft", Path(scratch), documents, seed)
+        records = _evaluate(model, tasks, recipe, model_name == "sft")
+    split_by = "source" if reads_documents(recipe) else None
+    result = {
+        "task": recipe.name,
+        "label": label,
+        "model": model_name,
+        "metrics": scores.score(tasks, records, split_by=split_by, seed=seed),
+        "samples_file": SAMPLES,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / SAMPLES).open("w", encoding="utf-8") as samples:
+        samples.writelines(json.dumps(sample) + "\n" for sample in scores.readable_samples(tasks, records))
+    write_json(out / RESULT, result)
+    return result
+
+
+def _load(
+    recipe: EvalTaskRecipe, chat: bool, scratch: Path, documents: dict[str, Path] | None, seed: int
+) -> dict[str, Any]:
+    data_file = Path(recipe.path) if recipe.path is not None else None
+    if data_file is None and recipe.name in local_names():
+        data_file = scratch / "test.jsonl"
+        write_test_documents(recipe.name, data_file, documents, recipe.limit)
+    return catalogue.load(recipe, data_file, chat=chat, cache_dir=scratch, seed=seed)
+
+
+def _evaluate(model: Any, tasks: dict[str, Any], recipe: EvalTaskRecipe, chat: bool) -> dict[str, list[Any]]:
+    """lm-eval's per-document records by task name. `limit` of bits per byte is per source and already applied."""
+    from lm_eval.evaluator import evaluate
+
+    generates = all(task.OUTPUT_TYPE == "generate_until" for task in tasks.values())
+    results = evaluate(
+        model,
+        {"tasks": tasks},
+        limit=None if reads_documents(recipe) else recipe.limit,
+        bootstrap_iters=0,
+        apply_chat_template=chat and generates,
+        fewshot_as_multiturn=True,
+    )
+    assert results is not None and "samples" in results, "lm-eval withholds them only from ranks above 0"
+    return results["samples"]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the progress bars and chatter of lm-eval and datasets; warnings of our own are not touched."""
+    import datasets
+    import lm_eval.api.task as task_module
+
+    logger, bar = logging.getLogger("lm_eval"), task_module.tqdm
+    level, bars_were_off = logger.level, datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    task_module.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        task_module.tqdm = bar
+        if not bars_were_off:
+            datasets.enable_progress_bars()

@@ -1,0 +1,58 @@
+"""Loss on held-out text during training.
+
+loss            nats per target token
+bits_per_byte   nats over the targets that stand for text / (ln 2 x the bytes they stand for); unlike the loss it
+                compares models with different tokenizers. Special tokens stand for no bytes and are left out of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+
+import torch
+import torch.nn.functional as F
+
+from athanor.data.loader import Batch
+from athanor.kernels.cross_entropy import IGNORE, chunk_positions
+from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.step.batches import rows_of
+
+
+@torch.no_grad()
+def evaluate(
+    model: LanguageModel,
+    batches: Iterable[Batch],
+    token_bytes_V: torch.Tensor,
+    autocast: AbstractContextManager,
+    device: torch.device,
+) -> dict[str, float]:
+    """{loss, bits_per_byte, tokens} over the batches, noise off. `token_bytes_V` is int64 on the device."""
+    sums = torch.zeros(4, dtype=torch.float64, device=device)
+    for batch in batches:
+        rows = rows_of(batch, 0, len(batch.ids_BT), device)
+        with autocast:
+            h_BTD = model.hidden(rows["ids_BT"], doc_start_BT=rows["doc_start_BT"])
+            counted_BT = rows["targets_BT"] != IGNORE
+            target_N = rows["targets_BT"][counted_BT]
+            nats_N = _nats(model, h_BTD[counted_BT], target_N)
+        bytes_N = token_bytes_V[target_N]
+        sums += torch.stack(
+            [nats_N.sum(), (nats_N * (bytes_N > 0)).sum(), bytes_N.sum(), torch.ones_like(nats_N).sum()]
+        )
+    nats, text_nats, text_bytes, tokens = sums.tolist()
+    return {
+        "loss": nats / max(1.0, tokens),
+        "bits_per_byte": text_nats / (math.log(2) * max(1.0, text_bytes)),
+        "tokens": int(tokens),
+    }
+
+
+def _nats(model: LanguageModel, h_ND: torch.Tensor, target_N: torch.Tensor) -> torch.Tensor:
+    size = chunk_positions(model.recipe.vocab_size or 1, h_ND.device)
+    parts = [
+        F.cross_entropy(model.logits(h_nD).float(), target_n, reduction="none").double()
+        for h_nD, target_n in zip(h_ND.split(size), target_N.split(size), strict=True)
+    ]
+    return torch.cat(parts) if parts else h_ND.new_zeros(0, dtype=torch.float64)

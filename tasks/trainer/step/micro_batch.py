@@ -1,0 +1,58 @@
+"""How many rows go forward and backward at once, from the memory a step will take. The plan and the trainer ask here.
+
+On a CPU a slice is as long as the caches like; on a GPU the most rows that fit, by models/memory.py. Whatever is
+chosen, the samples of a step and their weights stay the same.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from athanor.core.runtime import Runtime
+from athanor.models.build import build_model
+from athanor.models.memory import StepMemory, largest_micro_batch_rows, step_memory
+from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
+from athanor.tasks.trainer.step.block_transforms import prepare_blocks
+from athanor.tasks.trainer.train_recipe import TrainRecipe
+
+CPU_SLICE_TOKENS = 8_192
+
+
+def memory_of(model: ModelRecipe, train: TrainRecipe, runtime: Runtime, device_type: str, rows: int) -> StepMemory:
+    """Peak bytes of a step of `rows` rows of the longest length; the recipe's vocab_size must be filled in."""
+    with torch.device("meta"):
+        optimizer_bytes = optimizer_bytes_per_parameter(train, build_model(model))
+    whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
+    return step_memory(
+        model,
+        rows,
+        train.seq_len_tokens,
+        precision=torch.float32 if whole_precision else torch.bfloat16,
+        device_type=device_type,
+        optimizer_bytes_per_parameter=optimizer_bytes,
+        prepare=lambda built: prepare_blocks(built, Runtime(recompute_blocks=runtime.recompute_blocks)),
+    )
+
+
+def micro_batch_rows(
+    model: ModelRecipe,
+    train: TrainRecipe,
+    runtime: Runtime,
+    device_type: str,
+    device_bytes: float | None,
+    most_rows: int,
+) -> int:
+    """Rows of the longest length in a slice, at most `most_rows`: what the operator asks for, else what fits.
+
+    `device_bytes` None, a GPU that is not known, takes one row.
+    """
+    if runtime.micro_batch_rows is not None:
+        return min(runtime.micro_batch_rows, most_rows)
+    if device_type == "cpu":
+        return min(max(1, CPU_SLICE_TOKENS // train.seq_len_tokens), most_rows)
+    if device_bytes is None:
+        return 1
+    return largest_micro_batch_rows(device_bytes, partial(memory_of, model, train, runtime, device_type), most_rows)

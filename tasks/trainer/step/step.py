@@ -1,0 +1,129 @@
+"""One training step in two halves: `measure` finds loss and gradient, then `update` learns or `discard` forgets.
+
+A rank computes its rows in slices that fit the device. Every slice's summed loss is divided by the number of target
+tokens of the *whole* step, so rows weigh by what they teach however they are packed, sliced or spread over ranks. When
+a GPU runs out of memory the same samples are tried again in slices half as long; nothing of the failed try remains,
+for gradients are cleared and noise is a function of the row's key.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+
+from athanor.data.loader import Batch
+from athanor.kernels.cross_entropy import IGNORE
+from athanor.models.skeleton import LanguageModel, Loss
+from athanor.tasks.trainer.engines.engine import Engine
+from athanor.tasks.trainer.optimizers.sophia import SophiaG
+from athanor.tasks.trainer.step.batches import rows_of
+
+LossOf = Callable[[dict[str, torch.Tensor]], Loss]
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Loss in nats per target token, gradient norm before clipping, auxiliary values averaged over the targets."""
+
+    loss: float
+    grad_norm: float
+    aux: dict[str, float]
+
+
+class Optimization:
+    """How batches become steps of an engine. `say` hears when the slices had to shrink."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        grad_clip: float,
+        device: torch.device,
+        autocast: AbstractContextManager,
+        slice_tokens: int,
+        say: Callable[[str], None],
+    ):
+        self.engine = engine
+        self._grad_clip = grad_clip
+        self._device = device
+        self._autocast = autocast
+        self.slice_tokens = slice_tokens
+        self._say = say
+
+    def measure(self, batch: Batch, step_key: int) -> StepResult:
+        """Loss and clipped gradient of this rank's rows of a step; `step_key` as in `LanguageModel.begin_step`."""
+        self._measured = batch, step_key
+        totals = self._gradients(batch, step_key, self.engine.loss)
+        norm = self.engine.clip(self._grad_clip)
+        names, sums = list(totals), torch.stack([total.double() for total in totals.values()])
+        values = dict(zip(names, self.engine.world.sum(sums).tolist(), strict=True))
+        return StepResult(values.pop("loss"), norm.item(), values)
+
+    def update(self, lr: float) -> None:
+        """Learn from what was measured, of the curvature too where the optimizer wants it now."""
+        self.engine.update(lr)
+        optimizer = self.engine.optimizer
+        if isinstance(optimizer, SophiaG) and optimizer.curvature_due():
+            batch, step_key = self._measured
+            self._gradients(batch, step_key, self.engine.sampled_loss)
+            optimizer.update_curvature(self._targets(batch))
+            self.engine.discard()
+
+    def discard(self) -> None:
+        """Forget what was measured."""
+        self.engine.discard()
+
+    def row_losses(self, batch: Batch, step_key: int) -> list[float]:
+        """Mean loss of each of this rank's rows as training sees it, nats per target: to find the row that is bad."""
+        self.engine.model.begin_step(step_key)
+
+        def compute(model: LanguageModel) -> list[float]:
+            losses = []
+            for row in range(len(batch.ids_BT)):
+                with self._autocast:
+                    loss = model.loss(**rows_of(batch, row, row + 1, self._device))
+                losses.append((loss.total / loss.tokens.clamp(min=1)).item())
+            return losses
+
+        return self.engine.compute(compute)
+
+    def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
+        while True:
+            try:
+                return self._accumulate(batch, step_key, loss_of)
+            except torch.OutOfMemoryError:
+                row_tokens = batch.ids_BT.shape[1]
+                rows = self.slice_tokens // row_tokens
+                if rows <= 1 or self.engine.world.size > 1:
+                    raise
+            rows = (rows + 1) // 2
+            self.slice_tokens = rows * row_tokens
+            self.engine.discard()
+            gc.collect()
+            torch.cuda.empty_cache()
+            self._say(f"out of device memory; going on with {rows} rows at a time")
+
+    def _accumulate(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
+        self.engine.model.begin_step(step_key)
+        rows, row_tokens = batch.ids_BT.shape
+        slice_rows = max(1, self.slice_tokens // row_tokens)
+        targets = max(1, self._targets(batch))
+        totals: dict[str, torch.Tensor] = {}
+        for start in range(0, rows, slice_rows):
+            stop = min(rows, start + slice_rows)
+            with self.engine.slice(last=stop == rows):
+                with self._autocast:
+                    loss = loss_of(rows_of(batch, start, stop, self._device))
+                parts = {"loss": loss.total / targets}
+                parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
+                self.engine.backward(torch.stack(list(parts.values())).sum())
+            totals = {name: totals.get(name, 0.0) + part.detach() for name, part in parts.items()}
+        return totals
+
+    def _targets(self, batch: Batch) -> int:
+        """Target tokens of the step over all ranks."""
+        own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
+        return int(self.engine.world.sum(own_targets))

@@ -1,0 +1,47 @@
+"""The code fingerprint sees code and nothing else."""
+
+from __future__ import annotations
+
+import ast
+
+import pytest
+
+import athanor.core.code
+from athanor.core.code import normalised_code
+
+CODE = "def f(x):\n    return x + 1\n"
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        "# a comment\n" + CODE,
+        '"""A module."""\n' + CODE,
+        'def f(x):\n    """What f does."""\n    return x + 1  # and why\n',
+        "def f(x):\n\n\n    return (x +\n            1)\n",
+    ],
+)
+def test_comments_docstrings_and_layout_leave_no_trace(same):
+    assert normalised_code(ast.parse(same)) == normalised_code(ast.parse(CODE))
+
+
+def test_a_changed_expression_is_seen():
+    assert normalised_code(ast.parse(CODE.replace("1", "2"))) != normalised_code(ast.parse(CODE))
+
+
+def test_a_helper_module_belongs_to_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(athanor.core.code, "ROOT", tmp_path)
+    (tmp_path / "toy").mkdir()
+    helper = tmp_path / "toy" / "helper.py"
+    (tmp_path / "toy" / "stage.py").write_text("from athanor.toy.helper import f\n")
+
+    def fingerprint_with(helper_code: str) -> str:
+        helper.write_text(helper_code)
+        athanor.core.code.syntax_tree.cache_clear()
+        return athanor.core.code.code_fingerprint("athanor.toy.stage")
+
+    first = fingerprint_with(CODE)
+    assert fingerprint_with("# said better\n" + CODE) == first
+    assert fingerprint_with(CODE.replace("1", "2")) != first
+    (tmp_path / "toy" / "page.j2").write_text("a template")
+    assert fingerprint_with(CODE) != first

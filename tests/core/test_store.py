@@ -1,0 +1,137 @@
+"""The artifact store keeps what it promises under crashes, alterations and company."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from athanor.core.errors import UserError
+from athanor.core.store import MANIFEST, Artifact, Store, artifact_key, canonical_json, write_json
+
+RECIPE = {"steps": 3}
+
+
+def publish(store: Store, text: str = "content", label: str = "toy") -> Artifact:
+    artifact = store.artifact("stage", label, artifact_key("stage", 1, RECIPE, {}))
+    partial = store.partial(artifact, resume=False)
+    (partial / "sub").mkdir()
+    (partial / "sub" / "file.txt").write_text(text)
+    rest = {"code": "", "versions": {}, "wall_s": 0.0, "cost_usd": 0.0, "facts": {}, "created": ""}
+    store.publish(artifact, partial, {"code_version": 1, "recipe": RECIPE, "parents": {}, **rest})
+    return artifact
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def test_a_published_artifact_is_whole_and_found_by_prefix(store):
+    artifact = publish(store)
+    assert store.problem(artifact, verify=True) is None
+    assert store.find(artifact.name[:10]).path == artifact.path
+    assert [a.path for a in store.artifacts()] == [artifact.path]
+
+
+@pytest.mark.parametrize("cut", range(0, 400, 37))
+def test_a_torn_manifest_is_no_artifact(store, cut):
+    artifact = publish(store)
+    text = (artifact.path / MANIFEST).read_text()
+    (artifact.path / MANIFEST).write_text(text[:cut])
+    assert "manifest.json" in (store.problem(artifact) or "")
+
+
+def test_a_missing_or_shortened_file_is_named(store):
+    artifact = publish(store)
+    file = artifact.path / "sub" / "file.txt"
+    file.write_text("cont")
+    assert store.problem(artifact) == "sub/file.txt has 4 bytes, the manifest says 7"
+    file.unlink()
+    assert store.problem(artifact) == "sub/file.txt is missing"
+
+
+def test_a_flipped_byte_is_found_by_verify(store):
+    artifact = publish(store)
+    (artifact.path / "sub" / "file.txt").write_text("c0ntent")
+    assert store.problem(artifact) is None
+    assert "sub/file.txt was altered" in (store.problem(artifact, verify=True) or "")
+
+
+def test_a_manifest_of_another_recipe_does_not_count(store):
+    artifact = publish(store)
+    manifest = json.loads((artifact.path / MANIFEST).read_text())
+    manifest["recipe"]["steps"] = 4
+    write_json(artifact.path / MANIFEST, manifest)
+    assert "does not belong to key" in (store.problem(artifact) or "")
+
+
+def test_an_unfinished_build_is_no_artifact_and_is_resumed_only_when_asked(store):
+    artifact = store.artifact("stage", "toy", artifact_key("stage", 1, RECIPE, {}))
+    (store.partial(artifact, resume=False) / "half").write_text("x")
+    assert list(store.artifacts()) == []
+    assert (store.partial(artifact, resume=True) / "half").exists()
+    assert not (store.partial(artifact, resume=False) / "half").exists()
+
+
+def test_publishing_again_replaces_the_artifact(store):
+    publish(store, "old")
+    artifact = publish(store, "new")
+    assert artifact.file("sub/file.txt").read_text() == "new"
+    with pytest.raises(UserError, match=r"holds no other\.txt"):
+        artifact.file("other.txt")
+
+
+HOLD = """
+import sys, time
+from athanor.core.store import Artifact, Store
+store = Store(__import__("pathlib").Path(sys.argv[1]))
+with store.lock(store.artifact("stage", "toy", sys.argv[2]), lambda: None):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_the_lock_of_a_killed_builder_is_free_at_once(store):
+    artifact = store.artifact("stage", "toy", artifact_key("stage", 1, RECIPE, {}))
+    command = [sys.executable, "-c", HOLD, str(store.root), artifact.key]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        waited: list[bool] = []
+
+        def kill_holder() -> None:
+            waited.append(True)
+            holder.kill()
+
+        with store.lock(artifact, kill_holder):
+            assert waited == [True]
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=8,
+)
+
+
+@given(VALUES)
+def test_canonical_json_survives_a_round_trip_through_a_file(value):
+    text = canonical_json(value)
+    assert canonical_json(json.loads(text)) == text
+
+
+@pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), {1: 2}, print, b"bytes"])
+def test_what_has_no_canonical_form_is_refused(value):
+    with pytest.raises((TypeError, ValueError)):
+        canonical_json({"x": value})
+
+
+def test_the_key_depends_on_stage_version_recipe_and_parents():
+    base = ("stage", 1, RECIPE, {"a": "1"})
+    others = [("other", 1, RECIPE, {"a": "1"}), ("stage", 2, RECIPE, {"a": "1"})]
+    others += [("stage", 1, {"steps": 4}, {"a": "1"}), ("stage", 1, RECIPE, {"a": "2"})]
+    assert len({artifact_key(*case) for case in [base, *others]}) == 5

@@ -1,0 +1,171 @@
+"""`athanor plan`: what it says for people and for programs, and where its numbers come from."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from athanor.core.store import Store
+from athanor.flows.cli.plan_table import print_plan
+from athanor.flows.plan.estimate import Estimator
+from athanor.flows.plan.machine import Machine, this_machine
+from athanor.flows.plan.plan import make_plan, plan_json
+from athanor.flows.plan.survey import Survey
+from athanor.flows.plan.training_rate import ALIKE_SIZE, ASSUMED_UTILISATION, training_rate
+from athanor.models.counts import flops_per_token
+
+ATHANOR = str(Path(sys.executable).with_name("athanor"))
+H100 = Machine("H100", "cuda", 1, 80 << 30, 989e12, 3.0, "given")
+
+
+def page(plan) -> str:
+    text = io.StringIO()
+    print_plan(plan, Console(file=text))
+    return text.getvalue()
+
+
+def write_log(label: str, flops_per_token: float, flops_per_s: float, utilisation: float, stage="pretrain") -> None:
+    folder = Store().root / stage / f"{label}-0123456789ab"
+    folder.mkdir(parents=True, exist_ok=True)
+    row = {"flops_per_s": flops_per_s, "tokens_per_s": flops_per_s / flops_per_token, "utilisation": utilisation}
+    rows = [{"kind": "step", "step": step, **row} for step in range(1, 11)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture
+def rate(small_preset):
+    """`training_rate` of the small preset's model on a machine."""
+
+    def of(machine, *overrides):
+        preset = small_preset("model.vocab_size=1024", *overrides)
+        train = preset.pretrain
+        flops = flops_per_token(preset.model, train.seq_len_tokens)
+        return training_rate(Store(), "pretrain", preset.model, flops, train.seq_len_tokens, machine, preset.runtime)
+
+    return of
+
+
+def test_speed_is_measured_on_this_kind_of_device_if_it_was_ever(rate, small_preset):
+    assumed = rate(H100)
+    assert assumed.flops_per_s == ASSUMED_UTILISATION * 989e12 and "assumed: 35% of the peak" in assumed.source
+    recipe = small_preset("model.vocab_size=1024").model
+    flops = flops_per_token(recipe, 128)
+    per_token = flops.forward + flops.backward
+    write_log("polychromatic", per_token, flops_per_s=1e9, utilisation=0.0)  # on a device of unknown peak
+    assert rate(H100) == assumed
+    write_log("polychromatic", per_token * ALIKE_SIZE * 1.1, flops_per_s=2e14, utilisation=2e14 / 989e12)
+    assert rate(H100) == assumed
+    write_log("vanilla", per_token, flops_per_s=2e14, utilisation=2e14 / 989e12)
+    assert rate(H100) == assumed
+    write_log("polychromatic", per_token, flops_per_s=2e14, utilisation=2e14 / 989e12)
+    measured = rate(H100)
+    assert measured.flops_per_s == pytest.approx(2e14)
+    assert measured.source == "measured in pretrain/polychromatic-0123456789ab"
+
+
+def test_a_processor_is_timed_and_a_model_too_large_to_time_is_unknown(rate, small_preset):
+    machine = this_machine(small_preset().runtime)
+    assert machine.peak_flops_per_s == math.inf
+    timed = rate(machine)
+    assert "timed here" in timed.source and 1e6 < timed.flops_per_s < 1e13
+    assert torch.get_num_threads() >= 1
+    assert rate(machine, "model.d_model=2048", "model.n_layers=24", "model.d_ff=8192") is None
+
+
+def test_the_time_of_a_stage_is_that_of_the_last_of_its_kind(small_preset, publish):
+    preset = small_preset()
+    survey = Survey(preset)
+    stages = survey.needed_by("lifecycle")
+    evaluation = next(s for s in stages if s.artifact.label == "word-problems-base")
+    assert Estimator(survey, H100).estimate(evaluation).source == "assumed"
+    publish(evaluation, wall_s=1234.0)
+    again = Survey(small_preset("evaluate.seed=7"))
+    evaluation = next(s for s in again.needed_by("lifecycle") if s.artifact.label == "word-problems-base")
+    estimate = Estimator(again, H100).estimate(evaluation)
+    assert (estimate.wall_s, estimate.source) == (1234.0, "measured before")
+
+
+def test_training_is_charged_for_the_steps_that_are_left(small_preset, leave_checkpoint):
+    preset = small_preset("model.vocab_size=1024")
+    survey = Survey(preset)
+    stage = next(s for s in survey.needed_by("lifecycle") if s.stage == "pretrain")
+    whole = Estimator(survey, H100).estimate(stage)
+    assert whole.tokens == 40 * 512
+    leave_checkpoint(stage, 30)
+    survey = Survey(preset)
+    stage = next(s for s in survey.needed_by("lifecycle") if s.stage == "pretrain")
+    rest = Estimator(survey, H100).estimate(stage)
+    assert (rest.steps, rest.steps_left, rest.step_s) == (40, 10, whole.step_s)
+    assert rest.wall_s < whole.wall_s
+
+
+def test_what_a_vocabulary_decides_is_unknown_until_the_tokenizer_is_built(small_preset, publish, monkeypatch):
+    monkeypatch.setattr("athanor.flows.plan.plan.access_findings", lambda *_: [])
+    preset = small_preset("tokenizer.hub=o/tokenizer")
+    plan = plan_json(make_plan(preset))
+    pretrain = next(s for s in plan["stages"] if s["stage"] == "pretrain")
+    assert plan["model"] is None and plan["memory"] is None
+    assert pretrain["wall_s"] is None and re.fullmatch("unknown until tokenizer/.* is built", pretrain["source"])
+    assert pretrain["artifact"] in plan["total"]["unknown"]
+    assert "parameters unknown until tokenizer/" in page(make_plan(preset))
+    publish(next(s for s in Survey(preset).needed_by("data") if s.stage == "tokenizer"))
+    assert plan_json(make_plan(preset))["model"]["vocab_size"] == 700
+
+
+@pytest.mark.parametrize("overrides", [(), ("pretrain.peak_lr=0.001", "runtime.price_usd_per_hour=2")])
+def test_the_page_fits_100_columns_and_names_every_artifact(small_preset, publish, overrides):
+    for stage in Survey(small_preset()).needed_by("pretrain"):
+        publish(stage)
+    plan = make_plan(small_preset(*overrides))
+    lines = page(plan).splitlines()
+    assert max(map(len, lines)) <= 100
+    text = re.sub(r"\s+", " ", page(plan))
+    for needle in ("pretrain/polychromatic", "report/quickstart", "parameters", "memory", "total", "timed here"):
+        assert needle in text
+    assert ("train.peak_lr: 0.003 -> 0.001" in text) == bool(overrides)
+    assert ("$" in text) == bool(overrides)
+
+
+def test_a_finished_lifecycle_has_nothing_to_build(small_preset, publish):
+    for stage in Survey(small_preset()).needed_by("lifecycle"):
+        publish(stage)
+    plan = make_plan(small_preset())
+    assert "nothing to build" in page(plan)
+    assert plan.total_s == 0 and plan.memory is None
+
+
+def test_the_command_plans_for_a_gpu_that_is_not_here_and_writes_json_that_a_program_reads():
+    done = subprocess.run(
+        [ATHANOR, "plan", "quickstart", "--on", "H100", "--budget-usd", "1", "--json"],
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    plan = json.loads(done.stdout)
+    assert set(plan) == {"preset", "machine", "model", "stages", "memory", "total", "budget", "checks", "ok"}
+    assert plan["ok"] and plan["machine"]["usd_per_hour"] > 0 and plan["budget"]["steps"] == 300
+    assert {stage["state"] for stage in plan["stages"]} == {"run"}
+    assert plan["total"]["usd"] == pytest.approx(sum(stage["usd"] for stage in plan["stages"]))
+    parts = ("weights_bytes", "gradients_bytes", "optimizer_bytes", "activations_bytes")
+    assert plan["memory"]["total_bytes"] == sum(plan["memory"][part] for part in parts)
+
+
+def test_a_plan_that_must_fail_says_so_line_by_line_and_run_says_the_same_before_it_starts(tmp_path):
+    preset = tmp_path / "broken.yaml"
+    preset.write_text("extends: quickstart\ntokenizer: {path: gone}\ndata: {sources: {math: {path: gone.jsonl}}}\n")
+    said = []
+    for command in ("plan", "run"):
+        done = subprocess.run([ATHANOR, command, str(preset)], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        said.append(done.stderr.splitlines())
+    assert said[0] == said[1]
+    assert [line.split(": ")[1] for line in said[0]] == ["data.sources.math", "tokenizer"]
+    assert not Store().root.exists()

@@ -1,0 +1,113 @@
+"""A run that must fail fails before it starts, one line for each reason; what is cached needs no hub."""
+
+from __future__ import annotations
+
+import pytest
+
+from athanor.core.errors import UserError
+from athanor.data.hub_access import Access
+from athanor.flows.plan import preflight
+from athanor.flows.plan.plan import check_ready, make_plan
+from athanor.flows.plan.preflight import access_findings, disk_finding, recipe_findings, version_findings
+from athanor.flows.plan.survey import Survey
+
+HUB = ("data.sources.math.hub=o/math", "tokenizer.hub=o/tokenizer", "evaluate.tasks.gsm8k.name=gsm8k")
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """The hub's answers by repository; open where nothing is set. Notes what was asked."""
+    answers, asked = {}, []
+
+    def answer(kind, repo, revision=None):
+        asked.append((kind, repo))
+        return answers.get(repo, Access("open"))
+
+    monkeypatch.setattr(preflight, "hub_access", answer)
+    return answers, asked
+
+
+def survey(preset):
+    return Survey(preset).needed_by("lifecycle")
+
+
+def test_every_hub_id_that_is_still_read_is_asked_once(small_preset, hub):
+    findings = access_findings(small_preset(*HUB), survey(small_preset(*HUB)))
+    assert sorted(hub[1]) == [("dataset", "o/math"), ("dataset", "openai/gsm8k"), ("model", "o/tokenizer")]
+    assert [(f.level, f.subject) for f in findings] == [
+        ("ok", "data.sources.math: hub o/math"),
+        ("ok", "tokenizer: hub o/tokenizer"),
+        ("ok", "task gsm8k: hub openai/gsm8k"),
+    ]
+
+
+def test_what_is_cached_in_the_store_asks_nobody(small_preset, publish, hub):
+    for stage in survey(small_preset(*HUB)):
+        publish(stage)
+    assert access_findings(small_preset(*HUB), survey(small_preset(*HUB))) == []
+    assert hub[1] == []
+
+
+def test_no_access_fails_the_run_with_a_line_for_each(small_preset, hub):
+    hub[0]["o/math"] = Access("gated", "gated; ask")
+    hub[0]["o/tokenizer"] = Access("renamed", "renamed to o/new")
+    with pytest.raises(UserError) as caught:
+        check_ready(small_preset(*HUB), "lifecycle")
+    assert str(caught.value).splitlines() == [
+        "data.sources.math: hub o/math: gated; ask",
+        "tokenizer: hub o/tokenizer: renamed to o/new",
+    ]
+
+
+def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
+    hub[0]["openai/gsm8k"] = Access("gated", "gated; ask")
+    check_ready(small_preset(*HUB), "data")
+
+
+def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_error(small_preset, hub, monkeypatch):
+    gone = Access("unreachable", "out of reach")
+    hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
+    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda _: True)
+    monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
+    levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)))]
+    assert levels == ["error", "warning", "warning"]
+
+
+def test_every_mistake_of_a_recipe_is_found_at_once_and_the_hub_is_asked_all_the_same(small_preset, hub, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    preset = small_preset(
+        *HUB,
+        f"data.sources.stem.path={tmp_path / 'empty.txt'}",
+        "data.sources.code.path=missing.jsonl",
+        "evaluate.tasks.wrong.name=gsm9k",
+    )
+    hub[0]["o/tokenizer"] = Access("missing", "not found")
+    subjects = [f.subject for f in make_plan(preset).errors]
+    assert subjects == ["data.sources.stem", "data.sources.code", "evaluate.tasks.wrong", "tokenizer: hub o/tokenizer"]
+    messages = [f.message for f in recipe_findings(preset)]
+    assert "holds nothing" in messages[0] and "no such file" in messages[1] and "gsm9k" in messages[2]
+
+
+def test_a_vocabulary_smaller_than_the_tokenizers_fails_the_plan(small_preset, publish):
+    preset = small_preset("model.vocab_size=500")
+    publish(next(stage for stage in survey(preset) if stage.stage == "tokenizer"))
+    (error,) = make_plan(preset).errors
+    assert error.message.startswith("model.vocab_size=500 is smaller than the tokenizer's 700 ids")
+
+
+def test_a_gpu_that_is_not_here_fails_the_plan(small_preset, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (error,) = make_plan(small_preset("runtime.device=cuda")).errors
+    assert error.subject == "device" and "torch sees no GPU" in error.message
+
+
+def test_the_disk_must_hold_what_is_written():
+    assert disk_finding(1.0).level == "ok"
+    full = disk_finding(1e18)
+    assert full.level == "error" and "set ATHANOR_HOME to another disk" in full.message
+
+
+def test_a_package_of_another_version_than_tested_is_a_warning(monkeypatch):
+    monkeypatch.setattr(preflight, "version", lambda package: "0.0.1")
+    warned = {f.subject: f for f in version_findings()}
+    assert warned["torch"].level == "warning" and "pip install torch==" in warned["torch"].message

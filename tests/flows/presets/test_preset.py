@@ -1,0 +1,120 @@
+"""Presets load, override and refuse in one line."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from athanor.core.errors import UserError
+from athanor.flows.presets.preset import Preset, load_preset, preset_names, reproducing_command
+from athanor.models.counts import parameter_counts
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_is_valid_and_survives_its_own_yaml(name):
+    preset = load_preset(name)
+    assert Preset.model_validate(yaml.safe_load(preset.to_yaml())) == preset
+
+
+def test_the_600m_presets_are_the_published_model_and_its_twin():
+    published = load_preset("polychromatic-600m")
+    assert parameter_counts(published.model)["total"] == 597_153_888
+    sources = {(s.hub, s.hub_config) for s in published.data.sources.values()}
+    assert ("nvidia/Nemotron-CC-Math-v1", "4plus") in sources
+    assert {hub for hub, _ in sources} >= {"nvidia/Nemotron-CC-v2", "nvidia/Nemotron-CC-Code-v1"}
+    assert published.sft is not None and published.sft.source.hub == "nvidia/Nemotron-Math-v2"
+    assert published.evaluate is not None
+    assert {task.name for task in published.evaluate.tasks.values()} == {"gsm8k", "minerva_math", "mmlu_stem"}
+    twin = load_preset("vanilla-600m")
+    assert twin.model.family == "vanilla"
+    assert twin.model_copy(update={"name": "", "description": "", "model": published.model}) == published.model_copy(
+        update={"name": "", "description": ""}
+    )
+    assert abs(parameter_counts(twin.model)["total"] / 597_153_888 - 1) < 0.01
+
+
+def test_an_override_replaces_one_field_and_an_origin_replaces_the_origin():
+    preset = load_preset("quickstart", ["pretrain.steps=900", "data.sources.math.path=FILE.jsonl"])
+    assert preset.pretrain.steps == 900
+    assert (preset.data.sources["math"].path, preset.data.sources["math"].builtin) == ("FILE.jsonl", None)
+
+
+def test_a_users_preset_extends_ours_and_null_removes(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: quickstart\nsft: null\npretrain: {steps: 7, warmup_steps: 1}\n")
+    preset = load_preset(str(file))
+    assert (preset.name, preset.sft, preset.pretrain.steps) == ("mine", None, 7)
+    assert preset.model == load_preset("quickstart").model
+
+
+def test_the_reproducing_command_names_a_preset_only_when_it_is_unchanged():
+    assert reproducing_command(load_preset("quickstart")) == "athanor run quickstart"
+    assert reproducing_command(load_preset("quickstart", ["pretrain.steps=900"])) == "athanor run preset.yaml"
+
+
+MISTAKES = {
+    "pretrain.stepz=3": "unknown key pretrain.stepz=3; did you mean steps?",
+    "data.sources.math.pathh=3": "unknown key data.sources.math.pathh=3; did you mean path?",
+    "pretrain.steps=-1": "pretrain.steps=-1: input should be greater than or equal to 1",
+    "pretrain.steps=many": "pretrain.steps='many': input should be a valid integer",
+    "pretrain.batch_tokens=1000": "batch_tokens=1000 must be a multiple of seq_len_tokens=128",
+    "pretrain.length_phases=[{seq_len_tokens: 48, until_fraction: 0.5}]": "length_phases.0.seq_len_tokens=48 must be",
+    "pretrain.length_phases=[{seq_len_tokens: 64, until_fraction: 0.5, x: 1}]": "allowed here: seq_len_tokens, until",
+    "sft.train.length_phases=[{seq_len_tokens: 64, until_fraction: 0.5}]": "train.length_phases: packed conversations",
+    "data.mixture.filter.max_token_share=2": "data.mixture.filter.max_token_share=2: input should be less than",
+    "pretrain.warmup_steps=10000": "warmup_steps=10000 must be below steps=",
+    "model.n_heads=3": "n_kv_heads=2 must divide n_heads=3",
+    "model.max_seq_len=64": "pretrain.seq_len_tokens=128 is longer than model.max_seq_len=64",
+    "data.sources.math.builtin=poems": "data.sources.math.builtin='poems': input should be 'stdlib-code'",
+    "data.mixture.start.prose=1": "mixture.start names ['code', 'math', 'prose', 'stem']",
+    "runtime.device=tpu": "runtime.device='tpu': input should be 'auto', 'cpu' or 'cuda'",
+    "pretrain.peak_lr=.nan": "pretrain.peak_lr",
+    "pretrain.steps": "write it as key=value",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES.items())
+def test_a_wrong_value_is_one_line_with_key_value_and_what_is_allowed(override, message):
+    with pytest.raises(UserError) as error:
+        load_preset("quickstart", [override])
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_map_from_sources_that_the_mixture_lacks_is_one_line_with_both_fields():
+    load_preset("quickstart-hydra", ["model.hydra.domain_experts={math: [0, 1]}"])
+    with pytest.raises(UserError) as error:
+        load_preset("quickstart-hydra", ["model.hydra.domain_experts={math: [0], law: [1]}"])
+    assert "model.hydra.domain_experts names law, but data.mixture has code, math, stem" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a: [", "is no YAML"), ("just text", "must hold keys"), ("extends: nothing", "no preset 'nothing'")],
+)
+def test_a_broken_preset_file_is_one_line(tmp_path, text, message):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load_preset(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_or_missing_preset_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="did you mean quickstart"):
+        load_preset("quikstart")
+    with pytest.raises(UserError, match="No such file"):
+        load_preset(str(tmp_path / "none.yaml"))
+
+
+def test_a_preset_cannot_extend_itself(tmp_path):
+    file = tmp_path / "loop.yaml"
+    file.write_text(f"extends: {file}\n")
+    with pytest.raises(UserError, match="extends itself"):
+        load_preset(str(file))
+
+
+def test_off_is_a_word_and_true_is_a_truth_value():
+    preset = load_preset("quickstart", ["runtime.wandb=off", "runtime.compile=true"])
+    assert (preset.runtime.wandb, preset.runtime.compile) == ("off", True)

@@ -1,0 +1,58 @@
+"""What is done to blocks for memory and speed leaves their parameters and, but for rounding, their numbers."""
+
+import pytest
+import torch
+
+from athanor.core.runtime import Runtime
+from athanor.models.build import build_model
+from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.trainer.step.block_transforms import prepare_blocks, use_float8
+
+SHAPE = {"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 16, "d_ff": 48}
+FAMILIES = ("vanilla", "polychromatic", "swa_mla", "huginn", "hydra")
+IDS = torch.arange(96).view(2, 48) % 63
+
+
+def model(family: str):
+    extra = {"n_layers": 3, "n_kv_heads": 2, "huginn": {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 2,
+             "backprop_depth": 1}} if family == "huginn" else {}  # fmt: skip
+    built = build_model(ModelRecipe.model_validate({"family": family, **SHAPE, **extra}))
+    built.init_weights(0)
+    built.begin_step(1)
+    return built.train()
+
+
+def loss_and_gradients(subject) -> tuple[float, dict[str, torch.Tensor]]:
+    loss = subject.loss(IDS, IDS.roll(-1, 1), row_key_B=torch.tensor([1, 2]))
+    (loss.total / loss.tokens).backward()
+    return loss.total.item(), {n: p.grad for n, p in subject.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_float8_rounds_the_products_and_keeps_the_parameters(family):
+    plain, rounded = model(family), model(family)
+    names = list(plain.state_dict())
+    use_float8(rounded, emulate=True)
+    assert list(rounded.state_dict()) == names
+    one, gradients = loss_and_gradients(plain)
+    other, rounded_gradients = loss_and_gradients(rounded)
+    assert other == pytest.approx(one, rel=0.02)
+    assert other != one
+    assert gradients.keys() == rounded_gradients.keys()
+    assert {tensor.dtype for tensor in rounded_gradients.values()} == {torch.float32}
+
+
+@pytest.mark.slow
+def test_blocks_compile_whole_and_compute_the_same_when_recomputed():
+    plain, compiled = model("polychromatic"), model("polychromatic")
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    prepare_blocks(compiled, Runtime(compile=True, recompute_blocks=1))
+    one, gradients = loss_and_gradients(plain)
+    other, compiled_gradients = loss_and_gradients(compiled)
+    assert other == pytest.approx(one, rel=1e-5)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(compiled_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] >= 1
+    assert not counters["graph_break"], "a break leaves the whole block uncompiled"
