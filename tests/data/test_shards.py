@@ -112,9 +112,10 @@ def test_a_stopped_run_goes_on_after_the_last_finished_shard(documents_dir, toke
 
 def test_a_run_killed_by_sigkill_resumes_to_the_same_bytes(documents_dir, tokenizer_dir, tmp_path):
     code = f"""
-        import athanor.data.shards, pathlib, time
-        data.shards._BATCH_CHARACTERS = 500
-        data.shards.write_shards(*map(pathlib.Path, ({str(documents_dir)!r}, {str(tokenizer_dir)!r})), "math",
+        import pathlib, time
+        from athanor.data import shards
+        shards._BATCH_CHARACTERS = 500
+        shards.write_shards(*map(pathlib.Path, ({str(documents_dir)!r}, {str(tokenizer_dir)!r})), "math",
             pathlib.Path({str(tmp_path / "out")!r}), shard_tokens=300, progress=lambda *_: time.sleep(0.02))
     """
     child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)])
