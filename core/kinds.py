@@ -1,7 +1,8 @@
 """Kinds: whatever there are several of (optimizers, engines, sources, families ...), each declared beside its code.
 
 A kind has a room, a package; the modules in it declare records in a variable, and the table is read from them. Nothing
-else lists them, so a new one is one file, and none can be forgotten halfway.
+else lists them, so a new one is one file, and none can be forgotten halfway. What takes a folder of its own declares
+itself in the one light module of it that the table looks into.
 
 Invariant: a name belongs to one record, and a name without a record is an error that lists those there are.
 """
@@ -34,21 +35,23 @@ class Kinds(Generic[Record]):
     """The records that the modules of a package declare, by name, in the order of the modules' names.
 
     `what` names the kind in messages; `package` is the room's dotted name; `variable` holds a module's record or a
-    tuple of them. The modules are imported when the table is first looked at, not before.
+    tuple of them. Where every record has a folder in the room, `module` is the file in each that declares it. The
+    modules are imported when the table is first looked at, not before.
     """
 
-    def __init__(self, what: str, package: str, variable: str):
-        self.what, self.package, self.variable = what, package, variable
+    def __init__(self, what: str, package: str, variable: str, module: str | None = None):
+        self.what, self.package, self.variable, self.module = what, package, variable, module
 
     @cached_property
     def table(self) -> dict[str, Record]:
         """Name -> record. Raises TypeError where two records share a name."""
         found: dict[str, Record] = {}
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__, f"{self.package}."):
-            declared: Any = getattr(importlib.import_module(module.name), self.variable, ())
+            name = module.name if self.module is None else f"{module.name}.{self.module}"
+            declared: Any = getattr(importlib.import_module(name), self.variable, ())
             for record in declared if isinstance(declared, tuple) else (declared,):
                 if record.name in found:
-                    raise TypeError(f"{module.name} declares the {self.what} {record.name!r}, which another one does")
+                    raise TypeError(f"{name} declares the {self.what} {record.name!r}, which another one does")
                 found[record.name] = record
         return found
 

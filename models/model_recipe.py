@@ -1,77 +1,49 @@
-"""Model recipes: one flat model for what all families share, one section per family for what is its own.
+"""Model recipes: one flat model for what all families share, and a section of each family's for what is its own.
 
-`family` chooses; the section of that name may be given, every other must be absent. An impossible
-combination is refused here, in one line that names the fields.
+`family` chooses; the section of that name may be given, every other must be absent. The sections are those of the
+families' records. An impossible combination is refused in one line that names the fields.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
-from athanor.core.recipe import Recipe
-from athanor.models.families.huginn.recipe import HuginnRecipe
-from athanor.models.families.hydra.recipe import HydraRecipe
-from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
-from athanor.models.families.swa_mla.recipe import SwaMlaRecipe
-from athanor.models.families.vanilla.recipe import VanillaRecipe
+from athanor.models.family import FAMILIES, Section
+from athanor.models.shape import Shape
 
-Family = Literal["vanilla", "polychromatic", "swa_mla", "huginn", "hydra"]
+AnyShape = TypeVar("AnyShape", bound=Shape)
+OneSection = TypeVar("OneSection", bound=Section)
 
 
-class ModelRecipe(Recipe):
+def _with_sections(recipe: type[AnyShape]) -> type[AnyShape]:
+    """The recipe with an optional field for the section of every family there is."""
+    sections: dict[str, Any] = {
+        family.name: (family.section | None, Field(default=None, description=f"Only for family={family.name}"))
+        for family in FAMILIES.records()
+    }
+    return create_model(
+        recipe.__name__, __base__=recipe, __module__=recipe.__module__, __doc__=recipe.__doc__, **sections
+    )
+
+
+@_with_sections
+class ModelRecipe(Shape):
     """Shape of a decoder. Widths are in channels, lengths in tokens."""
 
-    family: Family = Field(description="Architecture")
-    vocab_size: int | None = Field(default=None, ge=2, description="Token ids; none takes the tokenizer's")
-    d_model: int = Field(ge=2, description="Width of the residual stream")
-    n_layers: int = Field(ge=1, description="Blocks")
-    n_heads: int = Field(ge=1, description="Query heads")
-    n_kv_heads: int = Field(ge=1, description="Key/value heads; divides n_heads")
-    head_dim: int = Field(default=64, ge=2, description="Channels of a head; even, because RoPE rotates pairs")
-    d_ff: int = Field(ge=1, description="Feed-forward width")
-    max_seq_len: int = Field(default=4096, ge=2, description="Longest row the model accepts, tokens")
-    rope_base: float = Field(default=10_000.0, gt=1, description="RoPE frequency base")
-    norm_eps: float = Field(default=1e-6, gt=0, description="Added to the mean square in RMSNorm")
-    vanilla: VanillaRecipe | None = Field(default=None, description="Only for family=vanilla")
-    polychromatic: PolychromaticRecipe | None = Field(default=None, description="Only for family=polychromatic")
-    swa_mla: SwaMlaRecipe | None = Field(default=None, description="Only for family=swa_mla")
-    huginn: HuginnRecipe | None = Field(default=None, description="Only for family=huginn")
-    hydra: HydraRecipe | None = Field(default=None, description="Only for family=hydra")
+    def section(self, kind: type[OneSection]) -> OneSection:
+        """The family's section, all defaults where none is given. Raises TypeError if it is not of that class."""
+        given = getattr(self, self.family)
+        section = FAMILIES[self.family].section.model_validate({}) if given is None else given
+        if not isinstance(section, kind):
+            raise TypeError(f"a recipe of the family {self.family} has no {kind.__name__}")
+        return section
 
     @model_validator(mode="after")
     def _possible(self) -> ModelRecipe:
-        if self.n_heads % self.n_kv_heads:
-            raise ValueError(f"n_kv_heads={self.n_kv_heads} must divide n_heads={self.n_heads}")
-        if self.head_dim % 2:
-            raise ValueError(f"head_dim={self.head_dim} must be even: RoPE rotates pairs of channels")
-        for section in ("vanilla", "polychromatic", "swa_mla", "huginn", "hydra"):
-            if getattr(self, section) is not None and self.family != section:
-                raise ValueError(f"section {section} belongs to family={section}, not family={self.family}")
-        if self.family == "huginn":
-            ends = self.huginn or HuginnRecipe.model_validate({})
-            if self.n_layers <= ends.prelude_layers + ends.coda_layers:
-                raise ValueError(
-                    f"n_layers={self.n_layers} leaves no recurrent core between huginn.prelude_layers="
-                    f"{ends.prelude_layers} and huginn.coda_layers={ends.coda_layers}"
-                )
-        if self.hydra is not None and self.hydra.mor_sharing == "middle_cycle" and self.n_layers < 3:
-            raise ValueError(
-                f"hydra.mor_sharing=middle_cycle repeats the layers between the first and the last: "
-                f"n_layers={self.n_layers} has none; use at least 3"
-            )
-        if self.hydra is not None and self.hydra.mod_scope == "mlp" and self.hydra.capacity < 1 and self.n_layers < 3:
-            raise ValueError(
-                f"hydra.mod_scope=mlp gates the blocks between the first and the last: n_layers={self.n_layers} has "
-                "none; use at least 3, or hydra.capacity=1"
-            )
-        if self.hydra is not None:
-            blocks = len(self.hydra.layers_of_blocks(self.n_layers))
-            if self.hydra.moe_layers > max(min(1, blocks - 1), blocks - 2):
-                raise ValueError(
-                    f"hydra.moe_layers={self.hydra.moe_layers} do not fit between the {blocks} blocks that "
-                    f"n_layers={self.n_layers}, hydra.mor_sharing={self.hydra.mor_sharing} make: at most "
-                    f"{max(min(1, blocks - 1), blocks - 2)}"
-                )
+        for family in FAMILIES:
+            if getattr(self, family) is not None and self.family != family:
+                raise ValueError(f"section {family} belongs to family={family}, not family={self.family}")
+        self.section(Section).check(self)
         return self

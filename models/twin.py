@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from athanor.core.errors import UserError
-from athanor.models.build import FAMILIES
 from athanor.models.counts import flops_per_token, parameter_counts
+from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 
 Match = Literal["parameters", "training-flops"]

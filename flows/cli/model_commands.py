@@ -19,13 +19,6 @@ from athanor.core.errors import UserError
 app = typer.Typer()
 
 
-class LayoutName(StrEnum):
-    """The published systems whose checkpoints are read and written."""
-
-    polychromatic = "polychromatic"
-    huginn = "huginn"
-
-
 class Match(StrEnum):
     """In what a vanilla twin equals its model."""
 
@@ -47,7 +40,7 @@ ModelPlace = Annotated[
         metavar="MODEL", help="A pretrain or sft artifact (a prefix of its name or key will do), or a folder"
     ),
 ]
-LayoutOption = Annotated[LayoutName, typer.Option("--layout", help="Whose checkpoint it is")]
+LayoutOption = Annotated[str, typer.Option("--layout", help="The family whose published system it is of")]
 
 
 @app.command()
@@ -101,7 +94,7 @@ def twin(
     import yaml
 
     from athanor.flows.presets.preset import load_preset
-    from athanor.models.build import FAMILIES
+    from athanor.models.family import FAMILIES
     from athanor.models.twin import vanilla_twin
 
     whole = load_preset(preset)
@@ -144,7 +137,7 @@ def import_checkpoint(
     with TemporaryDirectory(prefix="athanor-tokenizer-") as scratch:
         made = Path(scratch)
         build_tokenizer(TokenizerRecipe(path=str(tokenizer), eos=eos), iter(()), made)
-        imported = import_portable(file, layout.value, made, out)
+        imported = import_portable(file, layout, made, out)
     total = sum(parameter.numel() for parameter in imported.model.parameters())
     steps = "" if imported.steps is None else f", step {imported.steps:,}"
     print(f"wrote {out}: {imported.model.recipe.family}, {total:,} parameters{steps}")
@@ -164,15 +157,15 @@ def export_checkpoint(
 
     Weights come out bit for bit. What their code computes differently with them is printed.
     """
-    from athanor.models.checkpoints.foreign import export_checkpoint, steps_trained
+    from athanor.models.checkpoints.foreign import export_checkpoint, layout_named, steps_trained
     from athanor.models.checkpoints.portable import load_portable
 
     _one_line_warnings()
     folder = _model_folder(model)
     steps = steps if steps is not None else steps_trained(folder)
-    if steps is None and layout is LayoutName.polychromatic:
+    if steps is None and layout_named(layout).keeps_steps:
         raise UserError(f"{folder} does not say how many steps it was trained for: give --steps")
-    caveat = export_checkpoint(load_portable(folder), out, layout.value, steps or 0)
+    caveat = export_checkpoint(load_portable(folder), out, layout, steps or 0)
     print(f"wrote {out}")
     print(f"note: their code {caveat}")
 

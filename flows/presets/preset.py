@@ -19,6 +19,7 @@ from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
 from athanor.data.data_recipe import ORIGINS, DataRecipe, TokenizerRecipe
+from athanor.models.family import Section
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.stage_recipes import EvalRecipe, InterpretRecipe, ReportRecipe, SftRecipe
 from athanor.tasks.trainer.train_recipe import TrainRecipe
@@ -53,12 +54,12 @@ class Preset(Recipe):
 
     @model_validator(mode="after")
     def _sources_exist(self) -> Preset:
-        mapped = self.model.hydra.domain_experts if self.model.hydra else {}
-        if unknown := sorted(set(mapped) - set(self.data.sources)):
-            raise ValueError(
-                f"model.hydra.domain_experts names {', '.join(unknown)}, but data.mixture has "
-                f"{', '.join(sorted(self.data.sources))}"
-            )
+        for field, named in self.model.section(Section).sources().items():
+            if unknown := sorted(named - self.data.sources.keys()):
+                raise ValueError(
+                    f"model.{self.model.family}.{field} names {', '.join(unknown)}, but data.mixture has "
+                    f"{', '.join(sorted(self.data.sources))}"
+                )
         return self
 
     def to_yaml(self) -> str:

@@ -20,16 +20,15 @@ from torch import Tensor
 from athanor.core.errors import UserError
 from athanor.core.store import write_json
 from athanor.data.tokenizer import load_tokenizer
-from athanor.models.build import build_model
+from athanor.models.build import build_on_meta
 from athanor.models.checkpoints.layout import Layout
 from athanor.models.checkpoints.portable import save_portable
 from athanor.models.checkpoints.stored import Stored, read_stored
-from athanor.models.families.huginn.layout import LAYOUT as HUGINN
-from athanor.models.families.polychromatic.layout import LAYOUT as POLYCHROMATIC
+from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
-LAYOUTS: dict[str, Layout] = {layout.family: layout for layout in (POLYCHROMATIC, HUGINN)}
+LAYOUTS: dict[str, Layout] = {family.name: family.layout() for family in FAMILIES.records() if family.layout}
 ORIGIN = "imported.json"  # in an imported portable checkpoint: layout, file, step
 TABLE_TOLERANCE = 0.01  # bf16 keeps fewer than three digits of a cosine
 
@@ -47,11 +46,10 @@ def import_checkpoint(path: Path, layout_name: str) -> Imported:
 
     A config.json beside the weights is heeded. UserError, one line, for anything that is not such a checkpoint, whole.
     """
-    layout = _layout(layout_name)
+    layout = layout_named(layout_name)
     stored = read_stored(path)
     recipe = _recipe(path, layout_name, stored)
-    with torch.device("meta"):
-        model = build_model(recipe)
+    model = build_on_meta(recipe)
     expected = model.state_dict()
     state = _ours(path, layout, model, stored.tensors, expected)
     for name in expected.keys() & set(layout.beside):
@@ -70,7 +68,7 @@ def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps:
     polychromatic: one .pt file, weights only (its optimizer and scheduler are empty). huginn: a folder with
     model.safetensors and config.json. UserError if `path` exists, or the layout cannot hold the model.
     """
-    layout = _layout(layout_name)
+    layout = layout_named(layout_name)
     if model.recipe.family != layout.family:
         raise UserError(f"this is a {model.recipe.family} model: the {layout_name} layout holds {layout.family} alone")
     if path.exists():
@@ -117,7 +115,8 @@ def steps_trained(folder: Path) -> int | None:
     return max((row["step"] for row in rows if row["kind"] == "step"), default=None)
 
 
-def _layout(name: str) -> Layout:
+def layout_named(name: str) -> Layout:
+    """The layout of a published system. UserError naming those there are."""
     if name not in LAYOUTS:
         raise UserError(f"no layout {name!r}: there are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]

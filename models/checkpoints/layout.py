@@ -35,6 +35,7 @@ class Layout:
     caveat: Callable[[ModelRecipe], str]  # why their code will compute other numbers
     shapes: Mapping[str, Callable[[ModelRecipe], tuple[int, ...]]] = field(default_factory=dict)  # unless (rows, ...)
     beside: tuple[str, ...] = ()  # those of our buffers that are no tensors there; read from beside them
+    keeps_steps: bool = False  # whether what is written says how many steps the model was trained for
 
     def implied(self, model: LanguageModel) -> dict[str, Tensor]:
         """All implied tensors of a model."""

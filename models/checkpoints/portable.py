@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from athanor.core.errors import UserError
-from athanor.models.build import build_model
+from athanor.models.build import build_on_meta
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
@@ -51,8 +51,7 @@ def load_portable(folder: Path, device: str | torch.device = "cpu") -> LanguageM
     """The model in eval mode. UserError, one line, for a missing, truncated or mismatched file."""
     recipe = _read_recipe(folder / CONFIG)
     _check_tokenizer(folder / TOKENIZER_META, recipe)
-    with torch.device("meta"):
-        model = build_model(recipe)
+    model = build_on_meta(recipe)
     weights = folder / WEIGHTS
     state = _read_weights(weights, device)
     _check_state(weights, state, model.state_dict())

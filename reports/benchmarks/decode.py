@@ -20,10 +20,11 @@ from pathlib import Path
 
 import torch
 
-from athanor.models.build import FAMILIES, build_model
+from athanor.models.build import build_model
 from athanor.models.counts import parameter_counts
 from athanor.models.decoding.generate import TokenStream
 from athanor.models.decoding.sampling import GREEDY
+from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
@@ -31,7 +32,6 @@ REPEATS = 3
 SHAPE = dict(
     vocab_size=4096, d_model=384, n_layers=6, n_heads=6, n_kv_heads=2, head_dim=64, d_ff=1024, max_seq_len=4096
 )
-SECTIONS = {"huginn": {"mean_recurrence": 8, "backprop_depth": 4}}  # where a family's defaults are for larger models
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Row:
 
 def recipe_of(family: str) -> ModelRecipe:
     """The small model of a family that is timed."""
-    section = {family: SECTIONS[family]} if family in SECTIONS else {}
-    return ModelRecipe.model_validate({"family": family, **SHAPE, **section})
+    return ModelRecipe.model_validate({"family": family, **SHAPE, family: dict(FAMILIES[family].laptop)})
 
 
 def cached_tokens_per_s(model: LanguageModel, prompts: list[list[int]], new_tokens: int) -> float:

@@ -45,3 +45,17 @@ def test_a_helper_module_belongs_to_the_fingerprint(tmp_path, monkeypatch):
     assert fingerprint_with(CODE.replace("1", "2")) != first
     (tmp_path / "toy" / "page.j2").write_text("a template")
     assert fingerprint_with(CODE) != first
+
+
+def test_what_a_table_finds_in_its_room_belongs_to_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(athanor.core.code, "ROOT", tmp_path)
+    (tmp_path / "toy" / "metals" / "gold").mkdir(parents=True)
+    (tmp_path / "toy" / "stage.py").write_text("METALS = Kinds('metal', 'athanor.toy.metals', 'METAL')\n")
+    seen = set()
+    for name in ("lead.py", "gold/metal.py"):
+        for code in (CODE, CODE.replace("1", "2")):
+            (tmp_path / "toy" / "metals" / name).write_text(code)
+            athanor.core.code.syntax_tree.cache_clear()
+            athanor.core.code._imports.cache_clear()
+            seen.add(athanor.core.code.code_fingerprint("athanor.toy.stage"))
+    assert len(seen) == 4

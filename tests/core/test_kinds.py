@@ -59,6 +59,17 @@ def test_an_unknown_name_is_told_with_those_there_are(room):
     assert Recipe.model_json_schema()["properties"]["metal"]["enum"] == ["gold", "silver"]
 
 
+def test_where_each_has_a_folder_the_record_lies_in_one_file_of_it(tmp_path, monkeypatch):
+    for metal in ("gold", "lead"):
+        (tmp_path / "mine" / metal).mkdir(parents=True)
+        (tmp_path / "mine" / metal / "__init__.py").touch()
+        (tmp_path / "mine" / metal / "metal.py").write_text(f"{RECORD}METALS = Record(name='{metal}')")
+        (tmp_path / "mine" / metal / "furnace.py").write_text("raise RuntimeError('imported')")
+    (tmp_path / "mine" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert list(Kinds("metal", "mine", "METALS", module="metal")) == ["gold", "lead"]
+
+
 def test_two_records_of_one_name_are_refused(room):
     metals = room("same_metals", one=RECORD + "METALS = Record(name='tin')", two=RECORD + "METALS = Record(name='tin')")
     with pytest.raises(TypeError, match="'tin', which another one does"):

@@ -3,8 +3,8 @@
 import pytest
 
 from athanor.core.errors import UserError
-from athanor.models.build import FAMILIES
 from athanor.models.counts import flops_per_token, parameter_counts
+from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.sizes import SIZES
 from athanor.models.twin import vanilla_twin

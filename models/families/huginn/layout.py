@@ -84,7 +84,7 @@ def _tables(model: LanguageModel) -> dict[str, Tensor]:
 
 def _write(path: Path, tensors: dict[str, Tensor], model: LanguageModel, _steps: int) -> None:
     recipe = model.recipe
-    section = recipe.huginn or HuginnRecipe.model_validate({})
+    section = recipe.section(HuginnRecipe)
     path.mkdir()
     save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
     config = {

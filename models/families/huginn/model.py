@@ -137,7 +137,7 @@ class Huginn(LanguageModel):
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__(recipe)
-        section = self.section = recipe.huginn or HuginnRecipe.model_validate({})
+        section = self.section = recipe.section(HuginnRecipe)
         self.prelude = _blocks(recipe, section, section.prelude_layers)
         self.core = Core(recipe, section)
         self.coda = _blocks(recipe, section, section.coda_layers)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from athanor.core.recipe import Recipe
+from athanor.models.family import Section
+
+if TYPE_CHECKING:
+    from athanor.models.shape import Shape
 
 
-class HuginnRecipe(Recipe):
+class HuginnRecipe(Section):
     """Depth-recurrent transformer (models/families/huginn/model.py). Blocks between prelude and coda form the core."""
 
     prelude_layers: int = Field(default=2, ge=1, description="Blocks before the recurrent core")
@@ -56,3 +59,10 @@ class HuginnRecipe(Recipe):
                 f"backprop_depth={self.backprop_depth} must not exceed mean_recurrence={self.mean_recurrence}"
             )
         return self
+
+    def check(self, shape: Shape) -> None:
+        if shape.n_layers <= self.prelude_layers + self.coda_layers:
+            raise ValueError(
+                f"n_layers={shape.n_layers} leaves no recurrent core between huginn.prelude_layers="
+                f"{self.prelude_layers} and huginn.coda_layers={self.coda_layers}"
+            )

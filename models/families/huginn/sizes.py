@@ -61,17 +61,19 @@ def _baseline(n_layers: int, d_model: int, n_heads: int, n_kv_heads: int, d_ff: 
 
 
 def _gemma(n_layers: int, d_model: int, n_heads: int) -> ModelRecipe:
-    return ModelRecipe(
-        family="vanilla",
-        vocab_size=50_688,
-        d_model=d_model,
-        n_layers=n_layers,
-        n_heads=n_heads,
-        n_kv_heads=n_heads // 2,
-        head_dim=128,
-        d_ff=4 * d_model,
-        max_seq_len=8192,
-        vanilla=GEMMA_2,
+    return ModelRecipe.model_validate(
+        {
+            "family": "vanilla",
+            "vocab_size": 50_688,
+            "d_model": d_model,
+            "n_layers": n_layers,
+            "n_heads": n_heads,
+            "n_kv_heads": n_heads // 2,
+            "head_dim": 128,
+            "d_ff": 4 * d_model,
+            "max_seq_len": 8192,
+            "vanilla": GEMMA_2,
+        }
     )
 
 

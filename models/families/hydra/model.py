@@ -72,7 +72,7 @@ class Hydra(LanguageModel):
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__(recipe)
-        self.section = section = recipe.hydra or HydraRecipe.model_validate({})
+        self.section = section = recipe.section(HydraRecipe)
         self.cacheable = section.mod_infer == "threshold" or section.capacity == 1
         if not self.cacheable:
             warnings.warn(

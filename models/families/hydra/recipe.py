@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping, Set
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
 
-from athanor.core.recipe import Recipe
+from athanor.models.family import Section
+
+if TYPE_CHECKING:
+    from athanor.models.shape import Shape
 
 
-class HydraRecipe(Recipe):
+class HydraRecipe(Section):
     """Compressed attention and routing over depth, recursion and experts (models/families/hydra/model.py)."""
 
     conv_kernel: int = Field(default=3, ge=1, description="Taps of the first convolution of queries and keys")
@@ -113,3 +117,25 @@ class HydraRecipe(Recipe):
     def layers_of_blocks(self, n_layers: int) -> list[int]:
         """How many layers each block holds; a block recurs as a whole."""
         return [1, n_layers - 2, 1] if self.mor_sharing == "middle_cycle" else [1] * n_layers
+
+    def check(self, shape: Shape) -> None:
+        if self.mor_sharing == "middle_cycle" and shape.n_layers < 3:
+            raise ValueError(
+                f"hydra.mor_sharing=middle_cycle repeats the layers between the first and the last: "
+                f"n_layers={shape.n_layers} has none; use at least 3"
+            )
+        if self.mod_scope == "mlp" and self.capacity < 1 and shape.n_layers < 3:
+            raise ValueError(
+                f"hydra.mod_scope=mlp gates the blocks between the first and the last: n_layers={shape.n_layers} has "
+                "none; use at least 3, or hydra.capacity=1"
+            )
+        blocks = len(self.layers_of_blocks(shape.n_layers))
+        most = max(min(1, blocks - 1), blocks - 2)
+        if self.moe_layers > most:
+            raise ValueError(
+                f"hydra.moe_layers={self.moe_layers} do not fit between the {blocks} blocks that "
+                f"n_layers={shape.n_layers}, hydra.mor_sharing={self.mor_sharing} make: at most {most}"
+            )
+
+    def sources(self) -> Mapping[str, Set[str]]:
+        return {"domain_experts": self.domain_experts.keys()}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from athanor.kernels.rope import rope_table
 from athanor.models.checkpoints.layout import Layout, State, count_layers
+from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
@@ -73,7 +74,7 @@ def _write(path: Path, tensors: dict[str, Tensor], model: LanguageModel, steps: 
 
 def _caveat(recipe: ModelRecipe) -> str:
     noise = "adds routing noise in evaluation too"
-    if recipe.polychromatic is not None and recipe.polychromatic.pool == "sequence":
+    if recipe.section(PolychromaticRecipe).pool == "sequence":
         return noise
     return f"{noise}, and lets its gate average over the whole row where this model's reads the document so far"
 
@@ -87,4 +88,5 @@ LAYOUT = Layout(
     write=_write,
     caveat=_caveat,
     beside=("tau",),
+    keeps_steps=True,
 )

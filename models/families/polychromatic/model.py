@@ -75,7 +75,7 @@ class Polychromatic(LanguageModel):
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__(recipe)
-        self.section = recipe.polychromatic or PolychromaticRecipe.model_validate({})
+        self.section = recipe.section(PolychromaticRecipe)
         self.cacheable = self.section.pool == "causal"
         if not self.cacheable:
             warnings.warn(

@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from athanor.core.recipe import Recipe
+from athanor.models.family import Section
 
 
-class PolychromaticRecipe(Recipe):
+class PolychromaticRecipe(Section):
     """PolyGLU routing (models/families/polychromatic/model.py)."""
 
     gate_width: int = Field(default=32, ge=1, description="Hidden width of the routing network")

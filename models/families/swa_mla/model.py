@@ -64,7 +64,7 @@ class SwaMla(LanguageModel):
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__(recipe)
-        self.section = section = recipe.swa_mla or SwaMlaRecipe.model_validate({})
+        self.section = section = recipe.section(SwaMlaRecipe)
         self.final_norm = _norm(recipe, section)
         self.blocks = cast("Sequence[Block]", nn.ModuleList(self._block(i) for i in range(recipe.n_layers)))
 

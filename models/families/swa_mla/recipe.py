@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from athanor.core.recipe import Recipe
+from athanor.models.family import Section
 
 
-class SwaMlaRecipe(Recipe):
+class SwaMlaRecipe(Section):
     """Sliding-window and latent attention (models/families/swa_mla/model.py)."""
 
     n_swa: int = Field(default=2, ge=0, description="Sliding-window blocks that begin each cycle")

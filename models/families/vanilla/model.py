@@ -67,7 +67,7 @@ class Vanilla(LanguageModel):
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__(recipe)
-        self.section = section = recipe.vanilla or VanillaRecipe.model_validate({})
+        self.section = section = recipe.section(VanillaRecipe)
         self.logit_cap = section.logit_cap
         learned = section.positions == "learned"
         self.position_embedding = nn.Embedding(recipe.max_seq_len, recipe.d_model) if learned else None

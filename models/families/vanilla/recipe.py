@@ -6,10 +6,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from athanor.core.recipe import Recipe
+from athanor.models.family import Section
 
 
-class VanillaRecipe(Recipe):
+class VanillaRecipe(Section):
     """What a plain decoder is made of (models/families/vanilla/model.py); as it comes, the control of the other
     families."""
 

@@ -20,28 +20,32 @@ GEMMA_2 = VanillaRecipe(
 
 SIZES = {
     "vanilla-600m": polychromatic.SIZES["polychromatic-600m"].model_copy(update={"family": "vanilla"}),
-    "gpt2-124m": ModelRecipe(
-        family="vanilla",
-        vocab_size=50_257,
-        d_model=768,
-        n_layers=12,
-        n_heads=12,
-        n_kv_heads=12,
-        head_dim=64,
-        d_ff=3072,
-        max_seq_len=1024,
-        vanilla=GPT_2,
+    "gpt2-124m": ModelRecipe.model_validate(
+        {
+            "family": "vanilla",
+            "vocab_size": 50_257,
+            "d_model": 768,
+            "n_layers": 12,
+            "n_heads": 12,
+            "n_kv_heads": 12,
+            "head_dim": 64,
+            "d_ff": 3072,
+            "max_seq_len": 1024,
+            "vanilla": GPT_2,
+        }
     ),
-    "gemma-2-2b": ModelRecipe(
-        family="vanilla",
-        vocab_size=256_000,
-        d_model=2304,
-        n_layers=26,
-        n_heads=8,
-        n_kv_heads=4,
-        head_dim=256,
-        d_ff=9216,
-        max_seq_len=8192,
-        vanilla=GEMMA_2,
+    "gemma-2-2b": ModelRecipe.model_validate(
+        {
+            "family": "vanilla",
+            "vocab_size": 256_000,
+            "d_model": 2304,
+            "n_layers": 26,
+            "n_heads": 8,
+            "n_kv_heads": 4,
+            "head_dim": 256,
+            "d_ff": 9216,
+            "max_seq_len": 8192,
+            "vanilla": GEMMA_2,
+        }
     ),
 }

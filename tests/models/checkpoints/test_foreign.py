@@ -232,7 +232,7 @@ def test_a_wrong_folder_is_one_clear_line(damage, message, ours):
 
 
 def test_an_unknown_layout_and_a_model_of_another_family_are_refused(lively_model, tmp_path):
-    with pytest.raises(UserError, match="no layout 'gpt': there are polychromatic, huginn"):
+    with pytest.raises(UserError, match="no layout 'gpt': there are huginn, polychromatic"):
         import_checkpoint(tmp_path, "gpt")
     with pytest.raises(UserError, match="this is a vanilla model: the huginn layout holds huginn alone"):
         export_checkpoint(lively_model("vanilla"), tmp_path / "x", "huginn", steps=0)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from athanor.core.rows import read_rows
+from athanor.models.family import FAMILIES
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.records.metrics import reproducible_rows
 from athanor.tasks.trainer.run import train
@@ -35,7 +36,7 @@ def kill_when(process, condition) -> None:
     process.communicate()
 
 
-@pytest.mark.parametrize("family", ["vanilla", "polychromatic", "swa_mla", "huginn", "hydra"])
+@pytest.mark.parametrize("family", list(FAMILIES))
 def test_killed_and_resumed_run_equals_the_uninterrupted_one(family, make_run, start_trainer):
     settings = {
         "family": family,
