@@ -1,15 +1,16 @@
 """A fingerprint of the code behind a stage, so that a stale result is noticed.
 
-The fingerprint covers the stage's module and every module of this project that it imports, directly or not, as syntax
-trees without docstrings (a comment or a docstring changes nothing, a changed expression does), and the templates and
-task files beside them. It is no part of an artifact's key (that would rebuild everything on every edit); a difference
-is shown as a warning.
+The fingerprint covers the stage's module and every module of this project that it imports, directly or not, or through
+a table of kinds, as syntax trees without docstrings (a comment or a docstring changes nothing, a changed expression
+does), and the templates and task files beside them. It is no part of an artifact's key (that would rebuild everything
+on every edit); a difference is shown as a warning.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
+import pkgutil
 from functools import cache
 from pathlib import Path
 
@@ -71,7 +72,17 @@ def _imports(tree: ast.Module) -> tuple[str, ...]:
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Kinds":
+            words = [word.value for word in node.args if isinstance(word, ast.Constant)]
+            names += [name for word in words for name in _modules(str(word))]
     return tuple(names)
+
+
+def _modules(package: str) -> list[str]:
+    """The modules of a package of the project, itself first; none for any other word."""
+    if (source := _source(package)) is None or source.name != "__init__.py":
+        return []
+    return [package, *(f"{package}.{module.name}" for module in pkgutil.iter_modules([str(source.parent)]))]
 
 
 @cache

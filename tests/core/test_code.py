@@ -45,3 +45,14 @@ def test_a_helper_module_belongs_to_the_fingerprint(tmp_path, monkeypatch):
     assert fingerprint_with(CODE.replace("1", "2")) != first
     (tmp_path / "toy" / "page.j2").write_text("a template")
     assert fingerprint_with(CODE) != first
+
+
+def test_the_modules_of_a_table_of_kinds_belong_to_the_fingerprint(tmp_path, monkeypatch):
+    monkeypatch.setattr(athanor.core.code, "ROOT", tmp_path)
+    (tmp_path / "toy" / "metals").mkdir(parents=True)
+    (tmp_path / "toy" / "metals" / "__init__.py").touch()
+    (tmp_path / "toy" / "stage.py").write_text('METALS = Kinds("metal", "athanor.toy.metals", "METALS")\n')
+    first = athanor.core.code.code_fingerprint("athanor.toy.stage")
+    (tmp_path / "toy" / "metals" / "lead.py").write_text(CODE)
+    athanor.core.code._imports.cache_clear()
+    assert athanor.core.code.code_fingerprint("athanor.toy.stage") != first
