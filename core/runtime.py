@@ -6,6 +6,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+EngineName = Literal["single", "ddp", "fsdp", "deepspeed"]  # as tasks/trainer/engines declares them
+
 
 class Runtime(BaseModel):
     """Settings of the machine and the operator, shared by every stage."""
@@ -17,7 +19,7 @@ class Runtime(BaseModel):
         default="auto",
         description="Over fp32 weights: auto is bf16 where native, else fp32; fp8 for the products of the blocks",
     )
-    engine: Literal["auto", "single", "ddp", "fsdp", "deepspeed"] = Field(
+    engine: Literal["auto", EngineName] = Field(
         default="auto", description="How training is spread over ranks; auto is single for one rank, ddp for more"
     )
     ranks: int = Field(default=1, ge=1, description="Training processes on each machine, on GPUs one for each of them")
@@ -91,7 +93,7 @@ class Runtime(BaseModel):
         return self.ranks * self.nodes
 
     @property
-    def training_engine(self) -> Literal["single", "ddp", "fsdp", "deepspeed"]:
+    def training_engine(self) -> EngineName:
         """`engine`, chosen."""
         if self.engine != "auto":
             return self.engine

@@ -35,6 +35,7 @@ from athanor.tasks.trainer.course.guard import Guard
 from athanor.tasks.trainer.course.pace import Pace, revised
 from athanor.tasks.trainer.engines.build import build_engine, check_world
 from athanor.tasks.trainer.optimizers.build import build_optimizer
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.process.world import World
@@ -134,6 +135,7 @@ class TrainingRun:
             self._device,
             self._autocast,
             slice_tokens(run_dir, spec, device, world),
+            OPTIMIZERS[recipe.optimizer].after_update,
             self._say,
         )
         self._average = WeightAverage(model, self._engine.opened) if recipe.average_from is not None else None

@@ -7,19 +7,21 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from athanor.core.kinds import NameOf
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.phases import Phase
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.trainer.optimizers.defaults import OptimizerName, refuse_stalling_beta, with_defaults
+from athanor.tasks.trainer.course.schedules.kind import SCHEDULES
+from athanor.tasks.trainer.optimizers.defaults import refuse_stalling_beta, with_defaults
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 
 SUMMARY = "summary.json"  # how the run went, beside its weights: steps planned and done, cuts, rollbacks
-STABLE_SCHEDULES = ("wsd", "trapezoid", "constant")  # those that stay at the peak for a while
 
 
 class GuardRecipe(Recipe):
@@ -61,7 +63,7 @@ class TrainRecipe(Recipe):
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
     peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
     min_lr_fraction: float = Field(default=0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
-    schedule: Literal["cosine", "wsd", "trapezoid", "linear", "constant"] = Field(
+    schedule: Annotated[str, NameOf(SCHEDULES)] = Field(
         default="cosine",
         description="Learning rate after warm-up; wsd and trapezoid stay at the peak, then decay",
     )
@@ -69,7 +71,7 @@ class TrainRecipe(Recipe):
     decay_fraction: float = Field(
         default=0.2, gt=0, le=1, description="Last share of the steps, in which wsd and trapezoid decay"
     )
-    optimizer: OptimizerName = Field(
+    optimizer: Annotated[str, NameOf(OPTIMIZERS)] = Field(
         default="adamw",
         exclude_if=lambda name: name == "adamw",
         description="peak_lr of Lion is about a tenth, of Adafactor (relative to a matrix's size) ten times AdamW's",
@@ -105,7 +107,7 @@ class TrainRecipe(Recipe):
     @classmethod
     def _optimizer_defaults(cls, fields: Any) -> Any:
         """Write the optimizer's own values where the recipe has none: the key holds the numbers a run trained with."""
-        if not isinstance(fields, dict) or (name := fields.get("optimizer", "adamw")) not in get_args(OptimizerName):
+        if not isinstance(fields, dict) or (name := fields.get("optimizer", "adamw")) not in list(OPTIMIZERS):
             return fields
         return with_defaults(name, fields)
 
@@ -122,10 +124,11 @@ class TrainRecipe(Recipe):
             )
         if self.warmup_steps >= self.steps:
             raise ValueError(f"warmup_steps={self.warmup_steps} must be below steps={self.steps}")
-        if self.guard.cooldown_rise is not None and self.schedule not in STABLE_SCHEDULES:
+        stable = [schedule.name for schedule in SCHEDULES.records() if schedule.stable]
+        if self.guard.cooldown_rise is not None and self.schedule not in stable:
             raise ValueError(
                 f"guard.cooldown_rise={self.guard.cooldown_rise} needs a schedule with a stable phase to end early "
-                f"({', '.join(STABLE_SCHEDULES)}), not schedule={self.schedule}"
+                f"({', '.join(stable)}), not schedule={self.schedule}"
             )
         return self
 

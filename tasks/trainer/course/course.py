@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from athanor.tasks.trainer.course.schedules import lr_fraction
+from athanor.tasks.trainer.course.schedules.kind import SCHEDULES, lr_fraction
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 
@@ -66,7 +66,7 @@ class Course:
         """Whether the learning rate already falls towards the end."""
         if self.decay_from is not None:
             return step >= self.decay_from
-        return self.recipe.schedule != "constant" and step >= self.recipe.steps - self.recipe.decay_steps
+        return SCHEDULES[self.recipe.schedule].left is not None and step >= self.recipe.steps - self.recipe.decay_steps
 
     def state(self) -> dict[str, Any]:
         """As JSON, for the checkpoint."""

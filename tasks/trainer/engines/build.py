@@ -1,4 +1,4 @@
-"""From a runtime to an engine: the one place that knows which class a name is."""
+"""From a runtime to its engine, if recipe and ranks allow it."""
 
 from __future__ import annotations
 
@@ -10,19 +10,10 @@ from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Engine
-from athanor.tasks.trainer.optimizers.defaults import OptimizerName
+from athanor.tasks.trainer.engines.kind import EngineParts, engine_of
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.train_recipe import TrainRecipe
-
-# Optimizers whose update of a sharded parameter is that of the whole one. 8-bit states have blocks of their own, and
-# torch's Adafactor has no sharded form; DeepSpeed makes one vector of all parameters.
-SHARDED_OPTIMIZERS: dict[str, tuple[OptimizerName, ...]] = {
-    "fsdp": (
-        *("adamw", "adamw-bf16-moments", "lion", "lion-bf16-moments", "cautious-lion"),
-        *("muon", "sophia-g", "ellis-adam"),
-    ),
-    "deepspeed": ("adamw",),
-}
 
 
 def build_engine(
@@ -36,25 +27,14 @@ def build_engine(
 ) -> Engine:
     """The runtime's engine over a model on `device` that computes in `autocast`. `make_optimizer` gets the model as the
     engine lays it out. Raises UserError where the recipe does not allow it."""
-    name = runtime.training_engine
-    if recipe.optimizer not in (known := SHARDED_OPTIMIZERS.get(name, (recipe.optimizer,))):
+    engine = engine_of(runtime)
+    sharded = [kind.name for kind in OPTIMIZERS.records() if engine.name in kind.sharded_by]
+    if engine.shards and recipe.optimizer not in sharded:
         raise UserError(
-            f"runtime.engine={name} shards what train.optimizer={recipe.optimizer} needs whole: use engine=ddp, or "
-            f"optimizer={', '.join(known)}"
+            f"runtime.engine={engine.name} shards what train.optimizer={recipe.optimizer} needs whole: use engine=ddp, "
+            f"or optimizer={', '.join(sharded)}"
         )
-    if name == "single":
-        return Engine(model, make_optimizer(model), world)
-    if name == "ddp":
-        from athanor.tasks.trainer.engines.ddp import DataParallelEngine
-
-        return DataParallelEngine(model, make_optimizer(model), world, device)
-    if name == "fsdp":
-        from athanor.tasks.trainer.engines.fsdp import ShardedEngine
-
-        return ShardedEngine(model, make_optimizer, world, device)
-    from athanor.tasks.trainer.engines.zero import ZeroEngine
-
-    return ZeroEngine(model, make_optimizer(model), world, runtime, recipe.grad_clip, autocast)
+    return engine.build(EngineParts(model, make_optimizer, runtime, recipe.grad_clip, world, device, autocast))
 
 
 def check_world(runtime: Runtime, recipe: TrainRecipe, world: World) -> None:

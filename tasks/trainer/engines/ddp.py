@@ -17,6 +17,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Computation, Engine
+from athanor.tasks.trainer.engines.kind import EngineKind
+from athanor.tasks.trainer.process.launchers import Torchrun
 from athanor.tasks.trainer.process.world import World
 
 T = TypeVar("T")
@@ -46,3 +48,10 @@ class DataParallelEngine(Engine):
 
     def weights(self) -> dict[str, Tensor]:
         return super().weights() if self.world.first else {}
+
+
+DECLARED = EngineKind(
+    name="ddp",
+    launcher=Torchrun(),
+    build=lambda parts: DataParallelEngine(parts.model, parts.make_optimizer(parts.model), parts.world, parts.device),
+)

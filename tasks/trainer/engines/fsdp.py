@@ -4,6 +4,9 @@ Each of the model's units is gathered when it is computed and sharded again; emb
 unit stay gathered from the forward to the backward pass. Parameters stay fp32 and blocks run under the trainer's
 autocast, not under a mixed-precision policy, which would round gains and routers too: the numbers are those of the
 other engines. Gradients are reduced in fp32 after every slice, so that they are never whole.
+
+Optimizers that update a sharded parameter as they would the whole one name it in `sharded_by`: not the 8-bit ones,
+whose states have blocks of their own, nor torch's Adafactor, which has no sharded form.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from torch.distributed.tensor import DTensor
 
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Computation, Engine
+from athanor.tasks.trainer.engines.kind import EngineKind
+from athanor.tasks.trainer.process.launchers import Torchrun
 from athanor.tasks.trainer.process.world import World
 
 T = TypeVar("T")
@@ -68,3 +73,11 @@ class ShardedEngine(Engine):
 
 def _whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+DECLARED = EngineKind(
+    name="fsdp",
+    launcher=Torchrun(),
+    build=lambda parts: ShardedEngine(parts.model, parts.make_optimizer, parts.world, parts.device),
+    shards=True,
+)

@@ -1,6 +1,7 @@
 """DeepSpeed ZeRO: optimizer state (1), gradients (2) and parameters (3) sharded, if asked for kept in host memory.
 
 The optimizer is the trainer's own, given to DeepSpeed as the client's; learning rate and slices stay the trainer's too.
+It makes one vector of all parameters, whose state is read and written here by AdamW's names, so AdamW it must be.
 Parameters are fp32 and computed under torch's autocast, as in the other engines; DeepSpeed's own bf16 and its lowered
 communication types are off. Every rank must use the same parameters in a slice, which all families do.
 
@@ -22,6 +23,8 @@ from torch import Tensor, nn
 from athanor.core.runtime import Runtime
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Computation, Engine
+from athanor.tasks.trainer.engines.kind import EngineKind
+from athanor.tasks.trainer.process.launchers import DeepSpeedRunner
 from athanor.tasks.trainer.process.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -178,3 +181,13 @@ def _config(stage: int, offload: str, ranks: int, grad_clip: float, autocast: to
             "lower_precision_safe_modules": [],
         },
     }
+
+
+DECLARED = EngineKind(
+    name="deepspeed",
+    launcher=DeepSpeedRunner(),
+    build=lambda parts: ZeroEngine(
+        parts.model, parts.make_optimizer(parts.model), parts.world, parts.runtime, parts.grad_clip, parts.autocast
+    ),
+    shards=True,
+)

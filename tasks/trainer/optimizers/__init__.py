@@ -1,4 +1,4 @@
-"""The optimizers: `defaults` names them, `build` makes them; what torch or bitsandbytes keeps is taken from there.
+"""The optimizers: each is declared beside its code, as `kind` says; what torch or bitsandbytes keeps is theirs.
 
 A recipe says `optimizer` and, where it wants other than the published defaults, the fields that optimizer reads.
 

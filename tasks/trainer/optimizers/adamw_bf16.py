@@ -11,7 +11,7 @@ v in fp32, for squared normal gradients, and after 400 more steps with gradients
     mean ratio, steady       1.000     1.04      0.98      1.30
     median ratio, later      1.00      1.18      0.80      1.93
 
-So the default 0.95 needs no stochastic rounding, and more than 0.99 is refused where the recipe is read.
+So the default 0.95 needs no stochastic rounding, and more than `BF16_BETA_LIMIT` is refused where the recipe is read.
 """
 
 from __future__ import annotations
@@ -21,7 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from athanor.tasks.trainer.optimizers.adamw import ADAMW
+from athanor.tasks.trainer.optimizers.kind import BF16_BYTES, OptimizerKind, moments
 from athanor.tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
+
+BF16_BETA_LIMIT = 0.99  # of every moment in bf16: a slower one would stall between two bf16 numbers
 
 
 class AdamWBf16Moments(PerTensor):
@@ -44,3 +48,13 @@ class AdamWBf16Moments(PerTensor):
         scale = square.div_(1 - beta2**step).sqrt_().add_(group["eps"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.addcdiv_(mean, scale, value=-group["lr"] / (1 - beta1**step))
+
+
+DECLARED = OptimizerKind(
+    name="adamw-bf16-moments",
+    defaults=ADAMW,
+    build=lambda groups, model, **arguments: AdamWBf16Moments(groups, **arguments),
+    state_bytes=moments(2, BF16_BYTES),
+    sharded_by=("fsdp",),
+    beta_limit=BF16_BETA_LIMIT,
+)

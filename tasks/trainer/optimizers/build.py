@@ -1,20 +1,17 @@
-"""From a recipe to an optimizer: the one place that knows which class a name is."""
+"""From a recipe to its optimizer."""
 
 from __future__ import annotations
 
-from types import ModuleType
+from typing import Any
 
 import torch
 
 from athanor.core.errors import UserError
 from athanor.models.skeleton import LanguageModel
-from athanor.tasks.trainer.optimizers.adamw_bf16 import AdamWBf16Moments
-from athanor.tasks.trainer.optimizers.defaults import DEFAULTS
-from athanor.tasks.trainer.optimizers.ellis_adam import EllisAdam
-from athanor.tasks.trainer.optimizers.lion import Lion
-from athanor.tasks.trainer.optimizers.muon import MuonWithAdamW
-from athanor.tasks.trainer.optimizers.sophia import SophiaG
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.train_recipe import TrainRecipe
+
+SUPPORTED = ("cpu", "cuda")
 
 
 def build_optimizer(model: LanguageModel, recipe: TrainRecipe, device: torch.device) -> torch.optim.Optimizer:
@@ -22,43 +19,18 @@ def build_optimizer(model: LanguageModel, recipe: TrainRecipe, device: torch.dev
 
     Raises UserError where the parameters are not fp32 or the library has no kernel for the device.
     """
-    name, lr = recipe.optimizer, recipe.peak_lr
-    _refuse_impossible(model, name, device)
-    read = {field: getattr(recipe, field) for field in DEFAULTS[name]}
-    groups = model.parameter_groups(read["weight_decay"])
-    if name == "adafactor":
-        return torch.optim.Adafactor(groups, lr=lr)
-    betas = (read["beta1"], read["beta2"])
-    if name in ("lion", "cautious-lion"):
-        return Lion(groups, lr=lr, betas=betas, cautious=name == "cautious-lion")
-    if name == "lion-bf16-moments":
-        return Lion(groups, lr=lr, betas=betas, moment_dtype=torch.bfloat16)
-    if name == "lion-8bit":
-        return _eight_bit().Lion8bitFlat(groups, lr=lr, betas=betas)
-    eps = read["eps"]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=betas, eps=eps, fused=True)
-    if name == "adamw-bf16-moments":
-        return AdamWBf16Moments(groups, lr=lr, betas=betas, eps=eps)
-    if name == "adamw-8bit":
-        return _eight_bit().AdamW8bitFlat(groups, lr=lr, betas=betas, eps=eps)
-    if name == "muon":
-        return MuonWithAdamW(groups, model, lr=lr, betas=betas, eps=eps)
-    if name == "sophia-g":
-        return SophiaG(groups, lr=lr, betas=betas, eps=eps, gamma=read["sophia_gamma"])
-    return EllisAdam(groups, lr=lr, betas=betas, eps=eps)
-
-
-def _eight_bit() -> ModuleType:
-    from athanor.tasks.trainer.optimizers import eight_bit
-
-    return eight_bit
+    kind = OPTIMIZERS[recipe.optimizer]
+    _refuse_impossible(model, kind.name, device)
+    arguments: dict[str, Any] = {field: getattr(recipe, field) for field in kind.defaults}
+    groups = model.parameter_groups(arguments.pop("weight_decay"))
+    if "beta1" in arguments:
+        arguments["betas"] = arguments.pop("beta1"), arguments.pop("beta2")
+    return kind.build(groups, model, lr=recipe.peak_lr, **arguments)
 
 
 def _refuse_impossible(model: LanguageModel, name: str, device: torch.device) -> None:
-    supported = ("cpu", "cuda")
-    if device.type not in supported:
-        raise UserError(f"train.optimizer={name} runs on {' and '.join(supported)}; runtime.device is {device.type}")
+    if device.type not in SUPPORTED:
+        raise UserError(f"train.optimizer={name} runs on {' and '.join(SUPPORTED)}; runtime.device is {device.type}")
     other = next((f"{name} is {p.dtype}" for name, p in model.named_parameters() if p.dtype != torch.float32), None)
     if other is not None:
         raise UserError(f"train.optimizer={name} updates fp32 parameters, but {other}; load the model in fp32")

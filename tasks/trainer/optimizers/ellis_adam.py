@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from athanor.tasks.trainer.optimizers.kind import OptimizerKind, moments
 from athanor.tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
 
 
@@ -50,3 +51,12 @@ class EllisAdam(PerTensor):
         if lr_init:  # 0 where the parameter is frozen
             parameter.mul_(1 - group["lr"] / lr_init * group["weight_decay"])
         parameter.sub_(eta * torch.atan2(mean, (square / (1 - beta2**step)).sqrt_()))
+
+
+DECLARED = OptimizerKind(
+    name="ellis-adam",
+    defaults={"beta1": 0.9, "beta2": 0.95, "eps": 1e-6, "weight_decay": 4e-5},
+    build=lambda groups, model, **arguments: EllisAdam(groups, **arguments),
+    state_bytes=moments(2),
+    sharded_by=("fsdp",),
+)

@@ -17,7 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from athanor.tasks.trainer.optimizers.adamw_bf16 import BF16_BETA_LIMIT
+from athanor.tasks.trainer.optimizers.kind import BF16_BYTES, OptimizerKind, moments
 from athanor.tasks.trainer.optimizers.per_tensor import PerTensor
+
+LION = {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1.0}  # arXiv 2302.06675 sec. 5: lr / 10 and decay x 10 of AdamW's
+LION_LR_SCALE = 1 / 10
 
 
 class Lion(PerTensor):
@@ -48,3 +53,32 @@ class Lion(PerTensor):
             direction.mul_(agrees).mul_(agrees.numel() / (1 + agrees.sum()))
         parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(direction, alpha=-group["lr"])
         state["exp_avg"].copy_(moment.lerp(grad, 1 - beta2))
+
+
+DECLARED = (
+    OptimizerKind(
+        "lion",
+        defaults=LION,
+        build=lambda groups, model, **arguments: Lion(groups, **arguments),
+        state_bytes=moments(1),
+        sharded_by=("fsdp",),
+        lr_scale=LION_LR_SCALE,
+    ),
+    OptimizerKind(
+        "lion-bf16-moments",
+        defaults=LION,
+        build=lambda groups, model, **arguments: Lion(groups, **arguments, moment_dtype=torch.bfloat16),
+        state_bytes=moments(1, BF16_BYTES),
+        sharded_by=("fsdp",),
+        beta_limit=BF16_BETA_LIMIT,
+        lr_scale=LION_LR_SCALE,
+    ),
+    OptimizerKind(
+        "cautious-lion",
+        defaults=LION,
+        build=lambda groups, model, **arguments: Lion(groups, **arguments, cautious=True),
+        state_bytes=moments(1),
+        sharded_by=("fsdp",),
+        lr_scale=LION_LR_SCALE,
+    ),
+)

@@ -14,6 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from athanor.tasks.trainer.optimizers.adamw import ADAMW
+from athanor.tasks.trainer.optimizers.kind import OptimizerKind, moments
+
 MOMENTUM = 0.95
 
 
@@ -55,3 +58,12 @@ class MuonWithAdamW(torch.optim.Optimizer):
 def _among(groups: list[dict[str, Any]], chosen: set[Tensor]) -> list[dict[str, Any]]:
     """The groups with only their chosen parameters; a group left with none stays, empty."""
     return [{**group, "params": [p for p in group["params"] if p in chosen]} for group in groups]
+
+
+DECLARED = OptimizerKind(
+    name="muon",
+    defaults=ADAMW,  # the betas and eps are those of its AdamW part
+    build=lambda groups, model, **arguments: MuonWithAdamW(groups, model, **arguments),
+    state_bytes=lambda name, parameter: moments(1 if is_orthogonalised(name, parameter) else 2)(name, parameter),
+    sharded_by=("fsdp",),
+)

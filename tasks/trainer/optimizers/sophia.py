@@ -7,18 +7,19 @@ and after step 1 and every `CURVATURE_EVERY_STEPS`-th from there, by the Gauss-N
     h <- b2 h + (1 - b2) N s^2
 
 where s is the gradient of the mean cross-entropy over the batch's N targets, each target being drawn from the model's
-own prediction (`LanguageModel.sampled_loss`). Who trains with it asks `curvature_due` after a step, and if so does that
-backward pass at the new weights and calls `update_curvature`. gamma decides which updates are clipped; the paper tunes
-it so that 10 to 50 % are not.
+own prediction (`LanguageModel.sampled_loss`). That takes a backward pass of its own at the new weights, which
+`after_update` asks for. gamma decides which updates are clipped; the paper tunes it so that 10 to 50 % are not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from athanor.tasks.trainer.optimizers.kind import OptimizerKind, moments
 from athanor.tasks.trainer.optimizers.per_tensor import PerTensor, step_counter
 
 CURVATURE_EVERY_STEPS = 10
@@ -32,10 +33,11 @@ class SophiaG(PerTensor):
     ):
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "gamma": gamma})
 
-    def curvature_due(self) -> bool:
-        """Whether `update_curvature` belongs between the last step and the coming one."""
+    def after_update(self, sampled_gradient: Callable[[], int]) -> None:
+        """Estimate the curvature if it is due between the last step and the coming one."""
         steps = max((int(state["step"]) for state in self.state.values()), default=0)
-        return steps % CURVATURE_EVERY_STEPS == 1
+        if steps % CURVATURE_EVERY_STEPS == 1:
+            self.update_curvature(sampled_gradient())
 
     @torch.no_grad()
     def update_curvature(self, targets: int) -> None:
@@ -59,3 +61,14 @@ class SophiaG(PerTensor):
         scale = (group["gamma"] * state["curvature"]).clamp_(min=group["eps"])
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.sub_(mean.div(scale).clamp_(-1, 1), alpha=group["lr"])
+
+
+DECLARED = OptimizerKind(
+    name="sophia-g",
+    defaults={"beta1": 0.965, "beta2": 0.99, "eps": 1e-12, "weight_decay": 0.2, "sophia_gamma": 0.05},
+    build=lambda groups, model, *, sophia_gamma, **arguments: SophiaG(groups, gamma=sophia_gamma, **arguments),
+    state_bytes=moments(2),
+    sharded_by=("fsdp",),
+    lr_scale=1 / 10,
+    after_update=SophiaG.after_update,
+)

@@ -23,6 +23,7 @@ import psutil
 from athanor.core.errors import UserError
 from athanor.core.rows import Row, parse_row
 from athanor.core.runtime import Runtime
+from athanor.tasks.trainer.engines.kind import engine_of
 from athanor.tasks.trainer.process.commands import command, environment
 from athanor.tasks.trainer.process.exit_codes import Exit, IoFailure, OutOfMemory, Preempted, Retryable
 from athanor.tasks.trainer.process.outcome import read_outcome
@@ -78,7 +79,7 @@ def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime =
             on_row(row)
     finally:
         _end(process)
-    if runtime.training_engine == "single":
+    if engine_of(runtime).launcher.says_it_all:
         _raise_for(process.returncode, run_dir / LOG, log_start)
     elif process.returncode != Exit.DONE:
         _raise_for_ranks(run_dir, attempt, process.returncode, log_start)

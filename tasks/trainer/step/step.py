@@ -19,7 +19,7 @@ from athanor.data.loader import Batch
 from athanor.kernels.cross_entropy import IGNORE
 from athanor.models.skeleton import LanguageModel, Loss
 from athanor.tasks.trainer.engines.engine import Engine
-from athanor.tasks.trainer.optimizers.sophia import SophiaG
+from athanor.tasks.trainer.optimizers.kind import AfterUpdate
 from athanor.tasks.trainer.step.batches import rows_of
 
 LossOf = Callable[[dict[str, torch.Tensor]], Loss]
@@ -35,7 +35,8 @@ class StepResult:
 
 
 class Optimization:
-    """How batches become steps of an engine. `say` hears when the slices had to shrink."""
+    """How batches become steps of an engine. `after_update` is what its optimizer does after an update, if anything;
+    `say` hears when the slices had to shrink."""
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class Optimization:
         device: torch.device,
         autocast: AbstractContextManager,
         slice_tokens: int,
+        after_update: AfterUpdate | None,
         say: Callable[[str], None],
     ):
         self.engine = engine
@@ -51,6 +53,7 @@ class Optimization:
         self._device = device
         self._autocast = autocast
         self.slice_tokens = slice_tokens
+        self._after_update = after_update
         self._say = say
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
@@ -63,13 +66,10 @@ class Optimization:
         return StepResult(values.pop("loss"), norm.item(), values)
 
     def update(self, lr: float) -> None:
-        """Learn from what was measured, of the curvature too where the optimizer wants it now."""
+        """Learn from what was measured."""
         self.engine.update(lr)
-        optimizer = self.engine.optimizer
-        if isinstance(optimizer, SophiaG) and optimizer.curvature_due():
-            batch, step_key = self._measured
-            self._gradients(batch, step_key, self.engine.sampled_loss)
-            optimizer.update_curvature(self._targets(batch))
+        if self._after_update is not None:
+            self._after_update(self.engine.optimizer, self._sampled_gradient)
             self.engine.discard()
 
     def discard(self) -> None:
@@ -89,6 +89,12 @@ class Optimization:
             return losses
 
         return self.engine.compute(compute)
+
+    def _sampled_gradient(self) -> int:
+        """Gradients of the mean sampled loss of the rows just learned from; returns the step's target tokens."""
+        batch, step_key = self._measured
+        self._gradients(batch, step_key, self.engine.sampled_loss)
+        return self._targets(batch)
 
     def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         while True:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from athanor.core.kinds import Kinds
 from athanor.core.store import write_json
 from athanor.data.chatml import write_chat_shards
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe, TokenizerRecipe
@@ -104,6 +106,26 @@ def write_run(corpus) -> Callable[..., Path]:
 def make_run(write_run, tmp_path) -> Callable[..., Path]:
     """`write_run` into the test's own folder."""
     return partial(write_run, tmp_path)
+
+
+@pytest.fixture
+def plant(tmp_path, monkeypatch) -> Iterator[Callable[[Kinds, str, str], None]]:
+    """`plant(kinds, name, code)`: for the length of a test the package of the kinds has one more module."""
+    planted: list[tuple[Kinds, str]] = []
+
+    def add(kinds: Kinds, name: str, code: str) -> None:
+        room = tmp_path / "planted" / kinds.package
+        room.mkdir(parents=True, exist_ok=True)
+        (room / f"{name}.py").write_text(code)
+        package = importlib.import_module(kinds.package)
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(room)])
+        vars(kinds).pop("table", None)
+        planted.append((kinds, f"{kinds.package}.{name}"))
+
+    yield add
+    for kinds, module in planted:
+        vars(kinds).pop("table", None)
+        sys.modules.pop(module, None)
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import argparse
 import inspect
 from contextlib import nullcontext
 from itertools import pairwise
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -19,32 +18,29 @@ from athanor.data.loader import Batch
 from athanor.models.build import build_model
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.trainer.engines.engine import Engine
+from athanor.tasks.trainer.engines.kind import ENGINES
+from athanor.tasks.trainer.optimizers.adamw_bf16 import AdamWBf16Moments
 from athanor.tasks.trainer.optimizers.build import build_optimizer
-from athanor.tasks.trainer.optimizers.defaults import DEFAULTS, OptimizerName
+from athanor.tasks.trainer.optimizers.eight_bit.flat_state import AdamW8bitFlat, Lion8bitFlat
+from athanor.tasks.trainer.optimizers.ellis_adam import EllisAdam
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
+from athanor.tasks.trainer.optimizers.lion import Lion
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
-from athanor.tasks.trainer.optimizers.muon import is_orthogonalised
-from athanor.tasks.trainer.optimizers.sophia import CURVATURE_EVERY_STEPS
+from athanor.tasks.trainer.optimizers.muon import MuonWithAdamW, is_orthogonalised
+from athanor.tasks.trainer.optimizers.sophia import CURVATURE_EVERY_STEPS, SophiaG
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention
 from athanor.tasks.trainer.step.step import Optimization
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 CPU = torch.device("cpu")
-OPTIMIZERS = get_args(OptimizerName)
-PEAK_LR = {name: 3e-3 for name in OPTIMIZERS} | {
-    "lion": 1e-3,
-    "lion-8bit": 1e-3,
-    "lion-bf16-moments": 1e-3,
-    "cautious-lion": 1e-3,
-    "adafactor": 3e-2,
-    "sophia-g": 1e-3,
-}
+PEAK_LR = {kind.name: 1e-2 * kind.lr_scale for kind in OPTIMIZERS.records()}
 ROWS, TOKENS = 8, 32
 SHAPE = dict(vocab_size=256, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=128, max_seq_len=TOKENS)
 EXPERTS = {"family": "hydra", "hydra": dict(recursions=2, experts=4, moe_layers=1, curriculum=False)}
 
 
-def train_recipe(optimizer: OptimizerName, **fields) -> TrainRecipe:
+def train_recipe(optimizer: str, **fields) -> TrainRecipe:
     shape = {"steps": 100, "seq_len_tokens": TOKENS, "batch_tokens": ROWS * TOKENS, "peak_lr": PEAK_LR[optimizer]}
     return TrainRecipe.model_validate({**shape, "optimizer": optimizer, **fields})
 
@@ -68,18 +64,18 @@ def batch(step: int) -> Batch:
     )
 
 
-def training(optimizer: OptimizerName, seed: int = 0, **changes) -> Optimization:
+def training(optimizer: str, seed: int = 0, **changes) -> Optimization:
     model = small_model(**changes)
     model.init_weights(seed)
     return optimization(model, optimizer)
 
 
-def optimization(model, optimizer: OptimizerName) -> Optimization:
+def optimization(model, optimizer: str) -> Optimization:
     engine = Engine(model, build_optimizer(model, train_recipe(optimizer), CPU), World())
-    return Optimization(engine, 1.0, CPU, nullcontext(), ROWS // 2 * TOKENS, print)
+    return Optimization(engine, 1.0, CPU, nullcontext(), ROWS // 2 * TOKENS, OPTIMIZERS[optimizer].after_update, print)
 
 
-def advance(subject: Optimization, optimizer: OptimizerName, steps: range) -> list[float]:
+def advance(subject: Optimization, optimizer: str, steps: range) -> list[float]:
     """Losses of the steps, at a rate that falls."""
     losses = []
     for step in steps:
@@ -88,7 +84,7 @@ def advance(subject: Optimization, optimizer: OptimizerName, steps: range) -> li
     return losses
 
 
-def training_that_uses_a_matrix_every_other_step(optimizer: OptimizerName, seed: int) -> Optimization:
+def training_that_uses_a_matrix_every_other_step(optimizer: str, seed: int) -> Optimization:
     """A model of experts with one more parameter, which is in the objective of even steps alone."""
     model = small_model(**EXPERTS)
     model.init_weights(seed)
@@ -107,7 +103,7 @@ def training_that_uses_a_matrix_every_other_step(optimizer: OptimizerName, seed:
     return optimization(model, optimizer)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_a_saved_and_resumed_run_has_the_bits_of_one_that_was_not(optimizer, tmp_path):
     straight, first, resumed = (training_that_uses_a_matrix_every_other_step(optimizer, seed) for seed in (0, 0, 1))
     advance(straight, optimizer, range(6))
@@ -126,14 +122,14 @@ def test_a_saved_and_resumed_run_has_the_bits_of_one_that_was_not(optimizer, tmp
     assert differing == []
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_it_learns_real_text(optimizer):
     losses = advance(training(optimizer, family="vanilla"), optimizer, range(60))
     assert np.mean(losses[-5:]) < losses[0] - 1.5
 
 
 @pytest.mark.parametrize("changes", [{"vocab_size": 4096, "d_model": 128}, {**EXPERTS, "d_model": 96, "d_ff": 256}])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_bytes_per_parameter_computed_from_shapes_are_those_held(optimizer, changes):
     model = small_model(**changes)
     model.init_weights(0)
@@ -147,7 +143,7 @@ def test_bytes_per_parameter_computed_from_shapes_are_those_held(optimizer, chan
     assert computed == pytest.approx(sum(storages.values()) / parameters, rel=0.02)
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_groups_keep_the_decay_and_rate_of_their_family_and_every_parameter_once(optimizer):
     section = {**EXPERTS["hydra"], "lr_scale": {"router": 0.5}, "decay_scale": {"expert": 3.0}}
     model = small_model(**{**EXPERTS, "hydra": section})
@@ -161,6 +157,43 @@ def test_groups_keep_the_decay_and_rate_of_their_family_and_every_parameter_once
     given = [(p, (group["weight_decay"], group["lr_scale"])) for group in groups for p in group["params"]]
     assert len(given) == len(asked)
     assert dict(given) == asked
+
+
+CLASSES = {
+    "adafactor": torch.optim.Adafactor,
+    "adamw": torch.optim.AdamW,
+    "adamw-8bit": AdamW8bitFlat,
+    "adamw-bf16-moments": AdamWBf16Moments,
+    "cautious-lion": Lion,
+    "ellis-adam": EllisAdam,
+    "lion": Lion,
+    "lion-8bit": Lion8bitFlat,
+    "lion-bf16-moments": Lion,
+    "muon": MuonWithAdamW,
+    "sophia-g": SophiaG,
+}
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_every_declared_optimizer_is_built_by_its_own_class(optimizer):
+    assert type(training(optimizer).engine.optimizer) is CLASSES[optimizer]
+
+
+def test_no_two_declared_optimizers_do_the_same():
+    done = {}
+    for optimizer in OPTIMIZERS:
+        subject = training(optimizer, family="vanilla", vocab_size=256)
+        advance(subject, "adamw", range(3))
+        tensors = subject.engine.tensors()
+        state = tuple(sorted((name.rsplit(".", 1)[-1], str(t.dtype)) for name, t in tensors.items()))
+        weights = tensors["model.embedding.weight"].numpy().tobytes()
+        done[optimizer] = (state, weights)
+    assert len(set(done.values())) == len(done)
+
+
+def test_optimizers_are_sharded_by_engines_that_there_are():
+    sharding = {kind.name for kind in ENGINES.records() if kind.shards}
+    assert {name for kind in OPTIMIZERS.records() for name in kind.sharded_by} == sharding
 
 
 def test_muon_trains_the_matrices_of_the_blocks_and_nothing_else():
@@ -245,11 +278,11 @@ def test_a_recipe_that_names_no_optimizer_keeps_its_key():
     assert '"optimizer":"lion"' in canonical_json(train_recipe("lion"))
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_an_optimizer_has_its_own_defaults_and_survives_the_run_description(optimizer):
     recipe = train_recipe(optimizer)
-    read = {field: getattr(recipe, field) for field in DEFAULTS[optimizer]}
-    assert read == DEFAULTS[optimizer]
+    read = {field: getattr(recipe, field) for field in OPTIMIZERS[optimizer].defaults}
+    assert read == OPTIMIZERS[optimizer].defaults
     assert TrainRecipe.model_validate_json(recipe.model_dump_json()) == recipe
     assert train_recipe(optimizer, weight_decay=0.7).weight_decay == 0.7
 

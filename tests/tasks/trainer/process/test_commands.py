@@ -11,9 +11,10 @@ from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
 from athanor.models.device import choose_device
 from athanor.tasks.trainer.engines.build import build_engine, check_world
-from athanor.tasks.trainer.process.commands import HOSTS, command
+from athanor.tasks.trainer.process.commands import command
 from athanor.tasks.trainer.process.exit_codes import Exit, exit_of
 from athanor.tasks.trainer.process.launch import IoFailure, OutOfMemory, Preempted, run_trainer
+from athanor.tasks.trainer.process.launchers import HOSTS
 from athanor.tasks.trainer.process.outcome import Outcome, read_outcome
 from athanor.tasks.trainer.process.world import ALONE, World
 from athanor.tasks.trainer.start import read_spec
@@ -68,12 +69,12 @@ def test_an_optimizer_that_an_engine_cannot_shard_is_refused(make_run, engine, o
 
 def test_every_machine_has_its_own_command(tmp_path):
     torchrun = command(tmp_path, Runtime(ranks=4, nodes=2, rendezvous="head:29500"), node=1)
-    assert torchrun[2:] == [
+    assert torchrun[3:] == [
         *("torch.distributed.run", "--nnodes=2", "--node-rank=1", "--master-addr=head", "--master-port=29500"),
         *("--nproc-per-node=4", "--module", "athanor.tasks.trainer", str(tmp_path)),
     ]
     deepspeed = command(tmp_path, Runtime(engine="deepspeed", ranks=4, nodes=2, rendezvous="head:29500"), node=1)
-    assert deepspeed[2:] == [
+    assert deepspeed[3:] == [
         *("deepspeed.launcher.runner", "--no_local_rank", "--num_gpus=4", "--no_ssh", "--node_rank=1"),
         *("--master_addr=head", "--master_port=29500", f"--hostfile={tmp_path / HOSTS}"),
         *("--module", "athanor.tasks.trainer", str(tmp_path)),

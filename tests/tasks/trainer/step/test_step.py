@@ -54,7 +54,7 @@ def optimization(model: Any, slice_rows=ROWS, said=None, grad_clip=1e9, weight_d
     optimizer = torch.optim.AdamW(model.parameter_groups(weight_decay), lr=0.1)
     say = (said if said is not None else []).append
     engine = Engine(model, optimizer, World())
-    return Optimization(engine, grad_clip, torch.device("cpu"), nullcontext(), slice_rows * TOKENS, say)
+    return Optimization(engine, grad_clip, torch.device("cpu"), nullcontext(), slice_rows * TOKENS, None, say)
 
 
 def gradient_used(model, **options):

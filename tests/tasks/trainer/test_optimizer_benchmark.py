@@ -1,6 +1,6 @@
 """The comparison of the optimizers trains each and writes what it measured."""
 
-from athanor.tasks.trainer.optimizers import benchmark
+from athanor.tasks.trainer import optimizer_benchmark as benchmark
 
 
 def test_the_benchmark_writes_a_row_for_each_optimizer(tmp_path, monkeypatch):

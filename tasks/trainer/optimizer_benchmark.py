@@ -1,11 +1,11 @@
 """Every optimizer on the same small model and text: memory, time and what it learned.
 
-    python -m athanor.tasks.trainer.optimizers.benchmark [--steps 200] [--optimizers adamw lion ...] [--peak-lr 0.001]
+    python -m athanor.tasks.trainer.optimizer_benchmark [--steps 200] [--optimizers adamw lion ...] [--peak-lr 0.001]
         [--out reports/benchmarks/optimizers-cpu.md]
 
 The text is the language reference that comes with Python, a byte a token; its last part is held out. Each optimizer
 starts from the same weights and reads the same rows, with its own defaults, a warm-up and a cosine to zero. Peak rates
-are AdamW's times the factors of `RATES`; none is tuned finely, so the losses show that all work, not which is best.
+are AdamW's times each one's `lr_scale`; none is tuned finely, so the losses show that all work, not which is best.
 Times are medians over the steps.
 """
 
@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.course.course import Course
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.optimizers.build import build_optimizer
-from athanor.tasks.trainer.optimizers.defaults import OptimizerName
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.step.step import Optimization
@@ -55,21 +54,13 @@ MODEL = ModelRecipe(
 ROWS, TOKENS, HELD_OUT_ROWS = 4, 128, 64
 CPU = torch.device("cpu")
 ADAMW_LR = 1e-2
-RATES: dict[OptimizerName, float] = {
-    "lion": 1 / 10,
-    "lion-8bit": 1 / 10,
-    "lion-bf16-moments": 1 / 10,
-    "cautious-lion": 1 / 10,
-    "adafactor": 10,
-    "sophia-g": 1 / 10,
-}
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """What one optimizer did."""
 
-    optimizer: OptimizerName
+    optimizer: str
     peak_lr: float
     bytes_per_parameter: float
     step_ms: float
@@ -77,9 +68,10 @@ class Row:
     held_out_loss: float
 
 
-def measure(optimizer: OptimizerName, steps: int, peak_lr: float | None = None) -> Row:
-    """Train the model with one optimizer; `peak_lr` in place of the factor of `RATES`."""
-    lr = peak_lr or ADAMW_LR * RATES.get(optimizer, 1.0)
+def measure(optimizer: str, steps: int, peak_lr: float | None = None) -> Measurement:
+    """Train the model with one optimizer; `peak_lr` in place of AdamW's times its `lr_scale`."""
+    kind = OPTIMIZERS[optimizer]
+    lr = peak_lr or ADAMW_LR * kind.lr_scale
     recipe = TrainRecipe(
         steps=steps,
         seq_len_tokens=TOKENS,
@@ -91,7 +83,7 @@ def measure(optimizer: OptimizerName, steps: int, peak_lr: float | None = None) 
     model = build_model(MODEL)
     model.init_weights(0)
     engine = Engine(model, build_optimizer(model, recipe, CPU), World())
-    subject = Optimization(engine, recipe.grad_clip, CPU, nullcontext(), ROWS * TOKENS, print)
+    subject = Optimization(engine, recipe.grad_clip, CPU, nullcontext(), ROWS * TOKENS, kind.after_update, print)
     update_s: list[float] = []
     engine.optimizer.register_step_pre_hook(lambda *_: update_s.append(-time.perf_counter()))
     engine.optimizer.register_step_post_hook(lambda *_: update_s.append(update_s.pop() + time.perf_counter()))
@@ -103,7 +95,7 @@ def measure(optimizer: OptimizerName, steps: int, peak_lr: float | None = None) 
         subject.measure(_batch(text, step, ROWS), step)
         subject.update(course.learning_rate(step))
         step_s.append(time.perf_counter() - started)
-    return Row(
+    return Measurement(
         optimizer,
         lr,
         optimizer_bytes_per_parameter(recipe, model),
@@ -137,7 +129,7 @@ def _loss(model: LanguageModel, batch: Batch) -> float:
     return (loss.total / loss.tokens).item()
 
 
-def report(rows: Sequence[Row], command: str, machine: str) -> str:
+def report(rows: Sequence[Measurement], command: str, machine: str) -> str:
     """The figures as Markdown."""
     head = "| optimizer | peak rate | state, bytes per parameter | step, ms | of it update, ms | held-out loss, nats |"
     lines = [
@@ -161,8 +153,8 @@ def report(rows: Sequence[Row], command: str, machine: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and write the report if asked to."""
     described = (__doc__ or "").split("\n")[0]
-    parser = argparse.ArgumentParser(prog="python -m athanor.tasks.trainer.optimizers.benchmark", description=described)
-    names = get_args(OptimizerName)
+    parser = argparse.ArgumentParser(prog="python -m athanor.tasks.trainer.optimizer_benchmark", description=described)
+    names = list(OPTIMIZERS)
     parser.add_argument("--optimizers", nargs="+", choices=names, default=names)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--peak-lr", type=float, help="the same rate for all")
@@ -177,7 +169,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     size = f"{sum(p.numel() for p in build_model(MODEL).parameters()):,} parameters, {ROWS * TOKENS:,} tokens a step"
     machine = f"{platform.machine()} CPU, threads: {torch.get_num_threads()}, {versions}; {size}. {asked.note}"
-    command = f"python -m athanor.tasks.trainer.optimizers.benchmark --steps {asked.steps}{rate}"
+    command = f"python -m athanor.tasks.trainer.optimizer_benchmark --steps {asked.steps}{rate}"
     text = report(rows, command, machine.rstrip(". ") + ".")
     print(text, end="")
     if asked.out is not None:

@@ -1,8 +1,12 @@
+"""Learning-rate schedules: their shapes, and that one more is one more declaration."""
+
 import math
 
 import pytest
+from pydantic import ValidationError
 
 from athanor.tasks.trainer.course.course import Course
+from athanor.tasks.trainer.course.schedules.kind import SCHEDULES
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 
@@ -16,7 +20,7 @@ def learning_rate(of: TrainRecipe, step: int) -> float:
     return Course(of).learning_rate(step)
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "wsd", "trapezoid", "linear", "constant"])
+@pytest.mark.parametrize("schedule", list(SCHEDULES))
 def test_warm_up_starts_at_one_share_of_the_peak_and_reaches_it(schedule):
     rates = [learning_rate(recipe(schedule=schedule), step) for step in range(11)]
     assert rates[0] == pytest.approx(0.01 / 10)
@@ -55,3 +59,22 @@ def test_a_decay_longer_than_the_run_begins_after_the_warm_up():
     trapezoid = recipe(schedule="trapezoid", decay_fraction=1.0)
     assert learning_rate(trapezoid, 10) == 0.01
     assert learning_rate(trapezoid, 55) == pytest.approx(0.005)
+
+
+ROOT = """
+import math
+from athanor.tasks.trainer.course.schedules.kind import Schedule
+DECLARED = Schedule("root", lambda progress: 1 - math.sqrt(progress), stable=True)
+"""
+
+
+def test_a_schedule_of_one_file_is_followed(plant):
+    with pytest.raises(ValidationError, match=r"Input should be 'cosine', .* or 'constant'"):
+        recipe(schedule="root")
+    plant(SCHEDULES, "root", ROOT)
+    root = recipe(schedule="root", decay_fraction=0.2, guard={"cooldown_rise": 0.1})
+    assert {learning_rate(root, step) for step in range(9, 81)} == {0.01}
+    assert learning_rate(root, 85) == pytest.approx(0.01 * 0.5)
+    assert Course(root).decaying(80) and not Course(root).decaying(79)
+    with pytest.raises(ValidationError, match=r"stable phase to end early \(wsd, trapezoid, constant, root\)"):
+        recipe(guard={"cooldown_rise": 0.1})
