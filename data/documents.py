@@ -25,8 +25,8 @@ from types import TracebackType
 from typing import Any
 
 from athanor.core.errors import UserError
+from athanor.core.keys import sha256_file
 from athanor.core.progress import Progress, silent
-from athanor.core.store import sha256_file
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.sources import files, hub, stdlib, word_problems
 from athanor.data.sources.records import BadRecord, Raw, Reject, Split, text_reader

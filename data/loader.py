@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from athanor.core.errors import UserError
-from athanor.core.store import canonical_json
+from athanor.core.keys import canonical_json
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.filter import RowFilter
 from athanor.data.mixture import Mixture

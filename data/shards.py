@@ -26,9 +26,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from athanor.core.disk import fsync_path, write_json
 from athanor.core.errors import UserError
+from athanor.core.keys import canonical_json, sha256_file
 from athanor.core.progress import Progress, silent
-from athanor.core.store import canonical_json, fsync_path, sha256_file, write_json
 from athanor.data.documents import Document, read_documents
 from athanor.data.tokenizer import Tokenizer, load_tokenizer
 

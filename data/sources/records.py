@@ -12,7 +12,7 @@ from string import Formatter
 from typing import Any, Literal
 
 from athanor.core.errors import UserError
-from athanor.core.store import canonical_json
+from athanor.core.keys import canonical_json
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 
 Split = Literal["train", "held_out"]

@@ -15,8 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.core.store import home
 from athanor.data.data_recipe import SourceRecipe, TokenizerRecipe
 from athanor.data.hub_access import Kind, hub_access
 from athanor.flows.plan.survey import StageSurvey

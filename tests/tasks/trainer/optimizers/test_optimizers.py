@@ -14,7 +14,7 @@ import torch
 from pydantic import ValidationError
 
 from athanor.core.errors import UserError
-from athanor.core.store import canonical_json
+from athanor.core.keys import canonical_json
 from athanor.data.loader import Batch
 from athanor.models.build import build_model
 from athanor.models.model_recipe import ModelRecipe
