@@ -25,8 +25,9 @@ from typing import Any
 from athanor.core.errors import UserError
 from athanor.core.progress import Progress, silent
 from athanor.data.data_recipe import SourceRecipe
-from athanor.data.sources.records import BadRecord, Raw, Reject, Split, text_reader
+from athanor.data.sources.records import BadRecord, Raw, Reject, text_reader
 from athanor.data.sources.source import source_of
+from athanor.data.splits import SPLITS, Split
 
 ROW_GROUP_BYTES = 8 << 20  # of text, uncompressed
 PART_BYTES = 256 << 20
@@ -52,7 +53,7 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
     """
     out.mkdir(parents=True, exist_ok=True)
     tally = _Tally(recipe)
-    with _SplitWriter(out, recipe.held_out_fraction) as writer, (out / "rejects.jsonl").open("w") as rejects:
+    with _DocumentSplits(out, recipe.held_out_fraction) as writer, (out / "rejects.jsonl").open("w") as rejects:
         for item in _texts(recipe):
             if isinstance(item, Reject):
                 rejects.write(json.dumps({"file": item.file, "line": item.line, "reason": item.reason}) + "\n")
@@ -142,15 +143,15 @@ class _Tally:
             raise UserError(f"{self._title}: holds no document; give a source with text")
 
 
-class _SplitWriter:
+class _DocumentSplits:
     """Sends documents to their split. The last one waits, in case it must make up for an empty split."""
 
     def __init__(self, out: Path, held_out_fraction: float):
         self._fraction = held_out_fraction
-        self._parts: dict[Split, _PartWriter] = {s: _PartWriter(out, s) for s in ("train", "held_out")}
+        self._parts: dict[Split, _PartWriter] = {s: _PartWriter(out, s) for s in SPLITS}
         self._last: tuple[Raw, str] | None = None
 
-    def __enter__(self) -> _SplitWriter:
+    def __enter__(self) -> _DocumentSplits:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -22,9 +22,10 @@ from random import Random
 from typing import TypeVar
 
 from athanor.data.data_recipe import SourceRecipe
-from athanor.data.sources.records import Raw, Split
+from athanor.data.sources.records import Raw
 from athanor.data.sources.source import Source
 from athanor.data.sources.word_problem_stories import BOXES, NOUNS, PEOPLE, STORIES, Kind, Noun, Person, Story
+from athanor.data.splits import SPLITS, Split
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ def read_word_problems(seed: int, documents: int, held_out_fraction: float) -> I
 
     Of n > 1 documents ceil((n - 1) * held_out_fraction) come from the held-out keys, the rest from training.
     """
-    streams: dict[Split, Iterator[Problem]] = {s: generate(seed, s) for s in ("train", "held_out")}
+    streams: dict[Split, Iterator[Problem]] = {s: generate(seed, s) for s in SPLITS}
     for index in range(documents):
         held_out = math.ceil(index * held_out_fraction) > math.ceil((index - 1) * held_out_fraction)
         split: Split = "held_out" if held_out else "train"
