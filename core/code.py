@@ -21,6 +21,9 @@ PLUMBING = frozenset(
     {
         "athanor.tasks.stage",
         "athanor.tasks.runs.follow",
+        "athanor.core.keys",
+        "athanor.core.disk",
+        "athanor.core.digests",
         "athanor.core.store",
         "athanor.core.code",
         "athanor.core.errors",

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from athanor.core.store import fsync_path
+from athanor.core.disk import fsync_path
 
 Row = dict[str, Any]
 

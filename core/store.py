@@ -6,14 +6,11 @@ directory is renamed into place and the parent is fsynced.
 
 Invariant: an artifact exists if and only if its manifest parses, belongs to its key, and every listed file has
 the listed size (`verify=True` also compares sha256). Anything else is *torn*: named, and rebuilt by the caller.
-The key is the sha256 of the stage name, its code version, the canonical JSON of its recipe and its parents'
-keys; nothing about the machine goes into it.
+What a key is says core/keys.py.
 """
 
 from __future__ import annotations
 
-import errno
-import hashlib
 import json
 import os
 import shutil
@@ -25,52 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
 
+from athanor.core.disk import fsync_path, home, write_json
 from athanor.core.errors import UserError
+from athanor.core.keys import artifact_key, sha256_file
 
 SCHEMA = 1
 MANIFEST = "manifest.json"
 ENGINE_RECORD = "prefect-result.json"  # the workflow engine's own note that this is done; no part of the artifact
-
-
-def home() -> Path:
-    """The folder everything is kept in: `ATHANOR_HOME`, by default `.athanor` in the working directory."""
-    return Path(os.environ.get("ATHANOR_HOME", ".athanor")).absolute()
-
-
-def canonical_json(value: Any) -> str:
-    """One text for one value: sorted keys, no spaces, None-valued fields of models left out.
-
-    Raises TypeError for anything without a canonical form (functions, sets, NaN, arbitrary objects).
-    """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return _plain(value.model_dump(mode="python", exclude_none=True))
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, dict):
-        if not all(isinstance(k, str) for k in value):
-            raise TypeError(f"only text keys have a canonical form: {list(value)[:3]!r}")
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    raise TypeError(f"{type(value).__name__} has no canonical form: {value!r:.80}")
-
-
-def artifact_key(stage: str, code_version: int, recipe: Any, parents: dict[str, str]) -> str:
-    """The sha256 (hex) that identifies what a stage makes from a recipe and its parents' keys."""
-    identity = {"stage": stage, "code_version": code_version, "recipe": recipe, "parents": parents}
-    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
-
-
-def sha256_file(path: Path) -> str:
-    """Hex sha256 of a file's bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
@@ -110,7 +69,7 @@ class Artifact:
 def _read_manifest(artifact: Artifact) -> tuple[dict[str, Any] | None, str]:
     path = artifact.path / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         key = artifact_key(artifact.stage, manifest["code_version"], manifest["recipe"], manifest["parents"])
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
@@ -238,27 +197,3 @@ class Store:
         os.rename(partial, artifact.path)
         fsync_path(artifact.path.parent)
         artifact.__dict__.pop("manifest", None)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON so that a crash leaves the old file or the new one, never a mixture."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    fsync_path(temporary)
-    os.replace(temporary, path)
-
-
-def fsync_path(path: Path) -> None:
-    """Flush a file's or a directory's contents to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def no_space(error: OSError, where: Path) -> UserError | None:
-    """The one-line form of a full disk or quota; None for any other I/O error."""
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-        return None
-    return UserError(f"no space left on the disk of {where}: free some, or set ATHANOR_HOME to another disk")

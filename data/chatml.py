@@ -22,9 +22,9 @@ from athanor.core.errors import UserError
 from athanor.core.progress import Progress, silent
 from athanor.data.documents import Document
 from athanor.data.shards import Encoded, shards_header, write_splits
+from athanor.data.sources.records import ROLES
 from athanor.data.tokenizer import IM_END, IM_START, Tokenizer, load_tokenizer
 
-ROLES = ("system", "user", "assistant")
 Message = Mapping[str, str]
 
 

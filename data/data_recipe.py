@@ -7,22 +7,23 @@ key. Fields that do not change the bytes of the result (devices, worker counts, 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from athanor.core.kinds import Kinds, NameOf
 from athanor.core.recipe import Recipe
 
-BuiltinText = Literal["stdlib-code", "stdlib-docs", "word-problems"]
-
-
+BUILTIN_SOURCES: Kinds[Any] = Kinds("built-in source", "athanor.data.sources", "BUILTIN")
 ORIGINS = ("builtin", "path", "hub")
 
 
 class SourceRecipe(Recipe):
     """One source of documents. Exactly one origin: `builtin`, `path` or `hub`."""
 
-    builtin: BuiltinText | None = Field(default=None, description="A source that needs nothing but Python itself")
+    builtin: Annotated[str, NameOf(BUILTIN_SOURCES)] | None = Field(
+        default=None, description="A source that needs nothing but Python itself"
+    )
     path: str | None = Field(
         default=None, description="File, folder or glob: .txt .md .tex .py .jsonl .parquet, also .gz .zst"
     )
@@ -48,6 +49,11 @@ class SourceRecipe(Recipe):
         if len(given) != 1:
             raise ValueError(f"give exactly one of {', '.join(ORIGINS)}; got {', '.join(given) or 'none'}")
         return self
+
+    @property
+    def origin(self) -> str:
+        """The one of ORIGINS that is given."""
+        return next(name for name in ORIGINS if getattr(self, name) is not None)
 
 
 class ChatSourceRecipe(SourceRecipe):

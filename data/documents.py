@@ -16,20 +16,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from athanor.core.errors import UserError
 from athanor.core.progress import Progress, silent
-from athanor.core.store import sha256_file
-from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.sources import files, hub, stdlib, word_problems
-from athanor.data.sources.records import BadRecord, Raw, Reject, Split, text_reader
+from athanor.data.data_recipe import SourceRecipe
+from athanor.data.sources.records import BadRecord, Raw, Reject, text_reader
+from athanor.data.sources.source import source_of
+from athanor.data.splits import SPLITS, Split
 
 ROW_GROUP_BYTES = 8 << 20  # of text, uncompressed
 PART_BYTES = 256 << 20
@@ -45,22 +43,6 @@ class Document:
     ref: str
 
 
-def source_identity(recipe: SourceRecipe) -> dict[str, Any]:
-    """What beyond the recipe fixes the text: the files' sizes and hashes, or the versions that ship it.
-
-    Raises UserError when `path` names nothing readable.
-    """
-    if recipe.path is not None:
-        found = files.list_files(recipe.path, isinstance(recipe, ChatSourceRecipe))
-        return {"files": [_file_identity(name, path) for name, path in found]}
-    if recipe.hub is not None:
-        return {"hub": recipe.hub, "config": recipe.hub_config, "revision": recipe.hub_revision}
-    if recipe.builtin == "word-problems":
-        return {}
-    identity = {"python": sys.version.split()[0]}
-    return identity | ({"numpy": version("numpy")} if recipe.builtin == "stdlib-docs" else {})
-
-
 def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Write a source's documents into the folder `out` and return the facts.
 
@@ -71,7 +53,7 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
     """
     out.mkdir(parents=True, exist_ok=True)
     tally = _Tally(recipe)
-    with _SplitWriter(out, recipe.held_out_fraction) as writer, (out / "rejects.jsonl").open("w") as rejects:
+    with _DocumentSplits(out, recipe.held_out_fraction) as writer, (out / "rejects.jsonl").open("w") as rejects:
         for item in _texts(recipe):
             if isinstance(item, Reject):
                 rejects.write(json.dumps({"file": item.file, "line": item.line, "reason": item.reason}) + "\n")
@@ -106,36 +88,10 @@ def read_documents(folder: Path, split: Split) -> Iterator[Document]:
                     yield Document(row["text"], row["ref"])
 
 
-def _file_identity(name: str, path: Path) -> dict[str, Any]:
-    try:
-        return {"name": name, "bytes": path.stat().st_size, "sha256": sha256_file(path)}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); correct its permissions") from None
-
-
-def _origin(recipe: SourceRecipe) -> str:
-    """How messages name a source."""
-    return recipe.path or (f"hub {recipe.hub}" if recipe.hub else f"builtin {recipe.builtin}")
-
-
-def _open_source(recipe: SourceRecipe, fields: tuple[str, ...]) -> Iterator[Raw | Reject]:
-    chat = isinstance(recipe, ChatSourceRecipe)
-    if recipe.path is not None:
-        return files.read_files(files.list_files(recipe.path, records_only=chat), fields)
-    if recipe.hub is not None:
-        return hub.read_hub(recipe, fields)
-    if recipe.builtin == "word-problems":
-        documents = recipe.max_documents or word_problems.DEFAULT_DOCUMENTS
-        return word_problems.read_word_problems(recipe.seed, documents, recipe.held_out_fraction)
-    if chat:
-        raise UserError(f"builtin {recipe.builtin}: holds no conversations; use word-problems, or `path` or `hub`")
-    return stdlib.read_stdlib_code() if recipe.builtin == "stdlib-code" else stdlib.read_stdlib_docs()
-
-
 def _texts(recipe: SourceRecipe) -> Iterator[tuple[Raw, str] | Reject]:
     """Every usable text of the source with the record it came from; the rest as rejects."""
     fields, read = text_reader(recipe)
-    for raw in _open_source(recipe, fields):
+    for raw in source_of(recipe).read(recipe, fields):
         if isinstance(raw, Reject):
             yield raw
             continue
@@ -154,7 +110,7 @@ class _Tally:
     """Counts what was kept and refused, and decides when to stop or to fail."""
 
     def __init__(self, recipe: SourceRecipe):
-        self._recipe = recipe
+        self._recipe, self._title = recipe, source_of(recipe).title(recipe)
         self._first: Reject | None = None
         self.documents = self.rejected = self.text_bytes = 0
 
@@ -180,22 +136,22 @@ class _Tally:
         limit = self._recipe.max_reject_fraction
         if self._first is not None and (self.rejected > limit * seen or not self.documents):
             raise UserError(
-                f"{_origin(self._recipe)}: {self.rejected} of {seen} records are bad (max_reject_fraction {limit:g}); "
+                f"{self._title}: {self.rejected} of {seen} records are bad (max_reject_fraction {limit:g}); "
                 f"the first, {self._first.ref}: {self._first.reason}"
             )
         if not self.documents:
-            raise UserError(f"{_origin(self._recipe)}: holds no document; give a source with text")
+            raise UserError(f"{self._title}: holds no document; give a source with text")
 
 
-class _SplitWriter:
+class _DocumentSplits:
     """Sends documents to their split. The last one waits, in case it must make up for an empty split."""
 
     def __init__(self, out: Path, held_out_fraction: float):
         self._fraction = held_out_fraction
-        self._parts: dict[Split, _PartWriter] = {s: _PartWriter(out, s) for s in ("train", "held_out")}
+        self._parts: dict[Split, _PartWriter] = {s: _PartWriter(out, s) for s in SPLITS}
         self._last: tuple[Raw, str] | None = None
 
-    def __enter__(self) -> _SplitWriter:
+    def __enter__(self) -> _DocumentSplits:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 Kind = Literal["dataset", "model"]
 State = Literal["open", "gated", "renamed", "missing", "offline", "unreachable", "refused"]
 TIMEOUT_S = 4.0
 _PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
+
+
+class Repository(NamedTuple):
+    """What can be asked about."""
+
+    kind: Kind
+    repo: str
+    revision: str | None
 
 
 @dataclass(frozen=True)

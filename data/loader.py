@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from athanor.core.errors import UserError
-from athanor.core.store import canonical_json
+from athanor.core.keys import canonical_json
+from athanor.core.targets import IGNORE
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.filter import RowFilter
 from athanor.data.mixture import Mixture
-from athanor.data.packing import IGNORED, PackedRows
+from athanor.data.packing import PackedRows
 from athanor.data.permutation import hash64, name_key
 from athanor.data.phases import Phase, phase_at
 from athanor.data.shards import TokenShards
@@ -38,8 +39,8 @@ _ROW_KEY = name_key("noise of a row")
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows for the model, all int64: ids, next-token targets (-100 ignored), document starts, noise keys, and the
-    index of each row's source among the reader's sources in sorted order, 0 where it reads one alone."""
+    """Rows for the model, all int64: ids, next-token targets (IGNORE where nothing is learned), document starts, noise
+    keys, and the index of each row's source among the reader's sources in sorted order, 0 where it reads one alone."""
 
     ids_BT: NDArray[np.int64]
     targets_BT: NDArray[np.int64]
@@ -50,7 +51,7 @@ class Batch:
     @property
     def ignored_rows(self) -> int:
         """Rows from which nothing is learned, e.g. those the filter rejects."""
-        return int((self.targets_BT == IGNORED).all(axis=1).sum())
+        return int((self.targets_BT == IGNORE).all(axis=1).sum())
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ class MixtureLoader:
             windows = self._windows_SP[source][phase]
             ids_BT[rows], targets_BT[rows], doc_start_BT[rows] = windows.assemble(window_B[rows])
         if self._filter is not None:
-            targets_BT[self._filter.noisy(ids_BT)] = IGNORED
+            targets_BT[self._filter.noisy(ids_BT)] = IGNORE
         return Batch(ids_BT, targets_BT, doc_start_BT, _row_keys(self.seed, step, slots_B), source_B)
 
     @property

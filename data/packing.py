@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from athanor.core.errors import UserError
+from athanor.core.targets import IGNORE
 from athanor.data.permutation import hash64, name_key, permute
 from athanor.data.shards import TokenShards
 
-IGNORED = -100
 _CHUNK_CONVERSATIONS = 1024
 _PACK_KEY = name_key("packing")
 
@@ -86,7 +86,7 @@ class PackedRows:
         """(ids_BT, targets_BT, doc_start_BT), int64; a target is the next token where that is to be learned."""
         shape = (len(rows), self.seq_len_tokens)
         ids_BT = np.full(shape, self.shards.eos_id, dtype=np.int64)
-        targets_BT = np.full(shape, IGNORED, dtype=np.int64)
+        targets_BT = np.full(shape, IGNORE, dtype=np.int64)
         doc_start_BT = np.empty(shape, dtype=np.int64)
         for b, row in enumerate(rows.tolist()):
             at = 0
@@ -94,7 +94,7 @@ class PackedRows:
                 end = at + stop - start
                 ids_BT[b, at:end] = self.shards.tokens(start, stop)
                 learned = self.shards.mask(start + 1, stop) == 1
-                targets_BT[b, at : end - 1] = np.where(learned, ids_BT[b, at + 1 : end], IGNORED)
+                targets_BT[b, at : end - 1] = np.where(learned, ids_BT[b, at + 1 : end], IGNORE)
                 doc_start_BT[b, at:end] = at
                 at = end
             doc_start_BT[b, at:] = at

@@ -26,13 +26,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from athanor.core.disk import fsync_path, write_json
 from athanor.core.errors import UserError
+from athanor.core.keys import canonical_json, sha256_file
 from athanor.core.progress import Progress, silent
-from athanor.core.store import canonical_json, fsync_path, sha256_file, write_json
 from athanor.data.documents import Document, read_documents
+from athanor.data.splits import SPLITS
 from athanor.data.tokenizer import Tokenizer, load_tokenizer
 
-SPLITS = ("train", "held_out")
 SHARD_TOKENS = 100_000_000
 _BATCH_CHARACTERS = 1 << 20
 _HASHES = {"bin": "sha256", "idx": "index_sha256", "mask": "mask_sha256"}  # file suffix -> field of shards.json
@@ -98,7 +99,7 @@ def write_splits(
     """Write both splits through `encode` (see `write_shards`); `header` are the first fields of shards.json."""
     facts: dict[str, Any] = {}
     for split in SPLITS:
-        writer = _SplitWriter(out / split, header, shard_tokens)
+        writer = _ShardWriter(out / split, header, shard_tokens)
         rest = islice(read_documents(documents_dir, split), writer.manifest["total_documents"], None)
         for encoded in _in_order(encode, _batches(rest), workers):
             for document in encoded:
@@ -138,7 +139,7 @@ def _in_order(encode: EncodeBatch, batches: Iterator[list[Document]], workers: i
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-class _SplitWriter:
+class _ShardWriter:
     """Appends documents to the shards of one split, starting after the shards that are already finished."""
 
     def __init__(self, folder: Path, header: dict[str, Any], shard_tokens: int):

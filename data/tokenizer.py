@@ -29,8 +29,9 @@ from huggingface_hub.errors import (
 )
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from athanor.core.disk import write_json
 from athanor.core.errors import UserError
-from athanor.core.store import sha256_file, write_json
+from athanor.core.keys import sha256_file
 from athanor.data.data_recipe import TokenizerRecipe
 
 IM_START = "<|im_start|>"

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from athanor.core.errors import UserError
-from athanor.data.packing import IGNORED
+from athanor.core.targets import IGNORE
 from athanor.data.permutation import hash64, name_key, permute
 from athanor.data.phases import Phase
 from athanor.data.shards import TokenShards
@@ -54,7 +54,7 @@ class Windows:
             tokens_BT1[b] = self.shards.tokens(start, start + length + 1)
             begins = self.shards.document_starts(start, start + length + 1) - start
             begins_BT1[b, begins] = begins
-        targets_BT = np.where(begins_BT1[:, 1:] > 0, IGNORED, tokens_BT1[:, 1:])
+        targets_BT = np.where(begins_BT1[:, 1:] > 0, IGNORE, tokens_BT1[:, 1:])
         doc_start_BT = np.maximum.accumulate(begins_BT1[:, :-1], axis=1)
         return tokens_BT1[:, :-1].copy(), targets_BT, doc_start_BT
 

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IGNORE = -100
+from athanor.core.targets import IGNORE
+
 _CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
 
 

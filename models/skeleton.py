@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 
 from athanor.core.errors import UserError
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.kernels.attention import Visible, visible_keys
-from athanor.kernels.cross_entropy import IGNORE, linear_cross_entropy, sample_classes, soft_cap
+from athanor.kernels.cross_entropy import linear_cross_entropy, sample_classes, soft_cap
 from athanor.kernels.noise import uniform
 from athanor.kernels.packed_row import PackedRow, newest
 from athanor.models.blocks.norm import RMSNorm

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.splits import Split
 
 if TYPE_CHECKING:
     from athanor.models.maps import Map
@@ -42,7 +43,7 @@ class ShardRow:
     """What `shards.json` says of one split of one source."""
 
     source: str
-    split: Literal["train", "held_out"]
+    split: Split
     tokens: int
     documents: int
     text_bytes: int

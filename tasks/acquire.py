@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pkgutil import iter_modules
 from typing import Any
 
 from pydantic import Field
 
 from athanor.core.recipe import Recipe
+from athanor.data import sources
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.documents import source_identity, write_documents
+from athanor.data.documents import write_documents
+from athanor.data.sources.source import source_of
 from athanor.tasks.stage import StageRun, stage
 
 
@@ -21,17 +24,17 @@ class AcquireRecipe(Recipe):
 
     @classmethod
     def of(cls, source: SourceRecipe) -> AcquireRecipe:
-        """The recipe of a source. Raises UserError if its local files are missing."""
+        """The recipe of a source. Raises UserError if its local files are missing or empty."""
         asked = source.model_dump(mode="json", exclude={"path"}, exclude_none=True)
-        return cls(source=source, asked=asked, identity=source_identity(source))
+        return cls(source=source, asked=asked, identity=source_of(source).identity(source))
 
 
 def label(source: SourceRecipe) -> str:
     """A readable name for a source's artifacts."""
-    return source.builtin or (source.hub or "files").rpartition("/")[2].lower()
+    return source_of(source).label(source)
 
 
-@stage("acquire")
+@stage("acquire", code=tuple(module.name for module in iter_modules(sources.__path__, f"{sources.__name__}.")))
 def acquire(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
     return write_documents(recipe.source, run.out, run.progress)

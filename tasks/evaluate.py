@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from athanor.core.errors import UserError
+from athanor.core.keys import sha256_file
 from athanor.core.recipe import Recipe
-from athanor.core.store import Artifact, sha256_file
+from athanor.core.store import Artifact
 from athanor.tasks.benchmarks.lm_eval_run import reads_documents, run_task
 from athanor.tasks.runs.follow import record_benchmark
 from athanor.tasks.stage import StageRun, stage

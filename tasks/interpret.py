@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from itertools import chain
 
+from athanor.core.disk import write_json
 from athanor.core.recipe import Recipe
-from athanor.core.store import Artifact, write_json
+from athanor.core.store import Artifact
 from athanor.data.loader import held_out_batches
 from athanor.data.shards import TokenShards
 from athanor.models.checkpoints.portable import load_portable

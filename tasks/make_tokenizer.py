@@ -7,8 +7,9 @@ from typing import Any
 
 from pydantic import Field
 
+from athanor.core.keys import sha256_file
 from athanor.core.recipe import Recipe
-from athanor.core.store import Artifact, sha256_file
+from athanor.core.store import Artifact
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.documents import read_documents
 from athanor.data.tokenizer import build_tokenizer, tokenizer_file

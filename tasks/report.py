@@ -11,6 +11,7 @@ from pydantic import Field
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.splits import SPLITS, Split
 from athanor.models.counts import parameter_counts
 from athanor.models.maps import Map
 from athanor.models.model_recipe import ModelRecipe
@@ -18,8 +19,6 @@ from athanor.reports.card import write_report
 from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
 from athanor.tasks.stage import Inputs, StageRun, stage
 from athanor.tasks.stage_recipes import ReportRecipe
-
-SPLITS = ("train", "held_out")
 
 
 class ReportStageRecipe(Recipe):
@@ -87,6 +86,6 @@ def _maps(artifact: Artifact) -> list[dict[str, Any]]:
     return _json(artifact, "maps.json")["maps"]
 
 
-def _shard_row(source: str, split: Any, artifact: Artifact) -> ShardRow:
+def _shard_row(source: str, split: Split, artifact: Artifact) -> ShardRow:
     shards = _json(artifact, f"{split}/shards.json")
     return ShardRow(source, split, shards["total_tokens"], shards["total_documents"], shards["text_bytes"])

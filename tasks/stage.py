@@ -27,10 +27,12 @@ from prefect.logging import get_logger, get_run_logger
 from prefect.states import Completed
 
 from athanor.core.code import code_fingerprint
+from athanor.core.disk import no_space
+from athanor.core.keys import artifact_key
 from athanor.core.progress import Progress
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
-from athanor.core.store import ENGINE_RECORD, Artifact, Store, artifact_key, no_space
+from athanor.core.store import ENGINE_RECORD, Artifact, Store
 from athanor.tasks.trainer.process.exit_codes import Retryable
 
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms

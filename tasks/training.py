@@ -7,9 +7,10 @@ import shutil
 import time
 from typing import Any
 
+from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.rows import Row, read_rows
-from athanor.core.store import Artifact, write_json
+from athanor.core.store import Artifact
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.runs.follow import Recorder
 from athanor.tasks.stage import StageRun

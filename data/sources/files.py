@@ -16,8 +16,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from athanor.core.digests import file_digests
 from athanor.core.errors import UserError
+from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.sources.records import Raw, Reject
+from athanor.data.sources.source import Identity, Source
 
 TEXT_SUFFIXES = (".txt", ".md", ".tex", ".py")
 RECORD_SUFFIXES = (".jsonl", ".parquet")
@@ -70,6 +73,47 @@ def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iter
         except OSError as error:  # also what pyarrow raises for a compressed stream that breaks off
             reason = str(error.strerror or error).splitlines()[0]
             raise UserError(f"{path}: cannot be read to its end ({reason}); replace the file") from None
+
+
+def files_identity(files: Sequence[tuple[str, Path]]) -> Identity:
+    """Name, size and hash of each file, wherever it lies. Raises UserError for one that cannot be read."""
+    try:
+        digests = file_digests([path for _, path in files])
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); correct its permissions") from None
+    return {
+        "files": [
+            {"name": name, "bytes": size_bytes, "sha256": sha256}
+            for (name, _), (size_bytes, sha256) in zip(files, digests, strict=True)
+        ]
+    }
+
+
+def _listed(recipe: SourceRecipe) -> list[tuple[str, Path]]:
+    return list_files(str(recipe.path), records_only=isinstance(recipe, ChatSourceRecipe))
+
+
+def _identity(recipe: SourceRecipe) -> Identity:
+    identity = files_identity(_listed(recipe))
+    if not _whole_bytes(recipe, identity):
+        raise UserError(f"{recipe.path}: holds nothing; give files with text")
+    return identity
+
+
+def _whole_bytes(recipe: SourceRecipe, identity: Identity) -> float:
+    return sum(file["bytes"] for file in identity["files"])
+
+
+ORIGIN = Source(
+    name="path",
+    read=lambda recipe, fields: read_files(_listed(recipe), fields),
+    identity=_identity,
+    read_bytes_per_s=40e6,
+    document_bytes=4000,
+    whole_bytes=_whole_bytes,
+    title=lambda recipe: str(recipe.path),
+    label=lambda recipe: "files",
+)
 
 
 def _name(file: Path, root: Path) -> str:

@@ -13,7 +13,9 @@ from typing import Any
 
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import SourceRecipe
+from athanor.data.hub_access import Repository
 from athanor.data.sources.records import Raw
+from athanor.data.sources.source import Source
 
 FORMATS = ("arrow", "csv", "json", "parquet", "text")
 
@@ -32,6 +34,19 @@ def read_hub(recipe: SourceRecipe, fields: Sequence[str]) -> Iterator[Raw]:
         raise
     except Exception as error:  # requests, httpx, fsspec, pyarrow and datasets each have their own
         raise UserError(_explain(recipe, error)) from None
+
+
+ORIGIN = Source(
+    name="hub",
+    read=read_hub,
+    identity=lambda recipe: {"hub": recipe.hub, "config": recipe.hub_config, "revision": recipe.hub_revision},
+    read_bytes_per_s=10e6,
+    document_bytes=4000,
+    whole_bytes=lambda recipe, identity: None,
+    title=lambda recipe: f"hub {recipe.hub}",
+    label=lambda recipe: str(recipe.hub).rpartition("/")[2].lower(),
+    repository=lambda recipe: Repository("dataset", str(recipe.hub), recipe.hub_revision),
+)
 
 
 def _stream(recipe: SourceRecipe, fields: Sequence[str]) -> Any:

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from string import Formatter
-from typing import Any, Literal
+from typing import Any
 
 from athanor.core.errors import UserError
-from athanor.core.store import canonical_json
+from athanor.core.keys import canonical_json
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
+from athanor.data.splits import Split
 
-Split = Literal["train", "held_out"]
 Content = str | dict[str, Any]
 ROLES = ("system", "user", "assistant")
 

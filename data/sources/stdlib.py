@@ -3,21 +3,24 @@
 `stdlib-code` is the library's own .py files. `stdlib-docs` is the language reference topics of `pydoc`,
 then one document per module of the standard library and of NumPy with the docstrings of its public
 functions and classes, taken from the source by `ast`: nothing is imported. Both are in sorted order and
-change only with the Python (and NumPy) version, which `documents.source_identity` puts into the key.
+change only with the Python (and NumPy) version, which their identity puts into the key.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
+import sys
 import sysconfig
 import warnings
 from collections.abc import Iterator
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
 from athanor.core.errors import UserError
 from athanor.data.sources.records import Raw, Reject
+from athanor.data.sources.source import Source
 
 # Tests, installed packages, and what describes this machine rather than Python.
 _SKIPPED_FOLDERS = {"test", "tests", "idle_test", "turtledemo", "site-packages", "dist-packages", "__pycache__"}
@@ -46,6 +49,30 @@ def read_stdlib_docs() -> Iterator[Raw | Reject]:
     spec = find_spec("numpy")
     if spec is not None and spec.origin is not None:
         yield from _module_docs(Path(spec.origin).parent, prefix="numpy/")
+
+
+_PYTHON = sys.version.split()[0]
+
+BUILTIN = (
+    Source(
+        name="stdlib-code",
+        read=lambda recipe, fields: read_stdlib_code(),
+        identity=lambda recipe: {"python": _PYTHON},
+        read_bytes_per_s=12e6,
+        document_bytes=16_000,
+        whole_bytes=lambda recipe, identity: 11e6,
+        conversations=False,
+    ),
+    Source(
+        name="stdlib-docs",
+        read=lambda recipe, fields: read_stdlib_docs(),
+        identity=lambda recipe: {"python": _PYTHON, "numpy": version("numpy")},
+        read_bytes_per_s=1e6,
+        document_bytes=6000,
+        whole_bytes=lambda recipe, identity: 4.1e6,
+        conversations=False,
+    ),
+)
 
 
 def module_document(source: str, module: str) -> str:

@@ -21,12 +21,16 @@ from itertools import pairwise, product
 from random import Random
 from typing import TypeVar
 
-from athanor.data.sources.records import Raw, Split
+from athanor.data.data_recipe import SourceRecipe
+from athanor.data.sources.records import Raw
+from athanor.data.sources.source import Source
 from athanor.data.sources.word_problem_stories import BOXES, NOUNS, PEOPLE, STORIES, Kind, Noun, Person, Story
+from athanor.data.splits import SPLITS, Split
 
 T = TypeVar("T")
 
 DEFAULT_DOCUMENTS = 60_000
+DOCUMENT_BYTES = 113
 HELD_OUT_SHARE = 0.10  # of the keys
 SUMS_AND_DIFFERENCES: frozenset[Kind] = frozenset({"sum", "difference"})
 LARGEST = 20  # of every number in sums and differences
@@ -96,7 +100,7 @@ def read_word_problems(seed: int, documents: int, held_out_fraction: float) -> I
 
     Of n > 1 documents ceil((n - 1) * held_out_fraction) come from the held-out keys, the rest from training.
     """
-    streams: dict[Split, Iterator[Problem]] = {s: generate(seed, s) for s in ("train", "held_out")}
+    streams: dict[Split, Iterator[Problem]] = {s: generate(seed, s) for s in SPLITS}
     for index in range(documents):
         held_out = math.ceil(index * held_out_fraction) > math.ceil((index - 1) * held_out_fraction)
         split: Split = "held_out" if held_out else "train"
@@ -104,6 +108,20 @@ def read_word_problems(seed: int, documents: int, held_out_fraction: float) -> I
         if problem is None:
             return
         yield Raw(_record(problem), "word-problems", index + 1, split)
+
+
+def _documents(recipe: SourceRecipe) -> int:
+    return recipe.max_documents or DEFAULT_DOCUMENTS
+
+
+BUILTIN = Source(
+    name="word-problems",
+    read=lambda recipe, fields: read_word_problems(recipe.seed, _documents(recipe), recipe.held_out_fraction),
+    identity=lambda recipe: {},
+    read_bytes_per_s=1.8e6,
+    document_bytes=DOCUMENT_BYTES,
+    whole_bytes=lambda recipe, identity: _documents(recipe) * DOCUMENT_BYTES,
+)
 
 
 def is_held_out(key: str) -> bool:

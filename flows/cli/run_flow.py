@@ -8,8 +8,8 @@ import time
 
 from prefect.settings import temporary_settings
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.core.store import home
 from athanor.flows.plan.plan import check_ready
 from athanor.flows.presets.preset import Preset
 from athanor.flows.server.temporary import server_settings

@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
-from athanor.core.store import Artifact, Store, home
+from athanor.core.store import Artifact, Store
 from athanor.flows.plan.estimate import Estimator, TrainingEstimate, known_s
 from athanor.flows.plan.machine import Machine, this_machine
 from athanor.flows.plan.survey import StageSurvey, Survey

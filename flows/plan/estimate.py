@@ -16,7 +16,7 @@ import torch
 
 from athanor.core.errors import UserError
 from athanor.core.store import Artifact
-from athanor.data.data_recipe import ORIGINS, SourceRecipe
+from athanor.data.sources.source import source_of
 from athanor.data.tokenizer import tokenizer_file
 from athanor.flows.plan.machine import Machine
 from athanor.flows.plan.survey import StageSurvey, Survey
@@ -33,12 +33,9 @@ from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 from athanor.tasks.training import resolve_model
 
-READ_BYTES_PER_S = {"hub": 10e6, "path": 40e6, "builtin": 4e6}  # acquire, of text
 TOKENIZE_BYTES_PER_S = 3e6  # of text
 TRAIN_TOKENIZER_BYTES_PER_S = 1e6  # of text
 BYTES_PER_TOKEN = 4.0
-DOCUMENT_BYTES = {"builtin": 200, "hub": 4000, "path": 4000}  # where max_documents bounds a source
-UNBOUNDED_TEXT_BYTES = 4e6  # of built-in text without max_bytes
 BENCHMARK_DOCUMENTS = 1500  # of a benchmark without limit
 PROMPT_TOKENS, ANSWER_TOKENS = 1000, 256  # of lm-eval's benchmarks, examples included
 LOCAL_PROMPT_TOKENS, LOCAL_ANSWER_TOKENS = 60, 64  # of those in tasks/benchmarks
@@ -202,7 +199,7 @@ class Estimator:
         match stage.stage:
             case "acquire":
                 source = getattr(stage.recipe, "source")  # noqa: B009  AcquireRecipe's, an excluded field
-                return _over(self._text_bytes(stage), READ_BYTES_PER_S[_origin(source)], DOCUMENTS_SHARE)
+                return _over(self._text_bytes(stage), source_of(source).read_bytes_per_s, DOCUMENTS_SHARE)
             case "tokenize" | "chat":
                 return _over(
                     self._text_bytes(self._stage_of(stage.inputs["documents"])), TOKENIZE_BYTES_PER_S, SHARDS_SHARE
@@ -241,15 +238,7 @@ class Estimator:
         if self._whole(stage.artifact):
             return stage.artifact.facts["text_bytes"]
         recipe: Any = stage.recipe
-        source = recipe.source
-        known = [source.max_bytes]
-        if source.max_documents is not None:
-            known.append(source.max_documents * DOCUMENT_BYTES[_origin(source)])
-        if source.builtin is not None:
-            known.append(UNBOUNDED_TEXT_BYTES)
-        elif source.path is not None:
-            known.append(sum(file["bytes"] for file in recipe.identity["files"]))
-        return min((size for size in known if size is not None), default=None)
+        return source_of(recipe.source).text_bytes(recipe.source, recipe.identity)
 
     def _stage_of(self, artifact: Any) -> StageSurvey:
         return next(stage for stage in self.survey.stages if stage.artifact.key == artifact.key)
@@ -261,10 +250,6 @@ class Estimator:
 def known_s(estimates: Iterable[Estimate]) -> float:
     """Sum of the times that are known."""
     return sum(estimate.wall_s or 0.0 for estimate in estimates)
-
-
-def _origin(source: SourceRecipe) -> str:
-    return next(name for name in ORIGINS if getattr(source, name) is not None)
 
 
 def _over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Estimate:

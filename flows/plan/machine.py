@@ -16,10 +16,10 @@ from typing import Any
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
-from athanor.core.store import home
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 

@@ -15,10 +15,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.core.store import home
 from athanor.data.data_recipe import SourceRecipe, TokenizerRecipe
 from athanor.data.hub_access import Kind, hub_access
+from athanor.data.sources.source import source_of
 from athanor.flows.plan.survey import StageSurvey
 from athanor.flows.presets.preset import Preset
 from athanor.tasks import acquire
@@ -56,7 +57,7 @@ class _Repository:
 def recipe_findings(preset: Preset) -> list[Finding]:
     """Errors of local files and of task names, each by itself; with any of them the keys are not known."""
     checks: list[tuple[str, Callable[[], object]]] = [
-        (subject, lambda source=source: _check_source(source)) for subject, source in _sources(preset)
+        (subject, lambda source=source: acquire.AcquireRecipe.of(source)) for subject, source in _sources(preset)
     ]
     checks.append(("tokenizer", lambda: TokenizerStageRecipe.of(preset.tokenizer, preset.data.mixture.start)))
     for label, task in preset.evaluate.tasks.items() if preset.evaluate else ():
@@ -110,12 +111,6 @@ def _sources(preset: Preset) -> Iterator[tuple[str, SourceRecipe]]:
         yield "sft.source", preset.sft.source
 
 
-def _check_source(source: SourceRecipe) -> None:
-    files = acquire.AcquireRecipe.of(source).identity.get("files")
-    if files is not None and not sum(file["bytes"] for file in files):
-        raise UserError(f"{source.path}: holds nothing; give files with text")
-
-
 def _caught(subject: str, check: Callable[[], object]) -> Iterator[Finding]:
     try:
         check()
@@ -129,8 +124,9 @@ def _repositories(preset: Preset, stages: list[StageSurvey] | None) -> Iterator[
         return stages is None or any(found.state != "cached" for found in alike)
 
     for subject, source in _sources(preset):
-        if source.hub is not None and waiting("acquire", "source", source):  # streamed, so no cache helps
-            yield _Repository(subject, "dataset", source.hub, source.hub_revision, lambda: False)
+        repository = source_of(source).repository(source)
+        if repository is not None and waiting("acquire", "source", source):  # streamed, so no cache helps
+            yield _Repository(subject, *repository, lambda: False)
     tokenizer = preset.tokenizer
     if tokenizer.hub is not None and waiting("tokenizer"):
         revision = tokenizer.hub_revision

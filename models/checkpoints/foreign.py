@@ -17,8 +17,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from athanor.core.disk import write_json
 from athanor.core.errors import UserError
-from athanor.core.store import write_json
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_on_meta
 from athanor.models.checkpoints.layout import Layout

@@ -16,9 +16,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+from athanor.core.disk import write_json
 from athanor.core.progress import Progress, silent
 from athanor.core.runtime import Runtime
-from athanor.core.store import write_json
 from athanor.tasks.benchmarks import catalogue, scores
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, local_names, write_test_documents
 from athanor.tasks.stage_recipes import EvalTaskRecipe

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.core.store import home
 
 VERSION = 1
 PATIENT_S = 60.0

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from athanor.core.disk import write_json
 from athanor.core.errors import UserError
-from athanor.core.store import write_json
 from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
 from athanor.models.checkpoints.portable import write_portable

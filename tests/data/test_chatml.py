@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.core.errors import UserError
+from athanor.core.targets import IGNORE
 from athanor.data.chatml import encode_conversation, encode_prompt, render_prompt, write_chat_shards
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.loader import ChatLoader, held_out_batches
@@ -181,10 +182,10 @@ def check_row(ids, targets, doc_start, eos_id, expected):
         assert (doc_start[begin:end] == begin).all()
         piece = tuple(ids[begin:end].tolist())
         if set(piece) == {eos_id}:
-            assert end == len(ids) and (targets[begin:] == -100).all()
+            assert end == len(ids) and (targets[begin:] == IGNORE).all()
             continue
         mask = expected[piece]
-        want = [n if m else -100 for n, m in zip(piece[1:], mask[1:], strict=True)] + [-100]
+        want = [n if m else IGNORE for n, m in zip(piece[1:], mask[1:], strict=True)] + [IGNORE]
         assert targets[begin:end].tolist() == want
         found.append(piece)
     return found
@@ -243,7 +244,7 @@ def test_long_conversations_are_cut_and_those_left_without_an_answer_dropped_and
     long_ids, _ = encode_conversation(talks[0], load_tokenizer(tokenizer_dir))
     rows = [loader.batch(step, [0]) for step in range(2)]
     assert long_ids[:64] in [r.ids_BT[0].tolist() for r in rows]
-    assert all((r.targets_BT != -100).any() for r in rows)
+    assert all((r.targets_BT != IGNORE).any() for r in rows)
 
 
 def test_chat_without_anything_to_learn_is_one_line(write_documents_dir, tokenizer_dir, tmp_path):

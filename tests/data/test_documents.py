@@ -11,7 +11,8 @@ from pyarrow import parquet
 from athanor.core.errors import UserError
 from athanor.data import documents
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.documents import Document, _cut, read_documents, source_identity, write_documents
+from athanor.data.documents import Document, _cut, read_documents, write_documents
+from athanor.data.sources import word_problems
 from athanor.data.sources.records import BadRecord, Raw, Template
 
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
@@ -166,7 +167,7 @@ def test_a_source_of_one_record_keeps_it_for_training(tmp_path, out):
 
 def test_a_split_the_source_has_fixed_is_never_changed(out, monkeypatch):
     fixed = [Raw(f"text {n}\n\nmore", "generated", n, split="train") for n in range(3)]
-    monkeypatch.setattr(documents, "_open_source", lambda recipe, fields: iter(fixed))
+    monkeypatch.setattr(word_problems, "read_word_problems", lambda *recipe: iter(fixed))
     write_documents(SourceRecipe(builtin="word-problems"), out)
     assert texts(out, "train") == [raw.content for raw in fixed] and texts(out, "held_out") == []
 
@@ -312,21 +313,6 @@ def test_messages_of_the_wrong_shape_are_rejected(tmp_path, out, messages, reaso
     path = jsonl(tmp_path / "rows.jsonl", [{"messages": CHAT}, {"messages": messages}])
     write_documents(ChatSourceRecipe(path=path, max_reject_fraction=0.5), out)
     assert rejects(out)[0]["reason"].startswith(reason)
-
-
-# --- identity ---------------------------------------------------------------------------------------------------
-
-
-def test_identity_changes_with_a_files_bytes_and_not_with_its_place(tmp_path):
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir()
-        jsonl(tmp_path / folder / "a.jsonl", [{"text": "x"}])
-    here, there = (source_identity(SourceRecipe(path=str(tmp_path / f))) for f in ("here", "there"))
-    content = (tmp_path / "here" / "a.jsonl").read_bytes()
-    digest = hashlib.sha256(content).hexdigest()
-    assert here == there == {"files": [{"name": "a.jsonl", "bytes": len(content), "sha256": digest}]}
-    (tmp_path / "here" / "a.jsonl").write_text('{"text": "y"}\n')
-    assert source_identity(SourceRecipe(path=str(tmp_path / "here"))) != there
 
 
 # --- real data --------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.core.errors import UserError
+from athanor.core.targets import IGNORE
 from athanor.data.chatml import write_chat_shards
 from athanor.data.data_recipe import FilterRecipe, MixtureRecipe, TokenizerRecipe
 from athanor.data.loader import ChatLoader, MixtureLoader, held_out_batches
@@ -70,7 +71,7 @@ def test_rows_are_the_windows_of_the_stream_with_isolated_documents(shard_dirs):
                     document = t
                 assert batch.doc_start_BT[slot, t] == document
                 ends_here = stream[t] == shards.eos_id
-                assert batch.targets_BT[slot, t] == (-100 if ends_here else stream[t + 1])
+                assert batch.targets_BT[slot, t] == (IGNORE if ends_here else stream[t + 1])
         assert [loader.sources[index] for index in batch.source_B] == [
             loader.describe(step, s).source for s in range(8)
         ]
@@ -236,7 +237,7 @@ def test_nothing_is_learned_from_planted_noise_and_everything_else_is_as_without
         within = [with_filter.describe(step, slot).documents for slot in range(8)]
         wholly_noise = np.array([first == last and first in noise for ((first, last),) in within])
         clean = np.array([not noise.keys() & set(range(first, last + 1)) for ((first, last),) in within])
-        ignored = (ours.targets_BT == -100).all(axis=1)
+        ignored = (ours.targets_BT == IGNORE).all(axis=1)
         assert ignored[wholly_noise].all() and not ignored[clean].any()
         assert ours.ignored_rows == ignored.sum() and theirs.ignored_rows == 0
         assert (ours.targets_BT[~ignored] == theirs.targets_BT[~ignored]).all()
@@ -365,7 +366,7 @@ def test_real_text_crosses_no_document_in_any_target(test_data_path, write_docum
     for step in range(10):
         batch = loader.batch(step, range(rows))
         at_end = batch.ids_BT == eos_id
-        assert (batch.targets_BT[at_end] == -100).all()
+        assert (batch.targets_BT[at_end] == IGNORE).all()
         assert (batch.targets_BT[~at_end] >= 0).all()
         assert (np.diff(batch.doc_start_BT, axis=1) >= 0).all()
         ends += int((batch.targets_BT == eos_id).sum())

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from athanor.core.store import Store, write_json
+from athanor.core.disk import write_json
+from athanor.core.store import Store
 from athanor.flows.cli.main import main
 from athanor.flows.plan.survey import StageSurvey
 from athanor.flows.presets.preset import Preset, load_preset

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import athanor.kernels.cross_entropy as module
+from athanor.core.targets import IGNORE
 from athanor.kernels.cross_entropy import linear_cross_entropy, sample_classes
 
 
@@ -20,14 +21,14 @@ def example(positions=40, vocab=50, width=8, dtype=torch.float32):
     h = torch.randn(positions, width, generator=generator).to(dtype).requires_grad_()
     weight = torch.randn(vocab, width, generator=generator).to(dtype).requires_grad_()
     target = torch.randint(0, vocab, (positions,), generator=generator)
-    target[::5] = -100
+    target[::5] = IGNORE
     return h, weight, target
 
 
 def plain(h, weight, target, cap=None):
     logits = F.linear(h, weight).float()
     logits = logits if cap is None else cap * (logits / cap).tanh()
-    return F.cross_entropy(logits, target, ignore_index=-100, reduction="sum")
+    return F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
 
 
 @pytest.mark.parametrize("cap", [None, 1.5])
@@ -45,15 +46,15 @@ def test_loss_and_gradients_equal_the_plain_ones(cap):
 @pytest.mark.usefixtures("small_chunks")
 def test_ignored_positions_count_nothing_and_get_no_gradient():
     h, weight, target = example()
-    changed = torch.where((target == -100)[:, None], 1e3 * torch.ones_like(h), h).detach().requires_grad_()
+    changed = torch.where((target == IGNORE)[:, None], 1e3 * torch.ones_like(h), h).detach().requires_grad_()
     loss = linear_cross_entropy(changed, weight, target)
     torch.testing.assert_close(loss, linear_cross_entropy(h, weight, target))
-    assert not torch.autograd.grad(loss, changed)[0][target == -100].any()
+    assert not torch.autograd.grad(loss, changed)[0][target == IGNORE].any()
 
 
 def test_all_positions_ignored_is_zero_with_zero_gradient():
     h, weight, target = example()
-    loss = linear_cross_entropy(h, weight, torch.full_like(target, -100))
+    loss = linear_cross_entropy(h, weight, torch.full_like(target, IGNORE))
     assert loss.item() == 0.0
     assert not torch.autograd.grad(loss, weight)[0].any()
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from athanor.core.targets import IGNORE
 from athanor.kernels.cross_entropy import chunk_positions
 from athanor.models.build import build_model
 
@@ -133,12 +134,12 @@ def test_every_parameter_gets_a_gradient_from_the_loss(mode, tiny_recipe):
 def test_loss_sums_plain_cross_entropy_over_counted_targets(mode, lively_model):
     model, ids = lively_model(mode), random_ids(2, 16)
     targets = ids.roll(-1, 1)
-    targets[:, ::3] = -100
+    targets[:, ::3] = IGNORE
     loss = model.loss(ids, targets)
     plain = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), targets.flatten(), reduction="sum")
     torch.testing.assert_close(loss.total, plain)
     assert loss.total.dtype == torch.float32
-    assert loss.tokens.item() == (targets != -100).sum().item()
+    assert loss.tokens.item() == (targets != IGNORE).sum().item()
 
 
 class LargestTensor(TorchDispatchMode):

@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 
+from athanor.core.targets import IGNORE
 from athanor.data.chatml import encode_conversation, write_chat_shards
 from athanor.data.data_recipe import ChatSourceRecipe, TokenizerRecipe
 from athanor.data.documents import read_documents, write_documents
@@ -51,7 +52,7 @@ def test_packed_loss_is_the_sum_of_the_conversations_losses(tmp_path, family):
     alone, alone_tokens = 0.0, 0
     for document in read_documents(documents, "train"):
         ids, mask = (torch.tensor(part) for part in encode_conversation(json.loads(document.text), tokenizer))
-        targets = torch.where(mask[1:].bool(), ids[1:], -100)
+        targets = torch.where(mask[1:].bool(), ids[1:], IGNORE)
         loss = model.loss(ids[None, :-1], targets[None])
         alone, alone_tokens = alone + loss.total.item(), alone_tokens + int(loss.tokens)
     assert packed_tokens == alone_tokens > 0

@@ -37,8 +37,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
-from athanor.kernels.cross_entropy import IGNORE
 from athanor.kernels.rope import rope_table
 from athanor.models.families.hydra.block import Block, ExpertLayer, Losses, Pass
 from athanor.models.families.hydra.ccgqa import CCGQAState, Positions

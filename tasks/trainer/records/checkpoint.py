@@ -37,8 +37,9 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
+from athanor.core.disk import fsync_path, write_json
 from athanor.core.errors import UserError
-from athanor.core.store import fsync_path, sha256_file, write_json
+from athanor.core.keys import sha256_file
 from athanor.tasks.trainer.process.world import ALONE, World
 
 MANIFEST = "manifest.json"

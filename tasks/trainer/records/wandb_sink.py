@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from athanor.core.disk import write_json
 from athanor.core.rows import Row
-from athanor.core.store import write_json
 from athanor.tasks.trainer.train_recipe import RunSpec
 
 ID_FILE = "wandb_run.json"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 
+from athanor.core.disk import write_json
 from athanor.core.errors import UserError
-from athanor.core.store import write_json
 from athanor.data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from athanor.data.shards import TokenShards
 from athanor.data.tokenizer import load_tokenizer

@@ -14,8 +14,9 @@ from contextlib import AbstractContextManager
 import torch
 import torch.nn.functional as F
 
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
-from athanor.kernels.cross_entropy import IGNORE, chunk_positions
+from athanor.kernels.cross_entropy import chunk_positions
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.step.batches import rows_of
 

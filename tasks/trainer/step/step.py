@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
-from athanor.kernels.cross_entropy import IGNORE
 from athanor.models.skeleton import LanguageModel, Loss
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.optimizers.kind import AfterUpdate

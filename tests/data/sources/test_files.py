@@ -1,6 +1,7 @@
 """Local files: what is found, in which order, and that damage is named instead of swallowed."""
 
 import gzip
+import hashlib
 import json
 import os
 
@@ -10,6 +11,7 @@ import zstandard
 from pyarrow import parquet
 
 from athanor.core.errors import UserError
+from athanor.data.data_recipe import SourceRecipe
 from athanor.data.sources import files
 from athanor.data.sources.files import list_files, read_files
 from athanor.data.sources.records import Raw, Reject
@@ -184,3 +186,35 @@ def test_a_file_name_without_a_utf8_form_gets_a_printable_ref(tmp_path):
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
     assert [name for name, _ in list_files(str(tmp_path))] == ["bad\\xff.txt"]
+
+
+def identity(path) -> dict:
+    return files.ORIGIN.identity(SourceRecipe(path=str(path)))
+
+
+def test_identity_changes_with_a_files_bytes_and_not_with_its_place(tmp_path):
+    content = lines({"text": "x"})
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.jsonl").write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    here, there = identity(tmp_path / "here"), identity(tmp_path / "there")
+    assert here == there == {"files": [{"name": "a.jsonl", "bytes": len(content), "sha256": digest}]}
+    (tmp_path / "here" / "a.jsonl").write_bytes(lines({"text": "y"}))
+    assert identity(tmp_path / "here") != there
+
+
+def test_files_that_hold_nothing_have_no_identity(tmp_path):
+    (tmp_path / "a.txt").touch()
+    with pytest.raises(UserError, match="holds nothing; give files with text"):
+        identity(tmp_path)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(paths):
+        raise PermissionError(13, "Permission denied", str(paths[0]))
+
+    (tmp_path / "a.txt").write_text("text")
+    monkeypatch.setattr(files, "file_digests", refuse)
+    with pytest.raises(UserError, match=r"a\.txt: cannot be read \(Permission denied\); correct its permissions"):
+        identity(tmp_path)

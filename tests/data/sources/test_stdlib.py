@@ -1,13 +1,15 @@
 """The built-in sources that come with Python: its code and its documentation."""
 
 import sys
+from importlib.metadata import version
 
 import pytest
 
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.documents import read_documents, source_identity, write_documents
+from athanor.data.documents import read_documents, write_documents
 from athanor.data.sources.records import Raw, Reject
+from athanor.data.sources.source import source_of
 from athanor.data.sources.stdlib import module_document, read_stdlib_code, read_stdlib_docs
 
 
@@ -81,9 +83,12 @@ class Square(Shape):
 
 
 def test_identity_names_the_versions_that_ship_the_text():
-    assert source_identity(SourceRecipe(builtin="stdlib-code")) == {"python": sys.version.split()[0]}
-    assert set(source_identity(SourceRecipe(builtin="stdlib-docs"))) == {"python", "numpy"}
-    assert source_identity(SourceRecipe(builtin="word-problems")) == {}
+    def identity(name):
+        recipe = SourceRecipe(builtin=name)
+        return source_of(recipe).identity(recipe)
+
+    assert identity("stdlib-code") == {"python": sys.version.split()[0]}
+    assert identity("stdlib-docs") == {"python": sys.version.split()[0], "numpy": version("numpy")}
 
 
 def test_stdlib_documents_are_written_and_bounded(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 
-from athanor.core.store import Store, artifact_key
+from athanor.core.keys import artifact_key
+from athanor.core.store import Store
 from athanor.data.chatml import encode_prompt
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer

@@ -11,8 +11,9 @@ import time
 
 import pytest
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.core.store import Store, home
+from athanor.core.store import Store
 from athanor.flows.plan import budget as module
 from athanor.flows.plan.budget import RESERVE_MARGIN, Budget
 from athanor.flows.plan.estimate import Estimator

@@ -17,8 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from athanor.core.disk import write_json
+from athanor.core.keys import artifact_key
 from athanor.core.rows import read_rows
-from athanor.core.store import Artifact, Store, artifact_key, write_json
+from athanor.core.store import Artifact, Store
 from athanor.tasks.runs.follow import Recorder, catch_up, rebuild, record_benchmark
 from athanor.tasks.runs.schema import database_path
 from athanor.tasks.trainer.records.metrics import MetricsLog

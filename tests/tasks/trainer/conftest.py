@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from athanor.core.disk import write_json
 from athanor.core.kinds import Kinds
-from athanor.core.store import write_json
 from athanor.data.chatml import write_chat_shards
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe, TokenizerRecipe
 from athanor.data.documents import read_documents, write_documents

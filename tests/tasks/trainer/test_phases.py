@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from trainer_stop import Stop
 
 from athanor.core.errors import UserError
+from athanor.core.keys import canonical_json
 from athanor.core.rows import read_rows
-from athanor.core.store import canonical_json
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.phases import Phase
 from athanor.models.counts import flops_per_token

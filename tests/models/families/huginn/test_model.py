@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from athanor.core.errors import UserError
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.models.build import build_model
 from athanor.models.counts import flops_per_token, parameter_counts
@@ -387,9 +388,9 @@ def test_loss_by_recurrence_is_that_of_the_model_at_each_depth(lively_model):
         total = tokens = 0
         for batch in batches:
             ids, starts = torch.tensor(batch.ids_BT), torch.tensor(batch.doc_start_BT)
-            targets = torch.where(starts[:, 1:] == starts[:, :-1], ids[:, 1:], -100)
+            targets = torch.where(starts[:, 1:] == starts[:, :-1], ids[:, 1:], IGNORE)
             with model.recurring(steps):
-                loss = model.loss(ids, torch.nn.functional.pad(targets, (0, 1), value=-100), starts)
+                loss = model.loss(ids, torch.nn.functional.pad(targets, (0, 1), value=IGNORE), starts)
             total, tokens = total + loss.total, tokens + loss.tokens
         found = maps["loss_by_recurrence"].values[0][steps - 1]
         assert found == pytest.approx((total / tokens).item(), rel=1e-5)

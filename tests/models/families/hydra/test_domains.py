@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from athanor.core.targets import IGNORE
 from athanor.models.build import build_model
 from athanor.models.families.hydra.moe import teaching_loss
 
@@ -42,7 +43,7 @@ def test_rows_of_unmapped_sources_are_left_alone():
 
 def test_padding_teaches_nothing(lively_model):
     model, targets = taught_model(lively_model), IDS.roll(-1, 1)
-    targets[:, 8:] = -100
+    targets[:, 8:] = IGNORE
     starts = torch.tensor([[0] * 8 + [8] * 4] * 3)
     padded = model.loss(IDS, targets, starts, None, ALL).aux["domain"]
     alone = model.loss(IDS[:, :8], targets[:, :8], None, None, ALL).aux["domain"]

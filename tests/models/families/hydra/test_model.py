@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from athanor.core.targets import IGNORE
 from athanor.models.build import build_model
 from athanor.models.decoding.generate import generate
 from athanor.models.families.hydra.mod import best_of_documents
@@ -187,7 +188,7 @@ def test_targets_of_the_gate_are_the_best_of_each_document():
 def test_auxiliary_losses_ignore_padding(lively_model):
     model, ids = lively_model("hydra").train(), random_ids(2, 12)
     targets = ids.roll(-1, 1)
-    targets[:, 8:] = -100
+    targets[:, 8:] = IGNORE
     starts = torch.tensor([[0] * 8 + [8] * 4] * 2)
     padded = model.loss(ids, targets, starts).aux
     other = ids.clone()

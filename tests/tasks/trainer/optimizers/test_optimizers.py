@@ -13,7 +13,8 @@ import torch
 from pydantic import ValidationError
 
 from athanor.core.errors import UserError
-from athanor.core.store import canonical_json
+from athanor.core.keys import canonical_json
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.models.build import build_model
 from athanor.models.model_recipe import ModelRecipe
@@ -224,7 +225,7 @@ def test_sampled_targets_follow_the_models_prediction_and_depend_on_their_row_al
     rows = 400
     ids_BT, row_key_B = torch.zeros(rows, 1, dtype=torch.int64), torch.arange(rows) * 7919
     targets_BT = ids_BT.clone()
-    targets_BT[-100:] = -100
+    targets_BT[-100:] = IGNORE
 
     def sampled(chosen: slice):
         return model.sampled_loss(ids_BT[chosen], targets_BT[chosen], None, row_key_B[chosen])

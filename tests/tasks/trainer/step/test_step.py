@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.models.skeleton import Loss
 from athanor.tasks.trainer.engines.engine import Engine
@@ -34,7 +35,7 @@ class OneWeight(torch.nn.Module):
         return [{"params": [self.weight, self.unused], "weight_decay": weight_decay}]
 
     def loss(self, ids_BT, targets_BT, doc_start_BT, row_key_B, source_B):
-        counted_BT = targets_BT != -100
+        counted_BT = targets_BT != IGNORE
         total = (self.weight * targets_BT * counted_BT).sum()
         if len(ids_BT) > self.fits_rows:
             total.backward()
@@ -43,7 +44,7 @@ class OneWeight(torch.nn.Module):
 
 
 def batch(value: int = 3) -> Batch:
-    targets_BT = np.full((ROWS, TOKENS), -100, dtype=np.int64)
+    targets_BT = np.full((ROWS, TOKENS), IGNORE, dtype=np.int64)
     for row, count in enumerate(TARGETS_OF_ROW):
         targets_BT[row, :count] = value + row
     zeros_BT = np.zeros((ROWS, TOKENS), dtype=np.int64)
