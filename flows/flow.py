@@ -14,6 +14,7 @@ from athanor.flows.chain import OWN_STAGES, Chain
 from athanor.flows.plan.budget import Budget
 from athanor.flows.plan.machine import priced
 from athanor.flows.presets.preset import Preset
+from athanor.flows.server.worker_folder import enter_worker_folder
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
@@ -25,6 +26,7 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
         def run(preset: Preset, rebuild: bool = False, verify: bool = False) -> None:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
+            enter_worker_folder()
             own = OWN_STAGES.get(name) or [stage for stages in OWN_STAGES.values() for stage in stages]
             preset = preset.model_copy(update={"runtime": priced(preset.runtime)})
             budget = Budget.of(preset)

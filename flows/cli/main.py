@@ -145,11 +145,16 @@ def show(
 
 @app.command()
 def prepare_server() -> None:
-    """Once per Prefect server: create the work pool, and let runs whose process died end as Crashed."""
+    """Set up a Prefect server to run the flows: work pool, deployments, and an end for runs whose process died.
+
+    Once per server, and again after an update. Runs work in the folder in which their worker is started.
+    """
     from athanor.flows.server.prepare import prepare_server
 
-    created = prepare_server()
-    print(f"created {', '.join(created)}" if created else "nothing to do: work pool and automation are there")
+    created, deployments = prepare_server()
+    print(f"created {', '.join(created)}" if created else "work pool and automation are there already")
+    print(f"{deployments} deployments are up to date: `prefect deployment ls`, `prefect worker start --pool athanor`")
+    print("a worker's runs work in the folder in which it is started and keep all in its ATHANOR_HOME or ./.athanor")
 
 
 app.add_typer(plan_command.app)

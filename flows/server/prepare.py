@@ -1,4 +1,4 @@
-"""What a Prefect server needs once before it runs our deployments: the work pool, and an end for dead runs.
+"""What a Prefect server needs to run our flows: the work pool, an end for dead runs, and the deployments.
 
 A worker and its flow that die together leave the run `Running` for ever, because nothing is left to report its end.
 The automation made here marks a run `Crashed` when its heartbeat stops.
@@ -17,7 +17,7 @@ from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
 
-from athanor.flows.server.deployments import WORK_POOL
+from athanor.flows.server.deployments import WORK_POOL, deploy
 
 AUTOMATION = "athanor: mark runs without heartbeat as crashed"
 HEARTBEAT = "prefect.flow-run.heartbeat"
@@ -30,8 +30,11 @@ ENDS = (
 SILENCE = timedelta(seconds=90)  # three missed beats at PREFECT_FLOWS_HEARTBEAT_FREQUENCY=30
 
 
-def prepare_server() -> list[str]:
-    """Create the work pool and the automation where they are missing; returns what was created."""
+def prepare_server() -> tuple[list[str], int]:
+    """Create work pool and automation where they are missing, and bring every deployment up to date.
+
+    Returns what was created, and how many deployments there are.
+    """
     created = []
     with get_client(sync_client=True) as client:
         try:
@@ -42,7 +45,7 @@ def prepare_server() -> list[str]:
         if not client.read_automations_by_name(AUTOMATION):
             _crash_silent_runs().create()
             created.append(f"automation {AUTOMATION!r}")
-    return created
+        return created, deploy(client)
 
 
 def _crash_silent_runs() -> Automation:
