@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := flows tasks reports models kernels data core
 
-.PHONY: run test lint
+.PHONY: run test lint docs linked
 
 run: .venv/installed
 	$(BIN)/athanor run quickstart
@@ -11,12 +11,19 @@ run: .venv/installed
 test: .venv/installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
-lint: .venv/installed
+lint: .venv/installed linked
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	mkdir -p build/linked/athanor && ln -sfn $(foreach room,$(ROOMS),$(CURDIR)/$(room)) -t build/linked/athanor
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+
+docs: .venv/installed linked
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+# A folder `athanor/` for tools that read the source without importing it.
+linked:
+	mkdir -p build/linked/athanor && ln -sfn $(foreach room,$(ROOMS),$(CURDIR)/$(room)) -t build/linked/athanor
 
 .venv/installed: pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 12) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=python3.11 ...")'

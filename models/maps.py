@@ -20,8 +20,8 @@ from athanor.data.loader import Batch
 class Map(BaseModel):
     """One figure or table.
 
-    `values` is a list of rows. heatmap: values[y][x]; lines: values[series][x]; bars: values[series][bar];
-    table: values[row][column], with y_ticks naming rows and x_ticks columns.
+    `values` is a list of rows. heatmap: `values[y][x]`; lines: `values[series][x]`; bars: `values[series][bar]`;
+    table: `values[row][column]`, with y_ticks naming rows and x_ticks columns.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
