@@ -18,13 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from athanor.core.targets import IGNORE
+from athanor.kernels.chunks import ChunkSize
 
-_CHUNK_ELEMENTS = {"cpu": 2**20, "cuda": 2**27}
+CHUNKS = ChunkSize(cpu=2**20, cuda=2**27)  # of logits
 
 
 def chunk_positions(vocab_size: int, device: torch.device) -> int:
     """Positions whose logits are held at once."""
-    return max(1, _CHUNK_ELEMENTS[device.type] // vocab_size)
+    return CHUNKS.rows(vocab_size, device.type)
 
 
 def _matmul_dtype(h_ND: Tensor) -> torch.dtype:

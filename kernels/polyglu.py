@@ -19,8 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from athanor.kernels.chunks import ChunkSize
+
 ACTIVATIONS = ("relu", "tanh", "silu", "gelu")
-_CHUNK_ELEMENTS = {"cpu": 2**17, "cuda": 2**24}
+CHUNKS = ChunkSize(cpu=2**17, cuda=2**24)  # of neurons at some positions
 
 
 def _unnormalised_weights(static: list[Tensor], dynamic: list[Tensor]) -> tuple[list[Tensor], Tensor]:
@@ -100,7 +102,7 @@ class _PolyGLU(torch.autograd.Function):
 
 def _chunks(u_BTF: Tensor) -> list[slice]:
     rows, length, width = u_BTF.shape
-    step = max(1, _CHUNK_ELEMENTS[u_BTF.device.type] // (rows * width))
+    step = CHUNKS.rows(rows * width, u_BTF.device.type)
     return [slice(start, start + step) for start in range(0, length, step)]
 
 

@@ -5,6 +5,7 @@ A family's probes watch modules through forward hooks, so that the forward path 
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal, Protocol
@@ -63,6 +64,22 @@ def measure(model: nn.Module, probes: Sequence[Probe], batches: Iterable[Batch])
         for handle in handles:
             handle.remove()
     return [found for probe in probes for found in probe.maps()]
+
+
+class Observed(nn.Module):
+    """What a model says of itself: numbers as it is trained, maps of what it does on text."""
+
+    def diagnostics(self) -> dict[str, float]:
+        """Cheap numbers about the parameters and the newest forward pass, logged with the steps."""
+        return {}
+
+    @abstractmethod
+    def probes(self) -> Sequence[Probe]:
+        """What `maps` measures."""
+
+    def maps(self, batches: Iterable[Batch]) -> list[Map]:
+        """Interpretability maps measured on real text, in eval mode with noise off."""
+        return measure(self, self.probes(), batches)
 
 
 class AttentionShare:

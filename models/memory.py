@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -146,11 +145,9 @@ def _scheduled_values(model: LanguageModel) -> dict[int, float]:
 @contextmanager
 def _chunks_of(device_type: str, recipe: ModelRecipe, tokens: int) -> Iterator[None]:
     """Let the kernels that work in chunks take the chunks they take on that device, but at most MOST_CHUNKS."""
-    widths = ((cross_entropy, recipe.vocab_size or 0), (polyglu, recipe.d_ff))
-    with ExitStack() as patches:
-        for kernel, width in widths:
-            elements = max(kernel._CHUNK_ELEMENTS[device_type], tokens * width // MOST_CHUNKS)
-            patches.enter_context(patch.dict(kernel._CHUNK_ELEMENTS, cpu=elements))
+    with ExitStack() as sizes:
+        for chunks, width in ((cross_entropy.CHUNKS, recipe.vocab_size or 0), (polyglu.CHUNKS, recipe.d_ff)):
+            sizes.enter_context(chunks.instead(max(chunks.elements(device_type), tokens * width // MOST_CHUNKS)))
         yield
 
 

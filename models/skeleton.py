@@ -1,15 +1,16 @@
-"""What every family shares: embedding, tied head, loss, cache, initialisation, parameter groups, maps.
+"""What a model of any family is: embedding, body, tied head, loss, cache, initialisation.
 
 A family subclasses `LanguageModel` and gives its `body`: the block stack from embedded tokens to the final
-norm's input. It owns its blocks, what one layer remembers while decoding, its schedules, diagnostics, probes and
-FLOPs. Invariants held here: the head is the embedding, stored and optimized once; [B, T, V] never exists in
-training; a forward pass is a pure function of its arguments and the parameters.
+norm's input. It owns its blocks, what one layer remembers while decoding, its FLOPs, and by the classes that this one
+is made of its curriculum, parameter groups, diagnostics and probes. Invariants held here: the head is the embedding,
+stored and optimized once; [B, T, V] never exists in training; a forward pass is a pure function of its arguments and
+the parameters.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
@@ -18,26 +19,19 @@ from torch import Tensor, nn
 
 from athanor.core.errors import UserError
 from athanor.core.targets import IGNORE
-from athanor.data.loader import Batch
 from athanor.kernels.attention import Visible, visible_keys
 from athanor.kernels.cross_entropy import linear_cross_entropy, sample_classes, soft_cap
 from athanor.kernels.noise import uniform
 from athanor.kernels.packed_row import PackedRow, newest
 from athanor.models.blocks.norm import RMSNorm
-from athanor.models.maps import Map, Probe, measure
+from athanor.models.cache import Cache
+from athanor.models.curriculum import Curriculum
+from athanor.models.maps import Observed
 from athanor.models.model_recipe import ModelRecipe
+from athanor.models.parameter_groups import ParameterGroups
 
 INIT_STD = 0.02
 SAMPLED_TARGETS_STREAM = 1 << 20  # of the row's noise; the families' streams count layers
-
-
-@dataclass
-class Cache:
-    """State of cached decoding: positions seen so far and, per layer, whatever the family remembers."""
-
-    rows: int
-    layers: list[Any]
-    length: int = 0
 
 
 @dataclass
@@ -52,8 +46,12 @@ class Context:
     cache: Cache | None
     targets_BT: Tensor | None = None  # only while a loss is computed; -100 is ignored
     packed: PackedRow | None = None  # only while the documents of a row are read that become the cache's rows
-    source_B: Tensor | None = None  # likewise: see LanguageModel.begin_training
+    source_B: Tensor | None = None  # likewise: see Curriculum.begin_training
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
+
+    def past(self, layer: int) -> Any:
+        """What a layer remembers; None without a cache."""
+        return None if self.cache is None else self.cache.layers[layer]
 
 
 class Loss(NamedTuple):
@@ -66,7 +64,7 @@ class Loss(NamedTuple):
     aux: dict[str, Tensor]
 
 
-class LanguageModel(nn.Module, ABC):
+class LanguageModel(Curriculum, ParameterGroups, Observed, ABC):
     """A decoder with tied embedding and head. Build on any device, then call `init_weights` or load a state dict."""
 
     cacheable = True  # False where a new token changes what earlier tokens computed
@@ -87,10 +85,6 @@ class LanguageModel(nn.Module, ABC):
     @abstractmethod
     def new_layer_states(self) -> list[Any]:
         """What each layer remembers while decoding, empty."""
-
-    @abstractmethod
-    def probes(self) -> Sequence[Probe]:
-        """What `maps` measures."""
 
     @abstractmethod
     def body_flops_per_token(self, context_tokens: float) -> float:
@@ -182,9 +176,8 @@ class LanguageModel(nn.Module, ABC):
         ids_1T = torch.tensor([[token for document in documents for token in document]], device=device)
         cache = self.new_cache(1)
         h_1TD, _ = self._run(ids_1T, packed.doc_start(device), None, cache, packed=packed)
-        for state in _each(cache.layers):
-            state.unpack(packed)
-        return newest(h_1TD, 1, packed)[:, 0], Cache(len(documents), cache.layers, packed.longest)
+        cache.unpack(packed)
+        return newest(h_1TD, 1, packed)[:, 0], cache
 
     def _run(
         self,
@@ -258,51 +251,3 @@ class LanguageModel(nn.Module, ABC):
             writes_residual = name.endswith((".out.weight", ".down.weight"))
             std = self.init_std / self.residual_writes**0.5 if writes_residual else self.init_std
             parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=generator))
-
-    def decays(self, name: str, parameter: nn.Parameter) -> bool:
-        """Whether weight decay applies: matrices and the embedding, not gains and biases."""
-        return parameter.ndim >= 2
-
-    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
-        """Optimizer groups: decayed parameters, then the others at 0; each parameter once."""
-        decayed, kept = [], []
-        for name, parameter in self.named_parameters():
-            (decayed if self.decays(name, parameter) else kept).append(parameter)
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-
-    def schedule(self, progress: float) -> dict[str, float]:
-        """Scheduled values at `progress` in [0, 1] of training; pure."""
-        return {}
-
-    def apply_schedule(self, values: dict[str, float]) -> None:
-        """Store scheduled values in persistent buffers of the same names."""
-        for name, value in values.items():
-            self.get_buffer(name).fill_(value)
-
-    def begin_training(self, sources: Sequence[str]) -> None:
-        """Called before the first step of every attempt at a run, with the names that `source_B` of `loss` indexes."""
-
-    def begin_step(self, step_key: int) -> None:
-        """Called before every optimizer step with a hash of (seed, step) in 0 .. 2^63 - 1: for draws that must be the
-        same for all rows, micro-batches and ranks of the step."""
-
-    def after_step(self, loss: float) -> None:
-        """Called after every optimizer step with its loss in nats per target token, before `apply_schedule`: for
-        curricula gated by what was learned. Their state lives in persistent buffers."""
-
-    def diagnostics(self) -> dict[str, float]:
-        """Cheap numbers about the parameters and the newest forward pass, logged with the steps."""
-        return {}
-
-    def maps(self, batches: Iterable[Batch]) -> list[Map]:
-        """Interpretability maps measured on real text, in eval mode with noise off."""
-        return measure(self, self.probes(), batches)
-
-
-def _each(states: list[Any]) -> Iterator[Any]:
-    """The states in lists of lists."""
-    for state in states:
-        if isinstance(state, list):
-            yield from _each(state)
-        else:
-            yield state

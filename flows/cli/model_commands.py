@@ -232,7 +232,7 @@ def generate(
 def _model_folder(text: str) -> Path:
     """The portable checkpoint that `text` means: a folder, or an artifact of the store. UserError if it is neither."""
     from athanor.core.store import Store
-    from athanor.models.checkpoints.portable import WEIGHTS
+    from athanor.models.checkpoints.files import WEIGHTS
 
     folder = Path(text)
     if not folder.is_dir():

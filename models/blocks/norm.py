@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from athanor.kernels.dynamic_tanh import dynamic_tanh
 from athanor.kernels.rms_norm import rms_norm
 
 
@@ -32,16 +31,3 @@ class LayerNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         normed = nn.functional.layer_norm(x.float(), self.gain.shape, self.gain.float(), self.bias.float(), 1e-5)
         return normed.to(x.dtype)
-
-
-class DynamicTanh(nn.Module):
-    """gain * tanh(alpha x) + bias in place of a norm."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.alpha = nn.Parameter(torch.full((1,), 0.5))
-        self.gain = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return dynamic_tanh(x, self.alpha, self.gain, self.bias)

@@ -1,6 +1,6 @@
-"""Sliding-window attention with document sinks, interleaved RoPE on the whole head, and its ring cache.
+"""What queries see in a sliding window with document sinks, and the past of a layer that attends within one.
 
-The cache has a fixed number of slots: one for each of the newest document's `sink` first tokens, and a ring of
+That past has a fixed number of slots: one for each of the newest document's `sink` first tokens, and a ring of
 `window` in which the row's newest positions overwrite the oldest. Keys are stored rotated at their row position, so
 overwriting one leaves the others valid. Which position lies in which slot is known from the pass's offset and
 document starts alone: masks and slots are worked out once a forward pass, in `Span`, for all layers.
@@ -9,14 +9,14 @@ document starts alone: masks and slots are worked out once a forward pass, in `S
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from athanor.kernels.packed_row import PackedRow
-from athanor.kernels.rope import rotate_interleaved
-from athanor.kernels.window_attention import WindowMask, in_window, row_mask, window_attention
-from athanor.models.model_recipe import ModelRecipe
+from athanor.kernels.window_attention import WindowMask, in_window, row_mask
+from athanor.models.cache import Past, Remember
 from athanor.models.skeleton import Context
 
 
@@ -53,6 +53,10 @@ class Span:
         slots = None if context.cache is None else _slots(doc_start_BT, context, window, sink)
         return cls(mask, doc_start_BT, window, sink, slots)
 
+    def remember(self, past: WindowKeyValues | None) -> Remember | None:
+        """How the pass's keys and values go into a past; None into none."""
+        return None if past is None or self.slots is None else partial(past.append, self.slots)
+
     def visible(self) -> Tensor:
         """The mask of whole rows without blocks, `bool [B or 1, 1, T, T]`."""
         position_T = torch.arange(self.doc_start_BT.shape[1], device=self.doc_start_BT.device)
@@ -86,7 +90,7 @@ def _slots(doc_start_BT: Tensor, context: Context, window: int, sink: int) -> Sl
     return Slots(sink + newest_t % window, source_Bs.clamp(0, length - 1), arrived_Bs, packed)
 
 
-class WindowKeyValues:
+class WindowKeyValues(Past):
     """Keys and values of one layer's sinks and window, whatever the length of the past."""
 
     def __init__(self, window: int, sink: int):
@@ -94,7 +98,7 @@ class WindowKeyValues:
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
-    def append(self, k_BTGd: Tensor, v_BTGd: Tensor, slots: Slots) -> tuple[Tensor, Tensor]:
+    def append(self, slots: Slots, k_BTGd: Tensor, v_BTGd: Tensor) -> tuple[Tensor, Tensor]:
         """Store the newest T positions; returns what their queries attend to: the first piece of a row as it is, a
         single position's slots, or the slots as they were and the new positions behind them."""
         keys, self._keys = self._stored(self._keys, k_BTGd, slots)
@@ -123,46 +127,3 @@ def keys_seen(context_tokens: float, most: int) -> float:
     keys precede or are the query on average."""
     row_tokens = 2.0 * context_tokens - 1.0
     return context_tokens if row_tokens <= most else most - most * (most - 1) / (2.0 * row_tokens)
-
-
-class SlidingWindowAttention(nn.Module):
-    """H query heads over G key/value heads within a `Span`; no biases, no norm on queries and keys."""
-
-    def __init__(self, recipe: ModelRecipe, window: int, sink: int):
-        super().__init__()
-        self.window, self.sink = window, sink
-        self.head_dim = recipe.head_dim
-        query_width = recipe.n_heads * recipe.head_dim
-        key_width = recipe.n_kv_heads * recipe.head_dim
-        self.query = nn.Linear(recipe.d_model, query_width, bias=False)
-        self.key = nn.Linear(recipe.d_model, key_width, bias=False)
-        self.value = nn.Linear(recipe.d_model, key_width, bias=False)
-        self.out = nn.Linear(query_width, recipe.d_model, bias=False)
-
-    def forward(self, x_BTD: Tensor, rope: Tensor, span: Span, past: WindowKeyValues | None = None) -> Tensor:
-        """`rope` from athanor.kernels.rope.rope_table."""
-        q_BTHd, k_BSGd = self.queries_keys(x_BTD, rope)
-        v_BSGd = self.value(x_BTD).unflatten(-1, (-1, self.head_dim))
-        if past is not None:
-            assert span.slots is not None
-            k_BSGd, v_BSGd = past.append(k_BSGd, v_BSGd, span.slots)
-        return self.out(window_attention(q_BTHd, k_BSGd, v_BSGd, span.mask).flatten(2))
-
-    def queries_keys(self, x_BTD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
-        """Rotated queries `[B, T, H, d]` and keys `[B, T, G, d]`."""
-        q_BTHd, k_BTGd = (layer(x_BTD).unflatten(-1, (-1, self.head_dim)) for layer in (self.query, self.key))
-        return rotate_interleaved(q_BTHd, rope), rotate_interleaved(k_BTGd, rope)
-
-    def new_past(self) -> WindowKeyValues:
-        """An empty cache."""
-        return WindowKeyValues(self.window, self.sink)
-
-    def flops_per_token(self, context_tokens: float) -> float:
-        """Forward matrix-product FLOPs of a token in rows where `context_tokens` keys precede or are the query on
-        average, of which it sees at most window + sink."""
-        weights = sum(layer.weight.numel() for layer in (self.query, self.key, self.value, self.out))
-        return 2.0 * weights + 4.0 * self.out.in_features * keys_seen(context_tokens, self.window + self.sink)
-
-    def cache_bytes(self, context_tokens: int) -> int:
-        """Bytes of all slots, in bf16, whatever the context."""
-        return 2 * 2 * self.key.out_features * (self.window + self.sink)

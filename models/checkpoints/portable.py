@@ -20,10 +20,10 @@ from torch import Tensor
 
 from athanor.core.errors import UserError
 from athanor.models.build import build_on_meta
+from athanor.models.checkpoints.files import CONFIG, WEIGHTS
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 TOKENIZER_META = "tokenizer_meta.json"
 _TOKENIZER_FILES = {
     "tokenizer.json": "tokenizer.json",

@@ -21,8 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from athanor.core.errors import UserError
+from athanor.models.checkpoints.files import CONFIG, WEIGHTS
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
 INDEX = f"{WEIGHTS}.index.json"
 TENSOR_KEYS = ("model_state_dict", "model")  # what holds the tensors where they have neighbours
 WRAPPERS = ("_orig_mod.", "_original_module.", "module.")  # prefixes that compilers and launchers leave behind

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from athanor.data.tokenizer import Tokenizer
 from athanor.kernels.packed_row import PackedRow
+from athanor.models.cache import Cache
 from athanor.models.decoding.sampling import GREEDY, Sampling, row_keys
 from athanor.models.decoding.stop_strings import AnswerText
-from athanor.models.skeleton import Cache, LanguageModel
+from athanor.models.skeleton import LanguageModel
 
 PromptLayout = Literal["packed", "left-padded"]
 

@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import athanor.kernels.cross_entropy as module
 from athanor.core.targets import IGNORE
-from athanor.kernels.cross_entropy import linear_cross_entropy, sample_classes
+from athanor.kernels.cross_entropy import CHUNKS, linear_cross_entropy, sample_classes
 
 
 @pytest.fixture
-def small_chunks(monkeypatch):
-    monkeypatch.setitem(module._CHUNK_ELEMENTS, "cpu", 7 * 50)
+def small_chunks():
+    with CHUNKS.instead(7 * 50):
+        yield
 
 
 def example(positions=40, vocab=50, width=8, dtype=torch.float32):

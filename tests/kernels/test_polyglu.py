@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import athanor.kernels.polyglu as module
-from athanor.kernels.polyglu import polyglu
+from athanor.kernels.polyglu import CHUNKS, polyglu
 
 
 def reference(u, v, static, dynamic):
@@ -52,11 +51,8 @@ class LargestTensor(TorchDispatchMode):
 def test_output_and_gradients_equal_the_definition(rows, length, width, noisy, sequence, chunk):
     static_rows, dynamic_length = rows if noisy else 1, 1 if sequence else length
     inputs = arguments(rows, length, width, static_rows=static_rows, dynamic_length=dynamic_length)
-    before, module._CHUNK_ELEMENTS["cpu"] = module._CHUNK_ELEMENTS["cpu"], chunk
-    try:
+    with CHUNKS.instead(chunk):
         found, found_grads = outputs(polyglu, inputs)
-    finally:
-        module._CHUNK_ELEMENTS["cpu"] = before
     wanted, wanted_grads = outputs(reference, inputs)
     torch.testing.assert_close(found, wanted)
     torch.testing.assert_close(found_grads, wanted_grads)

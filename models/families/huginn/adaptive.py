@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from athanor.core.errors import UserError
+from athanor.models.cache import Cache
 from athanor.models.families.huginn.cache import CoreCache, Lookup
 from athanor.models.families.huginn.exit_criteria import Exit
 from athanor.models.families.huginn.model import Decoding, Huginn
-from athanor.models.skeleton import Cache
 
 
 @contextmanager
@@ -94,10 +94,10 @@ def _speculate(
         with model.recurring(draft_steps):
             for _ in range(min(lookahead, room - len(answer) - 1)):
                 draft += _predicted(model, cache, draft[-1:])
-        _rewind(cache, held)
+        cache.rewind(held)
         verified = _predicted(model, cache, draft)
         agreed = next((i for i, (d, v) in enumerate(zip(draft[1:], verified, strict=False)) if d != v), len(draft) - 1)
-        _rewind(cache, held + agreed + 1)
+        cache.rewind(held + agreed + 1)
         for token in verified[: agreed + 1]:
             if token in stops:
                 return answer
@@ -110,9 +110,3 @@ def _predicted(model: Huginn, cache: Cache, ids: list[int]) -> list[int]:
     """The likeliest token after each of `ids`, which the cache takes in."""
     device = model.embedding.weight.device
     return model(torch.tensor([ids], device=device), cache=cache)[0].argmax(-1).tolist()
-
-
-def _rewind(cache: Cache, length: int) -> None:
-    for layer in cache.layers:
-        layer.rewind(length)
-    cache.length = length

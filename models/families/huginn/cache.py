@@ -29,7 +29,8 @@ from torch import Tensor
 from athanor.core.errors import UserError
 from athanor.kernels.attention import Visible
 from athanor.kernels.packed_row import PackedRow
-from athanor.models.blocks.gqa import KeyValues
+from athanor.models.blocks.key_values import KeyValues
+from athanor.models.cache import RewindablePast
 from athanor.models.families.huginn.exit_criteria import Exit
 
 _ANCHOR_STEPS = 8
@@ -83,7 +84,7 @@ def store(past: KeyValues, start: int, active_BT: Tensor | None, k: Tensor, v: T
     return past.append(k, v)
 
 
-class CoreCache:
+class CoreCache(RewindablePast):
     """What the core remembers: its slots, how many steps each position took, the newest position's state; and how it
     decodes."""
 

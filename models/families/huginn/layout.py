@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from athanor.core.disk import write_json
+from athanor.models.checkpoints.files import CONFIG, WEIGHTS
 from athanor.models.checkpoints.layout import Layout, State, count_layers
-from athanor.models.checkpoints.stored import CONFIG, WEIGHTS
 from athanor.models.families.huginn.recipe import HuginnRecipe
 from athanor.models.skeleton import LanguageModel
 

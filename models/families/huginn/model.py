@@ -29,12 +29,13 @@ from athanor.kernels.attention import Visible, visible_keys
 from athanor.kernels.noise import keys_at, truncated_normal
 from athanor.kernels.packed_row import PackedRow, newest
 from athanor.kernels.rope import rope_table
-from athanor.models.blocks.gqa import KeyValues
+from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
-from athanor.models.blocks.swiglu import PackedSwiGLU
-from athanor.models.families.huginn.attention import BiasedAttention, Remember
+from athanor.models.cache import Remember
+from athanor.models.families.huginn.attention import BiasedAttention
 from athanor.models.families.huginn.cache import CoreCache, Lookup, store
 from athanor.models.families.huginn.exit_criteria import Exit, Watch
+from athanor.models.families.huginn.packed_swiglu import PackedSwiGLU
 from athanor.models.families.huginn.probes import RecurrenceProbe
 from athanor.models.families.huginn.recipe import HuginnRecipe
 from athanor.models.families.huginn.recurrence import Recurrence, draw_recurrence, fixed_recurrence, mean_recurrence

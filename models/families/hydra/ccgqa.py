@@ -24,7 +24,8 @@ from athanor.kernels.attention import Visible, attention
 from athanor.kernels.causal_conv import causal_conv_pair
 from athanor.kernels.packed_row import PackedRow, newest
 from athanor.kernels.rope import rotate_half_split, rotate_interleaved
-from athanor.models.blocks.gqa import KeyValues
+from athanor.models.blocks.key_values import KeyValues
+from athanor.models.cache import Past
 from athanor.models.families.hydra.recipe import HydraRecipe
 from athanor.models.families.hydra.token_subset import TokenSubset
 from athanor.models.model_recipe import ModelRecipe
@@ -63,7 +64,7 @@ class FirstKeys:
         self.keys_values: tuple[Tensor, Tensor] | None = None  # of all positions, those in the cache included
 
 
-class CCGQAState:
+class CCGQAState(Past):
     """What one attention remembers while decoding: keys and values, and what the next token's convolutions and
     value shift reach back to."""
 

@@ -21,8 +21,10 @@ from athanor.kernels.noise import gumbel
 from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.polyglu import ACTIVATIONS
 from athanor.kernels.rope import rope_table
-from athanor.models.blocks.gqa import GroupedQueryAttention, KeyValues
+from athanor.models.blocks.attention import GroupedQueryAttention
+from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
+from athanor.models.cache import Past
 from athanor.models.families.polychromatic.polyglu import PolyGLU, PooledSum
 from athanor.models.families.polychromatic.probes import RoutingProbe, entropy
 from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
@@ -31,7 +33,7 @@ from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
 
 
-class LayerState:
+class LayerState(Past):
     """What one layer remembers while decoding: keys, values, and the sum behind the causal gate."""
 
     def __init__(self) -> None:
@@ -39,8 +41,8 @@ class LayerState:
         self.pooled = PooledSum()
 
     def unpack(self, packed: PackedRow) -> None:
-        """The documents of the packed row that is held become rows of their own; each has its sum already."""
         self.keys_values.unpack(packed)
+        self.pooled.unpack(packed)
 
 
 class Block(nn.Module):
@@ -62,8 +64,8 @@ class Block(nn.Module):
         noise_BFK: Tensor | None = None,
         past: LayerState | None = None,
     ) -> Tensor:
-        keys_values, pooled = (past.keys_values, past.pooled) if past is not None else (None, None)
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.visible, keys_values)
+        remember, pooled = (past.keys_values.append, past.pooled) if past is not None else (None, None)
+        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.visible, remember)
         ffn_input_BTD = self.ffn_norm(x_BTD)
         return x_BTD + self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
 
@@ -92,8 +94,7 @@ class Polychromatic(LanguageModel):
         recipe = self.recipe
         rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
         for layer, block in enumerate(self.blocks):
-            past = context.cache.layers[layer] if context.cache is not None else None
-            x_BTD = block(x_BTD, context, rope, self.tau, self._noise(layer, context), past)
+            x_BTD = block(x_BTD, context, rope, self.tau, self._noise(layer, context), context.past(layer))
         return x_BTD
 
     def _noise(self, layer: int, context: Context) -> Tensor | None:

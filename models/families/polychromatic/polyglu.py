@@ -16,18 +16,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.kernels.packed_row import newest
+from athanor.kernels.packed_row import PackedRow, newest
 from athanor.kernels.polyglu import ACTIVATIONS, polyglu
 from athanor.kernels.prefix_sum import segment_cumsum
+from athanor.models.cache import Past
 from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.skeleton import Context
 
 
-class PooledSum:
+class PooledSum(Past):
     """Running sum `[B, gate_width]` over the newest document of each row, for cached decoding."""
 
     def __init__(self) -> None:
         self.sum_BR: Tensor | None = None
+
+    def unpack(self, packed: PackedRow) -> None:
+        """Nothing is left to do: of a packed row, each document's sum is kept."""
 
 
 class Router(nn.Module):

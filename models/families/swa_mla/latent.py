@@ -19,7 +19,7 @@ from athanor.kernels.attention import Visible, attention
 from athanor.kernels.latent_attention import latent_attention
 from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.rope import rotate_interleaved
-from athanor.models.blocks.gqa import KeyValues
+from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import LayerNorm, RMSNorm
 from athanor.models.families.swa_mla.recipe import SwaMlaRecipe
 from athanor.models.model_recipe import ModelRecipe

@@ -19,11 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from athanor.kernels.attention import Visible
-from athanor.kernels.rope import rope_table
-from athanor.models.blocks.gqa import KeyValues
-from athanor.models.blocks.norm import DynamicTanh, RMSNorm
-from athanor.models.blocks.sliding_window import SlidingWindowAttention, Span, WindowKeyValues
+from athanor.kernels.rope import rope_table, rotate_interleaved
+from athanor.models.blocks.attention import GroupedQueryAttention
+from athanor.models.blocks.key_values import KeyValues
+from athanor.models.blocks.norm import RMSNorm
+from athanor.models.blocks.sliding_window import Span, WindowKeyValues
 from athanor.models.blocks.swiglu import SwiGLU
+from athanor.models.cache import Remember
+from athanor.models.families.swa_mla.dynamic_tanh import DynamicTanh
 from athanor.models.families.swa_mla.latent import LatentAttention
 from athanor.models.families.swa_mla.probes import AttentionReach
 from athanor.models.families.swa_mla.recipe import SwaMlaRecipe
@@ -41,7 +44,7 @@ def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> nn.Module:
 class Block(nn.Module):
     """Attention of either kind, then SwiGLU, each on the normed stream."""
 
-    def __init__(self, recipe: ModelRecipe, section: SwaMlaRecipe, attention: SlidingWindowAttention | LatentAttention):
+    def __init__(self, recipe: ModelRecipe, section: SwaMlaRecipe, attention: GroupedQueryAttention | LatentAttention):
         super().__init__()
         self.attention_norm = _norm(recipe, section)
         self.attention = attention
@@ -53,8 +56,9 @@ class Block(nn.Module):
         x_BTD: Tensor,
         rope: Tensor,
         seen: Span | Visible,
-        past: WindowKeyValues | KeyValues | None,
+        past: Remember | KeyValues | None,
     ) -> Tensor:
+        """`past` remembers for a window, or is that of latents."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, seen, past)
         return x_BTD + self.ffn(self.ffn_norm(x_BTD))
 
@@ -71,7 +75,8 @@ class SwaMla(LanguageModel):
     def _block(self, layer: int) -> Block:
         recipe, section = self.recipe, self.section
         if layer % (section.n_swa + section.n_mla) < section.n_swa:
-            return Block(recipe, section, SlidingWindowAttention(recipe, section.visible_window, section.sink))
+            near = {"window": section.visible_window, "sink": section.sink}
+            return Block(recipe, section, GroupedQueryAttention(recipe, rotate_interleaved, qk_norm=False, **near))
         return Block(recipe, section, LatentAttention(recipe, section))
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
@@ -82,11 +87,11 @@ class SwaMla(LanguageModel):
             for dim in (recipe.head_dim, section.qk_rope_dim)
         )
         for layer, block in enumerate(self.blocks):
-            past = context.cache.layers[layer] if context.cache is not None else None
-            if isinstance(block.attention, SlidingWindowAttention):
-                x_BTD = block(x_BTD, window_rope, span, past)
-            else:
+            past = context.past(layer)
+            if isinstance(block.attention, LatentAttention):
                 x_BTD = block(x_BTD, latent_rope, context.visible, past)
+            else:
+                x_BTD = block(x_BTD, window_rope, span, span.remember(past))
         return x_BTD
 
     def new_layer_states(self) -> list[WindowKeyValues | KeyValues]:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from athanor.models.blocks.sliding_window import SlidingWindowAttention, Span
+from athanor.models.blocks.attention import GroupedQueryAttention
+from athanor.models.blocks.sliding_window import Span
 from athanor.models.families.swa_mla.latent import LatentAttention
 from athanor.models.maps import Map
 
@@ -24,9 +25,9 @@ _CHUNK_ELEMENTS = 2**22
 class AttentionReach:
     """Mean distance of attention mass per layer and head; mass on the document's sinks per sliding-window layer."""
 
-    def __init__(self, layers: Sequence[SlidingWindowAttention | LatentAttention]):
+    def __init__(self, layers: Sequence[GroupedQueryAttention | LatentAttention]):
         self._layers = layers
-        self._windows = [i for i, layer in enumerate(layers) if isinstance(layer, SlidingWindowAttention)]
+        self._windows = [i for i, layer in enumerate(layers) if isinstance(layer, GroupedQueryAttention)]
         self._tokens = 0
         self._far_tokens = 0
         self._distance_LH: list[Tensor] = [torch.zeros(())] * len(layers)

@@ -11,11 +11,11 @@ from athanor.data.loader import Batch
 from athanor.kernels.attention import visible_keys
 from athanor.kernels.rope import rope_table
 from athanor.kernels.window_attention import row_mask, window_attention
-from athanor.models.blocks.norm import DynamicTanh
-from athanor.models.blocks.sliding_window import SlidingWindowAttention
+from athanor.models.blocks.attention import GroupedQueryAttention
 from athanor.models.build import build_model
 from athanor.models.counts import cache_bytes_per_token, flops_per_token, parameter_counts
 from athanor.models.decoding.generate import generate
+from athanor.models.families.swa_mla.dynamic_tanh import DynamicTanh
 from athanor.models.families.swa_mla.latent import LatentAttention
 from athanor.models.families.swa_mla.sizes import SIZES
 
@@ -113,7 +113,7 @@ def test_each_setting_changes_the_output(model_of, changes):
 
 def test_blocks_cycle_windows_first(model_of):
     kinds = [type(block.attention) for block in model_of(n_layers=7).blocks]
-    swa, mla = SlidingWindowAttention, LatentAttention
+    swa, mla = GroupedQueryAttention, LatentAttention
     assert kinds == [swa, swa, mla, swa, swa, mla, swa]
     assert [type(b.attention) for b in model_of(n_layers=5, n_swa=1, n_mla=2).blocks] == [swa, mla, mla, swa, mla]
 

@@ -1,0 +1,21 @@
+"""Dynamic tanh in place of a norm (Zhu et al. 2025)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from athanor.kernels.dynamic_tanh import dynamic_tanh
+
+
+class DynamicTanh(nn.Module):
+    """gain * tanh(alpha x) + bias in place of a norm."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), 0.5))
+        self.gain = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return dynamic_tanh(x, self.alpha, self.gain, self.bias)
