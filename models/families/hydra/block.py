@@ -50,7 +50,7 @@ class Routed(NamedTuple):
 
     @property
     def samples(self) -> tuple[Sample, ...]:
-        """In training: for `Block.thresholds`, in their order."""
+        """In training: for `HydraBlock.thresholds`, in their order."""
         return tuple(sample for part in self if part is not None for sample in part.samples)
 
 
@@ -84,7 +84,7 @@ class Layer(nn.Module):
         return h_BTD + (added_BTD if weight_BT is None else weight_BT[:, :, None].to(added_BTD.dtype) * added_BTD)
 
 
-class Block(nn.Module):
+class HydraBlock(nn.Module):
     """Layers inside their recursion and their gate; R = 1 and capacity 1 leave those out. `place` counts from 0."""
 
     def __init__(self, recipe: ModelRecipe, section: HydraRecipe, layers: int, place: int, blocks: int):

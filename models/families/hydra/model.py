@@ -40,12 +40,12 @@ from torch import Tensor, nn
 from athanor.data.loader import Batch
 from athanor.kernels.cross_entropy import IGNORE
 from athanor.kernels.rope import rope_table
-from athanor.models.families.hydra.block import Block, ExpertLayer, Routed
+from athanor.models.families.hydra.block import ExpertLayer, HydraBlock, Routed
 from athanor.models.families.hydra.ccgqa import CCGQAState, Positions
 from athanor.models.families.hydra.moe import ALPHA_START, Choices, positions_among
 from athanor.models.families.hydra.probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
 from athanor.models.families.hydra.recipe import HydraRecipe
-from athanor.models.families.hydra.routing import Router, Routing, Sample
+from athanor.models.families.hydra.routing import LinearRouter, Routing, Sample
 from athanor.models.maps import AttentionShare, Map, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
@@ -81,8 +81,8 @@ class Hydra(LanguageModel):
             )
         self.weighs = section.routing == "static"  # weigh in serving as in training, skip nothing
         shape = section.layers_of_blocks(recipe.n_layers)
-        blocks = (Block(recipe, section, layers, place, len(shape)) for place, layers in enumerate(shape))
-        self.blocks = cast("Sequence[Block]", nn.ModuleList(blocks))
+        blocks = (HydraBlock(recipe, section, layers, place, len(shape)) for place, layers in enumerate(shape))
+        self.blocks = cast("Sequence[HydraBlock]", nn.ModuleList(blocks))
         self.expert_layers = cast(
             "Sequence[ExpertLayer]",
             nn.ModuleList(ExpertLayer(recipe, section) for _ in range(section.moe_layers)),
@@ -191,7 +191,7 @@ class Hydra(LanguageModel):
         super().init_weights(seed)
         with torch.no_grad():
             for module in self.modules():
-                if isinstance(module, Router):
+                if isinstance(module, LinearRouter):
                     module.reset()
             for buffer in (self.mod_ramp, self.loss_mean, self.loss_steps):
                 buffer.zero_()

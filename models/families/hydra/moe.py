@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from athanor.kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
 from athanor.kernels.noise import uniform
 from athanor.kernels.swiglu import swiglu
-from athanor.models.families.hydra.routing import Router, Routing, balance_loss, masked_mean
+from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, masked_mean
 
 ALPHA_START = 0.1
 
@@ -70,7 +70,7 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, d_model: int, d_ff: int, experts: int, per_token: int, jitter: float, static: bool):
         super().__init__()
         self.per_token, self.jitter, self.static = per_token, jitter, static
-        self.router = Router(d_model, experts)
+        self.router = LinearRouter(d_model, experts)
         self.experts = Experts(experts, d_model, d_ff)
         self.alpha = nn.Parameter(torch.full((1,), ALPHA_START))
 

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.models.families.hydra.routing import (
-    Router,
+    LinearRouter,
     Routing,
     Sample,
     ThresholdRouter,
@@ -77,7 +77,7 @@ class GaussianRecursions(Recursions):
     def __init__(self, d_model: int, recursions: int, start: float, variance: float, hard_exit: bool):
         super().__init__(d_model, recursions)
         self.start, self.variance, self.hard_exit = start, variance, hard_exit
-        self.router = Router(d_model, start=start)
+        self.router = LinearRouter(d_model, start=start)
 
     def expected_share(self, r: int) -> float:
         return min(1.0, max(0.0, self.start * (self.recursions - 1) - r + 1.0)) if self.hard_exit else 1.0
@@ -150,7 +150,7 @@ class TokenChoiceRecursions(Recursions):
 
     def __init__(self, d_model: int, recursions: int):
         super().__init__(d_model, recursions)
-        self.router = Router(d_model, recursions)
+        self.router = LinearRouter(d_model, recursions)
 
     def forward(
         self, x_BTD: Tensor, block: Recursion, routing: Routing, active_BT: Tensor | None

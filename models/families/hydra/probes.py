@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from athanor.data.loader import Batch
-from athanor.models.families.hydra.block import Block, Routed
+from athanor.models.families.hydra.block import HydraBlock, Routed
 from athanor.models.families.hydra.moe import Choices, MixtureOfExperts
 from athanor.models.maps import Map
 from athanor.models.skeleton import LanguageModel
@@ -21,7 +21,7 @@ class SkipProbe:
     """Per block, the share of tokens for which what MoD gates is computed, and the mean of the gate r; 1 and 1 where
     nothing is gated."""
 
-    def __init__(self, blocks: Sequence[Block], capacity: float):
+    def __init__(self, blocks: Sequence[HydraBlock], capacity: float):
         self._blocks, self._capacity = blocks, capacity
         self._computed, self._gate, self._tokens = ([0.0] * len(blocks) for _ in range(3))
 
@@ -60,7 +60,7 @@ class SkipProbe:
 class DepthProbe:
     """Per block, how many recursions a token went through; 0 where the block was skipped."""
 
-    def __init__(self, blocks: Sequence[Block], recursions: int):
+    def __init__(self, blocks: Sequence[HydraBlock], recursions: int):
         self._blocks = blocks
         self._tokens_LR = torch.zeros(len(blocks), recursions + 1, dtype=torch.float64)
         self._depth_L = [0.0] * len(blocks)

@@ -46,7 +46,7 @@ class Sample(NamedTuple):
     wanted: Tensor
 
 
-class Router(nn.Module):
+class LinearRouter(nn.Module):
     """W x, or W x + b, in fp32."""
 
     def __init__(self, d_model: int, outputs: int = 1, start: float | None = None):
@@ -67,7 +67,7 @@ class Router(nn.Module):
             self.bias.fill_(math.log(self.start / (1.0 - self.start)))
 
 
-class ThresholdRouter(Router):
+class ThresholdRouter(LinearRouter):
     """One logit a token, and the threshold that a share of the tokens reaches."""
 
     threshold: Tensor

@@ -11,7 +11,7 @@ from athanor.data.loader import Batch
 from athanor.models.decoding.generate import generate
 from athanor.models.families.huginn.adaptive import adaptively, exit_steps, speculate
 from athanor.models.families.huginn.cache import Lookup
-from athanor.models.families.huginn.exit_criteria import CRITERIA, Exit, Watch
+from athanor.models.families.huginn.exit_criteria import CRITERIA, ExitRule, Watch
 
 IDS = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
 PROMPTS = [[5, 9, 2], [7], [3, 3, 8, 1, 40, 22]]
@@ -143,7 +143,7 @@ def test_criteria_measure_what_their_formula_says(criterion):
         before = None if step == 0 else logits[step - 1, 0, 0]
         value = naive_value(criterion, states[step, 0, 0], states[step + 1, 0, 0], before, logits[step, 0, 0], 11)
         for threshold, stops in ((value * 0.999, False), (value * 1.001, True)):
-            exit = Exit(criterion, threshold)
+            exit = ExitRule(criterion, threshold)
             watch = Watch(exit, states[0], 11)
             seen = logits if exit.reads_logits else states[1:]
             found = [watch.stops(one).item() for one in seen[: step + 1]]
@@ -151,7 +151,7 @@ def test_criteria_measure_what_their_formula_says(criterion):
 
 
 def test_argmax_stability_counts_equal_tokens_in_a_row():
-    watch = Watch(Exit("argmax-stability", 2), torch.zeros(1, 1, 3), 4)
+    watch = Watch(ExitRule("argmax-stability", 2), torch.zeros(1, 1, 3), 4)
     tokens = [1, 1, 2, 2, 2, 0]
     found = [watch.stops(torch.eye(4)[t].view(1, 1, 4)).item() for t in tokens]
     assert found == [False, False, False, False, True, False]
@@ -163,7 +163,7 @@ def test_rows_stop_by_themselves_and_answer_as_if_alone(criterion, lookup, livel
     model = deeper(lively_model, 8)
     pads = torch.tensor([[0], [3], [5]])
     starts = torch.where(torch.arange(12) >= pads, pads, 0)
-    with adaptively(model, Exit(criterion, THRESHOLDS[criterion]), lookup=lookup):
+    with adaptively(model, ExitRule(criterion, THRESHOLDS[criterion]), lookup=lookup):
         together, steps = decoded(model, IDS, [1] * 12, starts)
         in_pieces, steps_in_pieces = decoded(model, IDS, [6, 1, 5], starts)
         for row, pad in enumerate(pads[:, 0].tolist()):
@@ -179,11 +179,11 @@ def test_rows_stop_by_themselves_and_answer_as_if_alone(criterion, lookup, livel
 @torch.no_grad()
 def test_a_threshold_never_reached_runs_to_the_end_and_one_always_reached_stops_at_once(criterion, model):
     never, always = (math.inf, 0) if criterion == "argmax-stability" else (-1.0, math.inf)
-    with adaptively(model, Exit(criterion, never)):
+    with adaptively(model, ExitRule(criterion, never)):
         found, steps = decoded(model, IDS, [5, 7])
     torch.testing.assert_close(found, model(IDS), atol=1e-5, rtol=1e-5)
     assert (steps == 3).all()
-    with adaptively(model, Exit(criterion, always)):
+    with adaptively(model, ExitRule(criterion, always)):
         found, steps = decoded(model, IDS, [5, 7])
     with model.recurring(1):
         torch.testing.assert_close(found, model(IDS), atol=1e-5, rtol=1e-5)
@@ -195,16 +195,16 @@ def test_checks_can_be_some_steps_apart(criterion, lively_model):
     model = deeper(lively_model, 8)
     reads = []
     model.coda[0].register_forward_hook(lambda *_: reads.append(1))
-    with adaptively(model, Exit(criterion, math.inf, check_every=3)):
+    with adaptively(model, ExitRule(criterion, math.inf, check_every=3)):
         _, steps = decoded(model, IDS[:1], [1] * 4)
     assert (steps == 3).all() and len(reads) == 4
     with pytest.raises(UserError, match="check_every=0"):
-        Exit(criterion, check_every=0)
+        ExitRule(criterion, check_every=0)
 
 
 def test_full_lookup_hides_positions_that_stopped_before_and_latest_shows_their_last_step(lively_model):
     model = deeper(lively_model, 6)
-    exit = Exit("latent-diff", THRESHOLDS["latent-diff"])
+    exit = ExitRule("latent-diff", THRESHOLDS["latent-diff"])
     found = {}
     for lookup in ("full", "latest"):
         with adaptively(model, exit, lookup=lookup):
@@ -215,14 +215,14 @@ def test_full_lookup_hides_positions_that_stopped_before_and_latest_shows_their_
 
 def test_an_unknown_criterion_is_refused_in_one_line():
     with pytest.raises(UserError, match="exit criterion 'boredom' does not exist") as refused:
-        Exit("boredom")
+        ExitRule("boredom")
     assert "\n" not in str(refused.value)
 
 
 def test_generation_within_adaptively_is_that_of_each_row_alone_and_leaves_the_model_as_it_was(lively_model):
     model = deeper(lively_model, 6)
     plain = generate(model, PROMPTS, max_new_tokens=12, eos_id=NO_EOS)
-    with adaptively(model, Exit("latent-diff", 0.5), continuous=True):
+    with adaptively(model, ExitRule("latent-diff", 0.5), continuous=True):
         together = generate(model, PROMPTS, max_new_tokens=12, eos_id=NO_EOS)
         alone = [generate(model, [prompt], max_new_tokens=12, eos_id=NO_EOS)[0] for prompt in PROMPTS]
     assert together == alone != plain
@@ -237,7 +237,7 @@ def test_generation_within_adaptively_is_that_of_each_row_alone_and_leaves_the_m
 def test_packed_prompts_leave_the_cache_of_left_padded_ones(criterion, lookup, continuous, lively_model):
     model, pads = deeper(lively_model, 8), torch.tensor([[3], [5], [0]])
     ids = torch.tensor([[0] * (6 - len(prompt)) + prompt for prompt in PROMPTS])
-    exit = None if criterion is None else Exit(criterion, THRESHOLDS[criterion])
+    exit = None if criterion is None else ExitRule(criterion, THRESHOLDS[criterion])
     with adaptively(model, exit, lookup=lookup, continuous=continuous):
         h_ND, packed = model.prefill(PROMPTS)
         padded = model.new_cache(3)
@@ -315,7 +315,7 @@ def test_the_map_of_exits_shares_the_tokens_out_by_criterion(lively_model):
     assert [sum(row) for row in whole.values] == pytest.approx([1.0] * 6)
     first = IDS[:, :1]  # nothing before it: its exit depends on no other token's
     for criterion, shares in zip(CRITERIA, exits(first).values, strict=True):
-        with adaptively(model, Exit(criterion)):
+        with adaptively(model, ExitRule(criterion)):
             _, steps = decoded(model, first, [1])
         wanted = torch.bincount(steps[:, 0] - 1, minlength=6) / 3
         assert shares == pytest.approx(wanted.tolist())

@@ -11,7 +11,7 @@ from athanor.core.errors import UserError
 from athanor.data.loader import Batch
 from athanor.models.build import build_model
 from athanor.models.counts import flops_per_token, parameter_counts
-from athanor.models.families.huginn.model import Block
+from athanor.models.families.huginn.model import HuginnBlock
 from athanor.models.families.huginn.recipe import HuginnRecipe
 from athanor.models.families.huginn.recurrence import draw_recurrence, mean_recurrence
 from athanor.models.families.huginn.sizes import SIZES
@@ -160,7 +160,7 @@ def test_only_the_last_iterations_build_a_graph_and_the_prelude_still_learns(mod
 @torch.no_grad()
 def test_a_block_norms_inputs_sums_or_both(kind, tiny_recipe):
     recipe = tiny_recipe("huginn", huginn={"prelude_layers": 1, "coda_layers": 1, "block": kind})
-    block = Block(recipe, recipe.huginn)
+    block = HuginnBlock(recipe, recipe.huginn)
     assert sum("norm" in name for name, _ in block.named_parameters()) == {"sandwich": 4}.get(kind, 2)
     block.attention.forward = lambda x, *_: 3 * x
     block.ffn.forward = lambda x: x.square()
