@@ -3,7 +3,7 @@
 `adaptively` changes how a model's caches decode; whatever decodes within it, generate() or a benchmark, does so
 unchanged:
 
-    with adaptively(model, Exit("latent-diff", 0.03)):
+    with adaptively(model, ExitRule("latent-diff", 0.03)):
         answers = generate(model, prompts, max_new_tokens=64, eos_id=eos)
 
 Rows of a batch stop one by one, and a row that stopped keeps its state and its caches while others go on: its answer
@@ -24,22 +24,24 @@ from torch import Tensor
 
 from athanor.core.errors import UserError
 from athanor.models.cache import Cache
-from athanor.models.families.huginn.cache import CoreCache, Lookup
-from athanor.models.families.huginn.exit_criteria import Exit
-from athanor.models.families.huginn.model import Decoding, Huginn
+from athanor.models.families.huginn.cache import CoreCache
+from athanor.models.families.huginn.decoding import DepthPolicy
+from athanor.models.families.huginn.exit_criteria import ExitRule
+from athanor.models.families.huginn.model import Huginn
 
 
 @contextmanager
 def adaptively(
-    model: Huginn, exit: Exit | None = None, *, lookup: str = "latest", continuous: bool = False
+    model: Huginn, exit: ExitRule | None = None, *, lookup: str = "latest", continuous: bool = False
 ) -> Iterator[None]:
     """Within: caches made by `model.new_cache` decode like that. UserError for a look-up that does not exist."""
-    Lookup(lookup, len(model.core.blocks))
-    before, model.decoding = model.decoding, Decoding(exit, lookup, continuous)
+    policy = DepthPolicy(exit, lookup, continuous)
+    policy.new_cache(len(model.core.blocks))
+    before, model.depth_policy = model.depth_policy, policy
     try:
         yield
     finally:
-        model.decoding = before
+        model.depth_policy = before
 
 
 def exit_steps(model: Huginn, cache: Cache) -> Tensor:
@@ -67,7 +69,7 @@ def speculate(
     """
     if lookahead < 1:
         raise UserError(f"lookahead={lookahead} must be 1 or more")
-    if model.decoding.continuous:
+    if model.depth_policy.continuous:
         raise UserError("speculative decoding and a continuous chain of thought exclude each other: choose one")
     training = model.training
     model.eval()

@@ -31,7 +31,7 @@ from athanor.kernels.attention import Visible
 from athanor.kernels.packed_row import PackedRow
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.cache import RewindablePast
-from athanor.models.families.huginn.exit_criteria import Exit
+from athanor.models.families.huginn.exit_criteria import ExitRule
 
 _ANCHOR_STEPS = 8
 _SHARED = re.compile(r"compress-([sr])([1-9]\d*)")
@@ -88,7 +88,7 @@ class CoreCache(RewindablePast):
     """What the core remembers: its slots, how many steps each position took, the newest position's state; and how it
     decodes."""
 
-    def __init__(self, lookup: Lookup, exit: Exit | None, continuous: bool):
+    def __init__(self, lookup: Lookup, exit: ExitRule | None, continuous: bool):
         self.lookup, self.exit, self.continuous = lookup, exit, continuous
         self.slots: defaultdict[int, KeyValues] = defaultdict(KeyValues)
         self.depth_BS: Tensor | None = None

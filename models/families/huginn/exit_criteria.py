@@ -29,7 +29,7 @@ THRESHOLDS: dict[Criterion, float] = dict(zip(CRITERIA, (0.03, 1e-3, 1e-3, 5e-4,
 
 
 @dataclass(frozen=True)
-class Exit:
+class ExitRule:
     """A criterion, its threshold (none: the one above), and the steps between two checks."""
 
     criterion: Criterion
@@ -51,20 +51,20 @@ class Exit:
 class Watch:
     """Follows the steps of `[B, T]` positions, from the initial state on."""
 
-    def __init__(self, exit: Exit, state_BTD: Tensor, vocab_size: int):
-        self.exit = exit
-        self._threshold = THRESHOLDS[exit.criterion] if exit.threshold is None else exit.threshold
-        self._compare = _COMPARE[exit.criterion]
-        self._before = _before_the_first_step(exit.criterion, state_BTD, vocab_size)
+    def __init__(self, rule: ExitRule, state_BTD: Tensor, vocab_size: int):
+        self.rule = rule
+        self._threshold = THRESHOLDS[rule.criterion] if rule.threshold is None else rule.threshold
+        self._compare = _COMPARE[rule.criterion]
+        self._before = _before_the_first_step(rule.criterion, state_BTD, vocab_size)
 
     def due(self, step: int) -> bool:
         """Whether there is a check after `step` steps."""
-        return step % self.exit.check_every == 0
+        return step % self.rule.check_every == 0
 
     def stops(self, seen: Tensor) -> Tensor:
         """Which positions, bool `[B, T]`, have iterated enough; `seen` is their newest states or logits."""
         value_BT, self._before = self._compare(self._before, seen.float())
-        if self.exit.criterion == "argmax-stability":
+        if self.rule.criterion == "argmax-stability":
             return value_BT >= self._threshold
         return value_BT < self._threshold
 

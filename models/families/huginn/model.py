@@ -10,7 +10,7 @@ every micro-batch, which would let the micro-batch size change the numbers. Only
 Where both grow in a curriculum, a persistent buffer counts its steps, so that resuming and fine-tuning go on with it.
 The initial state is a function of (row key, or a fixed key outside training; position within the document; channel), so
 a token computes the same alone, batched, packed, padded or cached. While decoding, the core may stop at every position
-by itself (models/families/huginn/adaptive.py). Source: Geiping et al. 2025 and recurrent-pretraining.
+by itself (models/families/huginn/decoding.py). Source: Geiping et al. 2025 and recurrent-pretraining.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
 
@@ -27,14 +26,14 @@ from torch import Tensor, nn
 
 from athanor.kernels.attention import Visible, visible_keys
 from athanor.kernels.noise import keys_at, truncated_normal
-from athanor.kernels.packed_row import PackedRow, newest
+from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.rope import rope_table
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
 from athanor.models.cache import Remember
 from athanor.models.families.huginn.attention import BiasedAttention
-from athanor.models.families.huginn.cache import CoreCache, Lookup, store
-from athanor.models.families.huginn.exit_criteria import Exit, Watch
+from athanor.models.families.huginn.decoding import DepthPolicy, decode
+from athanor.models.families.huginn.iteration import Piece
 from athanor.models.families.huginn.packed_swiglu import PackedSwiGLU
 from athanor.models.families.huginn.probes import RecurrenceProbe
 from athanor.models.families.huginn.recipe import HuginnRecipe
@@ -47,7 +46,7 @@ _STATE_STREAM = 0
 _TRUNCATE_AT = 3.0  # standard deviations, of initial weights and states
 
 
-class Block(nn.Module):
+class HuginnBlock(nn.Module):
     """Attention, then a gated layer; each branch between a norm of its input and a norm of the sum it makes."""
 
     def __init__(self, recipe: ModelRecipe, section: HuginnRecipe):
@@ -69,29 +68,6 @@ class Block(nn.Module):
     def flops_per_token(self, context_tokens: float) -> float:
         """Forward matrix-product FLOPs of a token."""
         return self.attention.flops_per_token(context_tokens) + self.ffn.flops_per_token()
-
-
-@dataclass(frozen=True)
-class Piece:
-    """The positions a forward pass computes: where the row has them, and what they see."""
-
-    start: int
-    length: int
-    rope: Tensor
-    visible: Visible
-
-    def of_rows(self, rows: int) -> Piece:
-        """The same of the first rows alone."""
-        visible = self.visible[:rows] if isinstance(self.visible, Tensor) else self.visible
-        return replace(self, rope=self.rope[:, :rows], visible=visible)
-
-    def columns(self) -> Iterator[tuple[slice, Piece]]:
-        """Each position as a piece of its own."""
-        for t in range(self.length):
-            visible = self.visible
-            if isinstance(visible, Tensor):
-                visible = visible[:, :, t : t + 1, : self.start + t + 1]
-            yield slice(t, t + 1), Piece(self.start + t, 1, self.rope[:, :, t : t + 1], visible)
 
 
 class Core(nn.Module):
@@ -123,16 +99,6 @@ class Core(nn.Module):
         return adapter + sum(block.flops_per_token(context_tokens) for block in self.blocks)
 
 
-@dataclass(frozen=True)
-class Decoding:
-    """How cached decoding iterates: when a position stops (none: after all its steps), what later ones look up of
-    it, and whether a newest token starts from the state of the one before it and not from noise."""
-
-    exit: Exit | None = None
-    lookup: str = "latest"
-    continuous: bool = False
-
-
 class Huginn(LanguageModel):
     """Prelude, recurrent core, coda."""
 
@@ -146,14 +112,14 @@ class Huginn(LanguageModel):
         self.head = None if section.tied else nn.Linear(recipe.d_model, self.embedding.num_embeddings, bias=False)
         mean, depth = mean_recurrence(section)
         self.drawn = fixed_recurrence(round(mean), round(depth))
-        self.decoding = Decoding()
+        self.depth_policy = DepthPolicy()
         if section.curriculum_steps:
             self.register_buffer("curriculum_step", torch.zeros((), dtype=torch.int64))
         self._asked: Recurrence | None = None
         self._latest: dict[str, Tensor] = {}
 
     @property
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[HuginnBlock]:
         """All blocks, in the order a token meets them first."""
         return [*self.prelude, *self.core.blocks, *self.coda]
 
@@ -221,7 +187,8 @@ class Huginn(LanguageModel):
         s_BTD = self.initial_state(e_BTD, context.position_BT, context.row_key_B)
         if past is None:
             return self.read(self._iterate(s_BTD, e_BTD, piece), piece)
-        return self._decode(s_BTD, e_BTD, piece, context, past)
+        core, *coda = past[len(self.prelude) :]
+        return decode(self, s_BTD, e_BTD, piece, context, core, coda)
 
     def initial_state(self, e_BTD: Tensor, position_BT: Tensor, row_key_B: Tensor | None) -> Tensor:
         """Truncated normal noise of the embedded tokens' shape, standard deviation that of their initial values."""
@@ -250,55 +217,10 @@ class Huginn(LanguageModel):
             x_BTD = block(x_BTD, piece.rope, piece.visible, None if remember is None else remember[layer])
         return x_BTD
 
-    # Cached decoding --------------------------------------------------------------------------------------------
-
     def new_layer_states(self) -> list[Any]:
         """Per prelude block, for the whole core, per coda block."""
-        how = self.decoding
-        core = CoreCache(Lookup(how.lookup, len(self.core.blocks)), how.exit, how.continuous)
+        core = self.depth_policy.new_cache(len(self.core.blocks))
         return [*(KeyValues() for _ in self.prelude), core, *(KeyValues() for _ in self.coda)]
-
-    def _decode(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, context: Context, past: list[Any]) -> Tensor:
-        """The coda's output for new positions, each iterated until its exit; all caches go with them."""
-        core: CoreCache = past[len(self.prelude)]
-        coda: list[KeyValues] = past[len(self.prelude) + 1 :]
-        if core.continuous and piece.length == 1 and core.state_B1D is not None:
-            s_BTD = torch.where((context.position_BT > 0)[:, :, None], core.state_B1D, s_BTD)
-        pieces = [(slice(None), piece)] if core.together or piece.length == 1 else list(piece.columns())
-        decoded = [self._decode_piece(s_BTD[:, cut], e_BTD[:, cut], one, core, coda) for cut, one in pieces]
-        s_BTD, read_BTD = (torch.cat(parts, dim=1) for parts in zip(*decoded, strict=True))
-        core.state_B1D = newest(s_BTD, 1, context.packed)
-        return read_BTD
-
-    def _decode_piece(
-        self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, core: CoreCache, coda: list[KeyValues]
-    ) -> tuple[Tensor, Tensor]:
-        """The final states, and what the coda makes of them."""
-        watch = None if core.exit is None else Watch(core.exit, s_BTD, self.embedding.num_embeddings)
-        running_BT = torch.ones(s_BTD.shape[:2], dtype=torch.bool, device=s_BTD.device)
-        read_BTD: Tensor | None = None
-        steps = self.recurrence.steps
-        for step in range(steps):
-            core.enter(step, piece.start, running_BT)
-            seen = replace(piece, visible=core.visible(piece.visible, step, piece.start, piece.length))
-            remember = partial(core.remember, step, piece.start, None if watch is None else running_BT)
-            s_BTD = torch.where(running_BT[:, :, None], self.core(s_BTD, e_BTD, seen, remember), s_BTD)
-            if watch is None or not watch.due(step + 1) or step + 1 == steps:
-                continue
-            if watch.exit.reads_logits:
-                read_BTD = self._read_cached(s_BTD, piece, coda)
-                running_BT = running_BT & ~watch.stops(self.logits(self.final_norm(read_BTD)))
-            else:
-                running_BT = running_BT & ~watch.stops(s_BTD)
-            if not running_BT.any():
-                break
-        if read_BTD is None or running_BT.any():
-            read_BTD = self._read_cached(s_BTD, piece, coda)
-        return s_BTD, read_BTD
-
-    def _read_cached(self, s_BTD: Tensor, piece: Piece, coda: list[KeyValues]) -> Tensor:
-        """`read`, and its keys and values in place of those of an earlier check; of a state that stopped, the same."""
-        return self.read(s_BTD, piece, [partial(store, past, piece.start, None) for past in coda])
 
     # Initialisation, counts, measurements -----------------------------------------------------------------------
 
@@ -366,5 +288,5 @@ class Huginn(LanguageModel):
         ]
 
 
-def _blocks(recipe: ModelRecipe, section: HuginnRecipe, layers: int) -> Sequence[Block]:
-    return cast("Sequence[Block]", nn.ModuleList(Block(recipe, section) for _ in range(layers)))
+def _blocks(recipe: ModelRecipe, section: HuginnRecipe, layers: int) -> Sequence[HuginnBlock]:
+    return cast("Sequence[HuginnBlock]", nn.ModuleList(HuginnBlock(recipe, section) for _ in range(layers)))

@@ -8,52 +8,35 @@ exit is where a token would stop with all others at full depth.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from athanor.models.families.huginn.exit_criteria import CRITERIA, Exit, Watch
-from athanor.models.families.huginn.recurrence import Recurrence
+from athanor.models.families.huginn.exit_criteria import CRITERIA, ExitRule, Watch
+from athanor.models.families.huginn.iteration import Piece, Recurrent
 from athanor.models.maps import Map
 
 _SAMPLE_TOKENS = 2048
 _QUANTILES = {"a tenth of the tokens below": 0.1, "median": 0.5, "a tenth above": 0.9}
 
 
-class Recurrent(Protocol):
-    """What is watched."""
-
-    embedding: nn.Embedding
-
-    @property
-    def core(self) -> nn.Module: ...
-
-    @property
-    def recurrence(self) -> Recurrence: ...
-
-    def read(self, s_BTD: Tensor, piece: Any) -> Tensor: ...
-
-    def final_norm(self, x: Tensor) -> Tensor: ...
-
-    def logits(self, h: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True)
-class Sample:
+class ProbedRows:
     """Some rows as the core first sees them."""
 
     ids_BT: Tensor
     s_BTD: Tensor
     e_BTD: Tensor
-    piece: Any  # where they are and what they see; its `visible` as in kernels.attention
+    piece: Piece
 
     def followed(self) -> Tensor:
         """Whether the next token continues the document, bool `[B, T-1]`."""
         visible = self.piece.visible
         if visible is None:
             return torch.ones_like(self.ids_BT[:, 1:], dtype=torch.bool)
+        assert isinstance(visible, Tensor)  # packed rows are read only to fill a cache
         return visible[:, 0].diagonal(-1, 1, 2).expand(len(self.ids_BT), -1)
 
 
@@ -64,7 +47,7 @@ class RecurrenceProbe:
         self._model = model
         self._steps = 0
         self._ids_BT: Tensor | None = None
-        self._samples: list[Sample] = []
+        self._samples: list[ProbedRows] = []
 
     def attach(self) -> list[RemovableHandle]:
         return [
@@ -84,7 +67,7 @@ class RecurrenceProbe:
         rows = min(len(ids_BT), max(not self._samples, room // ids_BT.shape[1]))
         if rows:
             s_BTD, e_BTD, piece = args[:3]
-            self._samples.append(Sample(ids_BT[:rows], s_BTD[:rows], e_BTD[:rows], piece.of_rows(rows)))
+            self._samples.append(ProbedRows(ids_BT[:rows], s_BTD[:rows], e_BTD[:rows], piece.of_rows(rows)))
 
     @torch.no_grad()
     def maps(self) -> list[Map]:
@@ -101,11 +84,11 @@ class RecurrenceProbe:
             self._exits(torch.stack(exits_CR).sum(0) / tokens, steps, measured),
         ]
 
-    def _replay(self, sample: Sample) -> tuple[Tensor, Tensor, Tensor]:
+    def _replay(self, sample: ProbedRows) -> tuple[Tensor, Tensor, Tensor]:
         """Relative change of every token's state `[R, N]`, summed losses `[R]`, exits by criterion `[C, R]`."""
         model, s_BTD = self._model, sample.s_BTD
         followed, target_N = sample.followed(), sample.ids_BT[:, 1:][sample.followed()]
-        exits = [Exit(criterion) for criterion in CRITERIA]
+        exits = [ExitRule(criterion) for criterion in CRITERIA]
         watches = [Watch(one, s_BTD, model.embedding.num_embeddings) for one in exits]
         running_CBT = torch.ones(len(exits), *sample.ids_BT.shape, dtype=torch.bool, device=s_BTD.device)
         changes, losses = [], []

@@ -4,25 +4,27 @@ layer   h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
 block   y = MoD(x, MoR(x, its layers in turn))                    one layer, or the middle ones of `mor_sharing`
 expert  y = x + alpha MoE(norm x)
 
+A block returns all that comes of its routing, and changes nothing but the caches it is given: run again, as when it is
+recomputed in the backward pass, it does the same again.
+
 mod_scope=mlp gates the feed-forward layer alone, and only in blocks between the first and the last:
         layer   h = h + CCGQA(norm h);  h = h + r SwiGLU(norm h)      r decided once, from x, for all recursions
 """
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Sequence
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
-import torch
 from torch import Tensor, nn
 
 from athanor.models.blocks.norm import RMSNorm
 from athanor.models.blocks.swiglu import SwiGLU
 from athanor.models.families.hydra.ccgqa import CCGQA, CCGQAState, FirstKeys, Positions
-from athanor.models.families.hydra.mod import MixtureOfDepths
-from athanor.models.families.hydra.moe import MixtureOfExperts
+from athanor.models.families.hydra.mod import Gate, MixtureOfDepths
+from athanor.models.families.hydra.moe import Choices, MixtureOfExperts
 from athanor.models.families.hydra.mor import (
+    Depths,
     ExpertChoiceRecursions,
     GaussianRecursions,
     Recursions,
@@ -30,53 +32,26 @@ from athanor.models.families.hydra.mor import (
     both,
 )
 from athanor.models.families.hydra.recipe import HydraRecipe
+from athanor.models.families.hydra.routing import Routing, Sample, ThresholdRouter
 from athanor.models.families.hydra.token_subset import TokenSubset
 from athanor.models.model_recipe import ModelRecipe
-from athanor.models.skeleton import Context
 
 
-class Losses:
-    """Auxiliary losses by name, in the order the blocks add them. No plain container: wrappers of modules rebuild those
-    that they find in arguments, and what a block adds to a copy is lost."""
+class Routed(NamedTuple):
+    """What a block decided about its tokens, without gradient."""
 
-    def __init__(self) -> None:
-        self._found: dict[str, list[Tensor]] = {}
+    gate: Gate | None  # of MoD, if there is one
+    depths: Depths | None  # of MoR, if there is one
 
-    def __getitem__(self, name: str) -> list[Tensor]:
-        return self._found.setdefault(name, [])
+    @property
+    def computed_BT(self) -> Tensor | None:
+        """Tokens for which what MoD gates was done; None: all."""
+        return None if self.gate is None else self.gate.computed_BT
 
-    def items(self) -> ItemsView[str, list[Tensor]]:
-        """(name, its losses)."""
-        return self._found.items()
-
-
-@dataclass
-class Pass:
-    """What the blocks of one forward pass share."""
-
-    positions: Positions
-    context: Context
-    counted_BT: Tensor  # tokens of documents that teach something; padding does not
-    mod_open: Tensor  # 0: MoD does nothing .. 1: fully open
-    mor_adaptive: Tensor
-    moe_dense: Tensor
-    taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
-    skipping: float  # what MoD turns away: 0 weighed like the rest .. 1 skipped
-    gather: bool  # whether tokens that do not go on are left out of the computation
-    losses: Losses
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Note one layer's auxiliary losses, unweighted."""
-        for name, loss in losses.items():
-            self.losses[name].append(loss)
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What MoD decided about the tokens of a block."""
-
-    weight_BT: Tensor
-    computed_BT: Tensor | None  # the others are skipped; None: nobody is
+    @property
+    def samples(self) -> tuple[Sample, ...]:
+        """In training: for `HydraBlock.thresholds`, in their order."""
+        return tuple(sample for part in self if part is not None for sample in part.samples)
 
 
 class Layer(nn.Module):
@@ -109,7 +84,7 @@ class Layer(nn.Module):
         return h_BTD + (added_BTD if weight_BT is None else weight_BT[:, :, None].to(added_BTD.dtype) * added_BTD)
 
 
-class Block(nn.Module):
+class HydraBlock(nn.Module):
     """Layers inside their recursion and their gate; R = 1 and capacity 1 leave those out. `place` counts from 0."""
 
     def __init__(self, recipe: ModelRecipe, section: HydraRecipe, layers: int, place: int, blocks: int):
@@ -118,13 +93,18 @@ class Block(nn.Module):
         self.layers = cast("Sequence[Layer]", nn.ModuleList(Layer(recipe, section) for _ in range(layers)))
         self.gates_mlp = section.mod_scope == "mlp"
         gated = section.capacity < 1 and (inner or not self.gates_mlp)
-        self.mod = MixtureOfDepths(recipe.d_model, section.capacity) if gated else None
+        whole_document = section.mod_infer == "topk"
+        self.mod = MixtureOfDepths(recipe.d_model, section.capacity, whole_document) if gated else None
         self.recursions = section.recursions if inner or section.mor_sharing == "sequence" else 1
         start = 0.4 + 0.4 * place / max(1, blocks - 1)
         self.mor = _recursions(recipe, section, start) if self.recursions > 1 else None
         self.first_keys_only = section.mor_kv == "first"
-        self.whole_document = section.mod_infer == "topk"
-        self.latest_computed: Tensor | None = None  # tokens for which the newest pass did what MoD gates; None: all
+
+    @property
+    def thresholds(self) -> list[ThresholdRouter]:
+        """The routers whose thresholds are calibrated."""
+        gate = [] if self.mod is None else [self.mod.router]
+        return gate if self.mor is None else [*gate, *self.mor.thresholds]
 
     def makes_keys(self, r: int) -> bool:
         """Whether recursion r makes keys and values, or reads those of the first."""
@@ -134,38 +114,33 @@ class Block(nn.Module):
         """One a layer, for each recursion."""
         return [[CCGQAState() for _ in self.layers] for _ in range(self.recursions)]
 
-    def forward(self, x_BTD: Tensor, run: Pass, states: list[list[CCGQAState]] | None = None) -> Tensor:
-        """`states`: from `new_states`, while decoding."""
-        gate = None if self.mod is None else self._gate(self.mod, x_BTD, run)
-        self.latest_computed = None if gate is None else gate.computed_BT
-        if gate is None or self.gates_mlp:
-            return self._recursions(x_BTD, run, states, None, gate)
-        out_BTD = self._recursions(x_BTD, run, states, gate.computed_BT, None)
-        return x_BTD + gate.weight_BT[:, :, None].to(x_BTD.dtype) * (out_BTD - x_BTD)
+    def forward(
+        self, x_BTD: Tensor, positions: Positions, routing: Routing, states: list[list[CCGQAState]] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor], Routed]:
+        """The new stream; auxiliary losses by name, unweighted; what was decided. `states`: from `new_states`, while
+        decoding."""
+        gate, losses = (None, {}) if self.mod is None else self.mod(x_BTD, routing)
+        of_block, of_mlp = (None, gate) if self.gates_mlp else (gate, None)
+        active_BT = None if of_block is None else of_block.computed_BT
+        y_BTD, more_losses, depths = self._recur(x_BTD, positions, routing, states, active_BT, of_mlp)
+        if of_block is not None:
+            y_BTD = x_BTD + of_block.weight_BT[:, :, None].to(x_BTD.dtype) * (y_BTD - x_BTD)
+        return y_BTD, losses | more_losses, Routed(None if gate is None else gate.detached(), depths)
 
-    def _gate(self, mod: MixtureOfDepths, x_BTD: Tensor, run: Pass) -> Gate:
-        doc_start_BT = run.context.doc_start_BT
-        logit_BT, chosen_BT = mod.choose(x_BTD, doc_start_BT, self.whole_document and not self.training)
-        if self.training:
-            run.add({"mod": run.mod_open * mod.learn(logit_BT, doc_start_BT, run.counted_BT)})
-        weight_BT = 1.0 + run.mod_open * (logit_BT.sigmoid() - 1.0)
-        if run.skipping == 0:
-            return Gate(weight_BT, None)
-        weight_BT = torch.where(chosen_BT, weight_BT, (1.0 - run.skipping) * weight_BT)
-        return Gate(weight_BT, chosen_BT if run.skipping == 1 else None)
-
-    def _recursions(
+    def _recur(
         self,
         x_BTD: Tensor,
-        run: Pass,
+        positions: Positions,
+        routing: Routing,
         states: list[list[CCGQAState]] | None,
         active_BT: Tensor | None,
         mlp_gate: Gate | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, dict[str, Tensor], Depths | None]:
+        """The layers, as often as each token's depth says: stream, losses, depths."""
         firsts = [FirstKeys() if self.first_keys_only else None for _ in self.layers]
 
         def subset_of(going_BT: Tensor | None) -> TokenSubset | None:
-            return TokenSubset.of(going_BT) if going_BT is not None and run.gather else None
+            return TokenSubset.of(going_BT) if going_BT is not None and routing.gather else None
 
         def once(h_BTD: Tensor, r: int, going_BT: Tensor | None) -> Tensor:
             attending = fed = subset_of(going_BT)
@@ -174,14 +149,12 @@ class Block(nn.Module):
                 fed, weight_BT = subset_of(both(going_BT, mlp_gate.computed_BT)), mlp_gate.weight_BT
             pasts = [None] * len(self.layers) if states is None else states[r]
             for layer, past, first in zip(self.layers, pasts, firsts, strict=True):
-                h_BTD = layer(h_BTD, run.positions, past, first, attending, fed, weight_BT)
+                h_BTD = layer(h_BTD, positions, past, first, attending, fed, weight_BT)
             return h_BTD
 
         if self.mor is None:
-            return once(x_BTD, 0, active_BT)
-        y_BTD, losses = self.mor(x_BTD, once, run.mor_adaptive, active_BT, run.context.doc_start_BT, run.counted_BT)
-        run.add(losses)
-        return y_BTD
+            return once(x_BTD, 0, active_BT), {}, None
+        return self.mor(x_BTD, once, routing, active_BT)
 
     def flops_per_token(self, context_tokens: float, serving: bool) -> float:
         """Forward matrix-product FLOPs of a token that sees `context_tokens` keys; in serving the shares count that
@@ -230,8 +203,7 @@ class ExpertLayer(nn.Module):
             section.routing == "static",
         )
 
-    def forward(self, x_BTD: Tensor, run: Pass, stream: int) -> Tensor:
-        x_normed_BTD, row_key_B = self.ffn_norm(x_BTD), run.context.row_key_B
-        y_BTD, losses = self.ffn(x_normed_BTD, run.counted_BT, run.moe_dense, row_key_B, stream, run.taught_BE)
-        run.add(losses)
-        return x_BTD + y_BTD
+    def forward(self, x_BTD: Tensor, routing: Routing, stream: int) -> tuple[Tensor, dict[str, Tensor], Choices]:
+        """The new stream, auxiliary losses by name, unweighted, and the choices."""
+        y_BTD, losses, choices = self.ffn(self.ffn_norm(x_BTD), routing, stream)
+        return x_BTD + y_BTD, losses, choices

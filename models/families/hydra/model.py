@@ -40,13 +40,12 @@ from torch import Tensor, nn
 from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.kernels.rope import rope_table
-from athanor.models.families.hydra.block import Block, ExpertLayer, Losses, Pass
+from athanor.models.families.hydra.block import ExpertLayer, HydraBlock, Routed
 from athanor.models.families.hydra.ccgqa import CCGQAState, Positions
-from athanor.models.families.hydra.mod import CapacityRouter
-from athanor.models.families.hydra.moe import ALPHA_START, positions_among
-from athanor.models.families.hydra.mor import Recursions
+from athanor.models.families.hydra.moe import ALPHA_START, Choices, positions_among
 from athanor.models.families.hydra.probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
 from athanor.models.families.hydra.recipe import HydraRecipe
+from athanor.models.families.hydra.routing import LinearRouter, Routing, Sample
 from athanor.models.maps import AttentionShare, Map, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
@@ -82,8 +81,8 @@ class Hydra(LanguageModel):
             )
         self.weighs = section.routing == "static"  # weigh in serving as in training, skip nothing
         shape = section.layers_of_blocks(recipe.n_layers)
-        blocks = (Block(recipe, section, layers, place, len(shape)) for place, layers in enumerate(shape))
-        self.blocks = cast("Sequence[Block]", nn.ModuleList(blocks))
+        blocks = (HydraBlock(recipe, section, layers, place, len(shape)) for place, layers in enumerate(shape))
+        self.blocks = cast("Sequence[HydraBlock]", nn.ModuleList(blocks))
         self.expert_layers = cast(
             "Sequence[ExpertLayer]",
             nn.ModuleList(ExpertLayer(recipe, section) for _ in range(section.moe_layers)),
@@ -92,6 +91,10 @@ class Hydra(LanguageModel):
             after: number for number, after in enumerate(positions_among(len(shape), section.moe_layers))
         }
         self._experts_of_SE: Tensor | None = None  # bool, by source; all of them where a source is not mapped
+        self._thresholds = [router for block in self.blocks for router in block.thresholds]
+        self._samples: list[list[Sample]] = [[] for _ in self._thresholds]  # of this step's micro-batches
+        self._routed: list[Routed] = []  # of the newest forward pass, by block
+        self._choices: list[Choices] = []  # by expert layer
         for name in (
             "progress",
             "mod_floor",
@@ -109,36 +112,46 @@ class Hydra(LanguageModel):
         return x_BTD * self.recipe.d_model**0.5 if self.section.scale_embedding else x_BTD
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
-        run = self._pass(x_BTD, context)
+        positions, routing = self._positions(x_BTD, context), self._routing(x_BTD, context)
+        found: list[dict[str, Tensor]] = []
+        self._routed, self._choices = [], []
         for place, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, run, None if context.cache is None else context.cache.layers[place])
+            states = None if context.cache is None else context.cache.layers[place]
+            x_BTD, losses, routed = block(x_BTD, positions, routing, states)
+            found.append(losses)
+            self._routed.append(routed)
             number = self._experts_after.get(place)
             if number is not None:
-                x_BTD = self.expert_layers[number](x_BTD, run, number)
+                x_BTD, losses, choices = self.expert_layers[number](x_BTD, routing, number)
+                found.append(losses)
+                self._choices.append(choices)
         if self.training:
-            context.aux |= self._weighted(run.losses)
+            samples = (sample for routed in self._routed for sample in routed.samples)
+            for of_router, sample in zip(self._samples, samples, strict=True):
+                of_router.append(sample)
+            context.aux |= self._weighted(found)
         return x_BTD
 
-    def _pass(self, x_BTD: Tensor, context: Context) -> Pass:
-        recipe = self.recipe
-        rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
-        age_BT = context.position_BT.expand(x_BTD.shape[:2])
+    def _positions(self, x_BTD: Tensor, context: Context) -> Positions:
+        rope = rope_table(context.position_BT, self.recipe.head_dim, self.recipe.rope_base)
+        return Positions(context.offset, context.position_BT.expand(x_BTD.shape[:2]), rope, context.visible)
+
+    def _routing(self, x_BTD: Tensor, context: Context) -> Routing:
         mod_open = torch.maximum(self.mod_floor, self.mod_ramp)
         serving = not self.training and not self.weighs
         skipping = 0.0
         if serving or (self.training and self.section.mod_skip_from is not None):
             skipping = float(mod_open == 1) * (1.0 if serving else float(self.mod_skip))
-        return Pass(
-            positions=Positions(context.offset, age_BT, rope, context.visible),
-            context=context,
+        return Routing(
             counted_BT=_teaching(context, x_BTD),
+            doc_start_BT=context.doc_start_BT,
+            row_key_B=context.row_key_B,
+            taught_BE=self._taught(context),
             mod_open=mod_open,
             mor_adaptive=self.mor_adaptive,
             moe_dense=self.moe_dense,
-            taught_BE=self._taught(context),
             skipping=skipping,
             gather=serving,
-            losses=Losses(),
         )
 
     def _taught(self, context: Context) -> Tensor | None:
@@ -146,8 +159,8 @@ class Hydra(LanguageModel):
             return None
         return self._experts_of_SE[context.source_B]
 
-    def _weighted(self, losses: Losses) -> dict[str, Tensor]:
-        """Auxiliary losses: the mean over the layers, times its weight."""
+    def _weighted(self, found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Auxiliary losses of the model from those of its layers: their mean, times its weight."""
         recipe, section = self.recipe, self.section
         depth = self.effective_layers
         weights = {
@@ -156,7 +169,11 @@ class Hydra(LanguageModel):
             "moe": section.moe_loss,
             "domain": section.domain_loss,
         }
-        return {name: weights.get(name, 1.0) * torch.stack(found).mean() for name, found in losses.items()}
+        by_name: dict[str, list[Tensor]] = defaultdict(list)
+        for losses in found:
+            for name, loss in losses.items():
+                by_name[name].append(loss)
+        return {name: weights.get(name, 1.0) * torch.stack(losses).mean() for name, losses in by_name.items()}
 
     def new_layer_states(self) -> list[list[list[CCGQAState]]]:
         return [block.new_states() for block in self.blocks]
@@ -174,7 +191,7 @@ class Hydra(LanguageModel):
         super().init_weights(seed)
         with torch.no_grad():
             for module in self.modules():
-                if isinstance(module, (CapacityRouter, Recursions)):
+                if isinstance(module, LinearRouter):
                     module.reset()
             for buffer in (self.mod_ramp, self.loss_mean, self.loss_steps):
                 buffer.zero_()
@@ -227,9 +244,7 @@ class Hydra(LanguageModel):
         self._experts_of_SE = torch.tensor(marks, device=self.progress.device)
 
     def begin_step(self, step_key: int) -> None:
-        for module in self.modules():
-            if isinstance(module, CapacityRouter):
-                module.forget()
+        self._samples = [[] for _ in self._thresholds]
 
     @torch.no_grad()
     def after_step(self, loss: float) -> None:
@@ -240,32 +255,33 @@ class Hydra(LanguageModel):
         opens = (self.progress >= section.mod_from) & (mean < section.mod_gate_loss)
         opens = opens | (self.progress >= section.mod_forced) | (self.mod_ramp > 0)
         self.mod_ramp.add_(opens / section.mod_ramp_steps).clamp_(max=1)
-        routers = [module for module in self.modules() if isinstance(module, CapacityRouter)]
-        if routers:
-            measured = torch.stack([router.measured() for router in routers])
+        if self._thresholds:
+            noted = zip(self._thresholds, self._samples, strict=True)
+            measured = torch.stack([router.measured(samples) for router, samples in noted])
             if dist.is_available() and dist.is_initialized():
                 dist.all_reduce(measured)
-            for router, seen in zip(routers, measured, strict=True):
+            for router, seen in zip(self._thresholds, measured, strict=True):
                 router.calibrate(seen)
+            self._samples = [[] for _ in self._thresholds]
 
     def diagnostics(self) -> dict[str, float]:
         """How far MoD is open, and of the newest forward pass: share of tokens above the threshold and above r = 1/2,
         variance of r, mean depth, largest and smallest share of an expert, divergence of the experts."""
         found: dict[str, list[Tensor]] = defaultdict(list)
-        for block in self.blocks:
-            if block.mod is not None and block.mod.latest:
-                gate_BT = block.mod.latest["logit"].sigmoid()
-                found["mod_passing"].append(block.mod.latest["chosen"].float().mean())
+        for routed in self._routed:
+            if routed.gate is not None:
+                gate_BT = routed.gate.logit_BT.sigmoid()
+                found["mod_passing"].append(routed.gate.chosen_BT.float().mean())
                 found["mod_above_half"].append((gate_BT > 0.5).float().mean())
                 found["mod_variance"].append(gate_BT.var(correction=0))
-            if block.mor is not None and block.mor.latest:
-                found["mor_depth"].append(block.mor.latest["depth"].mean())
+            if routed.depths is not None:
+                found["mor_depth"].append(routed.depths.depth_BT.mean())
         for layer in self.expert_layers:
             found["expert_divergence"].append(layer.ffn.experts.divergence())
-            if layer.ffn.latest:
-                load_E = layer.ffn.load()
-                found["expert_load_max"].append(load_E.max())
-                found["expert_load_min"].append(load_E.min())
+        for choices in self._choices:
+            load_E = choices.load()
+            found["expert_load_max"].append(load_E.max())
+            found["expert_load_min"].append(load_E.min())
         means = {name: torch.stack(values).mean() for name, values in found.items()}
         means["mod_open"] = torch.maximum(self.mod_floor, self.mod_ramp)
         return {name: float(value) for name, value in means.items()}

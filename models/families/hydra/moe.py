@@ -13,6 +13,8 @@ Source: Switch Transformer (Fedus et al. 2021); HYDRA.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,22 +22,20 @@ from torch import Tensor, nn
 from athanor.kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
 from athanor.kernels.noise import uniform
 from athanor.kernels.swiglu import swiglu
-from athanor.models.families.hydra.mod import masked_mean
+from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, masked_mean
 
 ALPHA_START = 0.1
 
 
-class ExpertRouter(nn.Module):
-    """A linear layer without bias, fp32."""
+class Choices(NamedTuple):
+    """How a pass chose among the experts, without gradient."""
 
-    def __init__(self, d_model: int, experts: int):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(experts, d_model))
+    p_BTE: Tensor
+    chosen_BTk: Tensor
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Logits `[B, T, E]`."""
-        with torch.autocast(x_BTD.device.type, enabled=False):
-            return F.linear(x_BTD.float(), self.weight.float())
+    def load(self) -> Tensor:
+        """Share of the choices that fell on each expert, `[E]`."""
+        return F.one_hot(self.chosen_BTk.flatten(), self.p_BTE.shape[-1]).float().mean(0)
 
 
 class Experts(nn.Module):
@@ -70,23 +70,14 @@ class MixtureOfExperts(nn.Module):
     def __init__(self, d_model: int, d_ff: int, experts: int, per_token: int, jitter: float, static: bool):
         super().__init__()
         self.per_token, self.jitter, self.static = per_token, jitter, static
-        self.router = ExpertRouter(d_model, experts)
+        self.router = LinearRouter(d_model, experts)
         self.experts = Experts(experts, d_model, d_ff)
         self.alpha = nn.Parameter(torch.full((1,), ALPHA_START))
-        self.latest: dict[str, Tensor] = {}  # of the newest forward pass, for diagnostics and maps
 
-    def forward(
-        self,
-        x_BTD: Tensor,
-        counted_BT: Tensor,
-        dense: Tensor,
-        row_key_B: Tensor | None = None,
-        stream: int = 0,
-        taught_BE: Tensor | None = None,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """y `[B, T, D]` and the losses over the counted tokens, unweighted: `moe` for balance and, where `taught_BE`
-        is given, `domain` for teaching. `dense` 1 weighs every expert."""
-        logit_BTE = self.router(x_BTD)
+    def forward(self, x_BTD: Tensor, routing: Routing, stream: int = 0) -> tuple[Tensor, dict[str, Tensor], Choices]:
+        """y `[B, T, D]`; the losses over the counted tokens, unweighted: `moe` for balance and, where the rows are
+        taught, `domain`; and the choices. `stream` numbers the layer's noise."""
+        logit_BTE, row_key_B = self.router(x_BTD), routing.row_key_B
         if self.training and self.jitter and row_key_B is not None:
             noise_BN = uniform(row_key_B, stream, logit_BTE[0].numel())
             logit_BTE = logit_BTE * (1.0 + self.jitter * (2.0 * noise_BN - 1.0).float()).view_as(logit_BTE)
@@ -94,20 +85,15 @@ class MixtureOfExperts(nn.Module):
         weight_BTk, chosen_BTk = p_BTE.topk(self.per_token, dim=-1)
         if self.per_token > 1:
             weight_BTk = weight_BTk / weight_BTk.sum(-1, keepdim=True)
-        self.latest = {"p": p_BTE.detach(), "chosen": chosen_BTk}
-        losses = {"moe": balance_loss(p_BTE, chosen_BTk, counted_BT)}
-        if taught_BE is not None:
-            losses["domain"] = teaching_loss(logit_BTE, taught_BE, counted_BT)
-        if self.static or bool(dense):
+        losses = {"moe": balance_loss(p_BTE, chosen_BTk, routing.counted_BT)}
+        if routing.taught_BE is not None:
+            losses["domain"] = teaching_loss(logit_BTE, routing.taught_BE, routing.counted_BT)
+        if self.static or bool(routing.moe_dense):
             sparse_BTE = torch.zeros_like(p_BTE).scatter(-1, chosen_BTk, weight_BTk)
-            y_BTD = self._every_expert(x_BTD, sparse_BTE + dense * (p_BTE - sparse_BTE))
+            y_BTD = self._every_expert(x_BTD, sparse_BTE + routing.moe_dense * (p_BTE - sparse_BTE))
         else:
             y_BTD = self._chosen_experts(x_BTD, weight_BTk, chosen_BTk)
-        return self.alpha * y_BTD, losses
-
-    def load(self) -> Tensor:
-        """Share of the newest forward pass's choices that fell on each expert, `[E]`."""
-        return F.one_hot(self.latest["chosen"].flatten(), self.latest["p"].shape[-1]).float().mean(0)
+        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk)
 
     def _every_expert(self, x_BTD: Tensor, weight_BTE: Tensor) -> Tensor:
         y_BTD = torch.zeros_like(x_BTD)
@@ -135,15 +121,6 @@ class MixtureOfExperts(nn.Module):
         used = experts if dense or self.static else self.per_token
         one = sum(weight.numel() for weight in self.experts.parameters()) / experts
         return 2.0 * (self.router.weight.numel() + used * one)
-
-
-def balance_loss(p_BTE: Tensor, chosen_BTk: Tensor, counted_BT: Tensor) -> Tensor:
-    """E sum_e f_e P_e over the counted tokens: f_e the share of the choices that fell on e, P_e its mean probability;
-    1 when even. Source: Switch Transformer."""
-    weight_BT1 = (counted_BT / counted_BT.sum().clamp(min=1))[:, :, None]
-    chosen_BTE = F.one_hot(chosen_BTk, p_BTE.shape[-1]).sum(2) / chosen_BTk.shape[-1]
-    share_E = (chosen_BTE * weight_BT1).sum((0, 1))
-    return p_BTE.shape[-1] * (share_E * (p_BTE * weight_BT1).sum((0, 1))).sum()
 
 
 def teaching_loss(logit_BTE: Tensor, taught_BE: Tensor, counted_BT: Tensor) -> Tensor:

@@ -8,23 +8,29 @@ gaussian       mu = (R - 1) sigmoid(w x + b), p = normalised exp(-(r - mu)^2 / 2
                exit="hard" stops a token after its most probable recursion when serving. HYDRA's.
 expert_choice  at recursion r the tokens still active compete for (R - r) / R of the places; those that reach the
                calibrated threshold (in training too, so that no future decides) get h += g Block(h),
-               g = 0.1 sigmoid(w_r h), the others stop. Bae et al. 2025, with the threshold of `CapacityRouter`.
+               g = 0.1 sigmoid(w_r h), the others stop. Bae et al. 2025, with the threshold of `ThresholdRouter`.
 token_choice   p = softmax(W x) over depths at the start, the best one is taken: y = p_depth h[depth] + x; balanced by
                a Switch loss and a z-loss. Bae et al. 2025.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.models.families.hydra.mod import CapacityRouter, best_of_documents, masked_mean, membership_loss
-from athanor.models.families.hydra.moe import balance_loss
+from athanor.models.families.hydra.routing import (
+    LinearRouter,
+    Routing,
+    Sample,
+    ThresholdRouter,
+    balance_loss,
+    masked_mean,
+    membership,
+)
 
 Recursion = Callable[[Tensor, int, Tensor | None], Tensor]  # h_BTD, r, active_BT -> Block(h) where active
 
@@ -34,35 +40,30 @@ BALANCE_LOSS = 0.1
 Z_LOSS = 1e-5
 
 
-class DepthRouter(nn.Module):
-    """A linear layer, fp32."""
+class Depths(NamedTuple):
+    """How deep a pass went, without gradient."""
 
-    def __init__(self, d_model: int, outputs: int, bias: bool):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, d_model))
-        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
-
-    def forward(self, x_BTD: Tensor) -> Tensor:
-        """Logits `[B, T, outputs]`."""
-        with torch.autocast(x_BTD.device.type, enabled=False):
-            return F.linear(x_BTD.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+    depth_BT: Tensor  # recursions of each token, mean ones where depths are mixed
+    samples: tuple[Sample, ...] = ()  # in training: for `thresholds`, in their order
 
 
 class Recursions(nn.Module):
-    """What the three kinds share. `latest["depth"]`: recursions of each token, `[B, T]`, mean ones where mixed."""
+    """What the three kinds share. Each is called with the stream, the block, what the routers are told and the active
+    tokens (none: all), and gives the new stream, auxiliary losses and depths."""
 
     def __init__(self, d_model: int, recursions: int):
         super().__init__()
         self.recursions = recursions
         self.embedding = nn.Embedding(recursions, d_model)
-        self.latest: dict[str, Tensor] = {}
 
-    def reset(self) -> None:
-        """Parameters and buffers of a new model that are neither 0 nor drawn."""
+    @property
+    def thresholds(self) -> list[ThresholdRouter]:
+        """The routers whose thresholds are calibrated."""
+        return []
 
     def expected_share(self, r: int) -> float:
         """Share of the tokens computed in recursion r when serving, as far as the design fixes it."""
-        return 1.0
+        return 1.0 - r / self.recursions
 
     def run(self, block: Recursion, h_BTD: Tensor, r: int, active_BT: Tensor | None) -> Tensor:
         """Block(h + embedding[r]) for active tokens, h for the others."""
@@ -76,25 +77,15 @@ class GaussianRecursions(Recursions):
     def __init__(self, d_model: int, recursions: int, start: float, variance: float, hard_exit: bool):
         super().__init__(d_model, recursions)
         self.start, self.variance, self.hard_exit = start, variance, hard_exit
-        self.router = DepthRouter(d_model, 1, bias=True)
-
-    def reset(self) -> None:
-        assert self.router.bias is not None
-        self.router.bias.fill_(math.log(self.start / (1.0 - self.start)))
+        self.router = LinearRouter(d_model, start=start)
 
     def expected_share(self, r: int) -> float:
         return min(1.0, max(0.0, self.start * (self.recursions - 1) - r + 1.0)) if self.hard_exit else 1.0
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        block: Recursion,
-        adaptive: Tensor,
-        active_BT: Tensor | None,
-        doc_start_BT: Tensor | None,
-        counted_BT: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        depth_R = torch.arange(self.recursions, device=x_BTD.device)
+        self, x_BTD: Tensor, block: Recursion, routing: Routing, active_BT: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Depths]:
+        depth_R, adaptive = torch.arange(self.recursions, device=x_BTD.device), routing.mor_adaptive
         mean_BT1 = (self.recursions - 1) * self.router(x_BTD).sigmoid()
         wanted_BTR = (-(depth_R - mean_BT1).square() / (2 * self.variance)).softmax(-1)
         full_R = (depth_R == self.recursions - 1).float()
@@ -107,9 +98,9 @@ class GaussianRecursions(Recursions):
         for r in range(self.recursions):
             h_BTD = self.run(block, h_BTD, r, both(active_BT, None if last_BT is None else last_BT >= r))
             y_BTD = y_BTD + share_BTR[:, :, r, None] * h_BTD
-        self.latest = {"depth": (share_BTR.detach() * (depth_R + 1)).sum(-1), "share": share_BTR.detach()}
-        ponder = masked_mean((wanted_BTR * (depth_R + 1)).sum(-1), counted_BT)
-        return y_BTD.to(x_BTD.dtype), {"ponder": adaptive * ponder}
+        ponder = masked_mean((wanted_BTR * (depth_R + 1)).sum(-1), routing.counted_BT)
+        depths = Depths((share_BTR.detach() * (depth_R + 1)).sum(-1))
+        return y_BTD.to(x_BTD.dtype), {"ponder": adaptive * ponder}, depths
 
 
 class ExpertChoiceRecursions(Recursions):
@@ -117,30 +108,25 @@ class ExpertChoiceRecursions(Recursions):
 
     def __init__(self, d_model: int, recursions: int):
         super().__init__(d_model, recursions)
-        routers = (CapacityRouter(d_model, start=None) for _ in range(recursions))
-        self.router = cast("Sequence[CapacityRouter]", nn.ModuleList(routers))
+        routers = (ThresholdRouter(d_model) for _ in range(recursions))
+        self.router = cast("Sequence[ThresholdRouter]", nn.ModuleList(routers))
 
-    def expected_share(self, r: int) -> float:
-        return 1.0 - r / self.recursions
+    @property
+    def thresholds(self) -> list[ThresholdRouter]:
+        """All but the first: the first recursion has room for all."""
+        return list(self.router)[1:]
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        block: Recursion,
-        adaptive: Tensor,
-        active_BT: Tensor | None,
-        doc_start_BT: Tensor | None,
-        counted_BT: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        h_BTD, going_BT = x_BTD, active_BT
+        self, x_BTD: Tensor, block: Recursion, routing: Routing, active_BT: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Depths]:
+        h_BTD, going_BT, adaptive = x_BTD, active_BT, routing.mor_adaptive
         depth_BT = torch.zeros(x_BTD.shape[:2], device=x_BTD.device)
-        losses = []
+        lessons = []
         for r, router in enumerate(self.router):
-            logit_BT = router(h_BTD)
-            if r > 0:  # the first recursion has room for all
+            logit_BT = router(h_BTD).squeeze(-1)
+            if r > 0:
                 if self.training:
-                    capacity = 1.0 - adaptive * (r / self.recursions)
-                    losses.append(self._learn(router, logit_BT, capacity, going_BT, doc_start_BT, counted_BT))
+                    lessons.append(membership(logit_BT, 1.0 - adaptive * (r / self.recursions), routing, going_BT))
                 going_BT = both(going_BT, router.reaches(logit_BT) | (adaptive == 0))
             gain_BT1 = EXPERT_CHOICE_SCALE * logit_BT.sigmoid()[:, :, None]
             out_BTD = self.run(block, h_BTD, r, going_BT)
@@ -149,27 +135,14 @@ class ExpertChoiceRecursions(Recursions):
                 stepped_BTD = torch.where(going_BT[:, :, None], stepped_BTD, h_BTD)
             h_BTD = stepped_BTD.to(x_BTD.dtype)
             depth_BT = depth_BT + (1.0 if going_BT is None else going_BT.float())
-        self.latest = {"depth": depth_BT}
-        return h_BTD, {"mor_choice": EXPERT_CHOICE_LOSS * adaptive * torch.stack(losses).mean()} if losses else {}
-
-    @staticmethod
-    def _learn(
-        router: CapacityRouter,
-        logit_BT: Tensor,
-        capacity: Tensor,
-        going_BT: Tensor | None,
-        doc_start_BT: Tensor | None,
-        counted_BT: Tensor,
-    ) -> Tensor:
-        """Membership among the tokens that came this far; `capacity` is a share of all."""
-        if going_BT is None:
-            candidates_BT, left = counted_BT, capacity
-        else:
-            candidates_BT = counted_BT & going_BT
-            left = (capacity * counted_BT.sum() / candidates_BT.sum().clamp(min=1)).clamp(max=1.0)
-        router.measure(logit_BT, left, candidates_BT)
-        score_BT = logit_BT if going_BT is None else logit_BT.masked_fill(~going_BT, -math.inf)
-        return membership_loss(logit_BT, best_of_documents(score_BT, doc_start_BT, capacity), candidates_BT)
+        if not lessons:
+            return h_BTD, {}, Depths(depth_BT)
+        losses, samples = zip(*lessons, strict=True)
+        return (
+            h_BTD,
+            {"mor_choice": EXPERT_CHOICE_LOSS * adaptive * torch.stack(losses).mean()},
+            Depths(depth_BT, samples),
+        )
 
 
 class TokenChoiceRecursions(Recursions):
@@ -177,21 +150,12 @@ class TokenChoiceRecursions(Recursions):
 
     def __init__(self, d_model: int, recursions: int):
         super().__init__(d_model, recursions)
-        self.router = DepthRouter(d_model, recursions, bias=False)
-
-    def expected_share(self, r: int) -> float:
-        return 1.0 - r / self.recursions
+        self.router = LinearRouter(d_model, recursions)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        block: Recursion,
-        adaptive: Tensor,
-        active_BT: Tensor | None,
-        doc_start_BT: Tensor | None,
-        counted_BT: Tensor,
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        logit_BTR = self.router(x_BTD)
+        self, x_BTD: Tensor, block: Recursion, routing: Routing, active_BT: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor], Depths]:
+        adaptive, logit_BTR = routing.mor_adaptive, self.router(x_BTD)
         p_BTR = logit_BTR.softmax(-1)
         picked_BT = p_BTR.argmax(-1)
         at_least = torch.ceil((1.0 - adaptive) * (self.recursions - 1) - 1e-6).long()
@@ -201,12 +165,11 @@ class TokenChoiceRecursions(Recursions):
             h_BTD = self.run(block, h_BTD, r, both(active_BT, last_BT >= r))
         p_BT1 = p_BTR.gather(-1, last_BT[:, :, None])
         y_BTD = h_BTD + adaptive * (p_BT1 * h_BTD + x_BTD - h_BTD)
-        self.latest = {"depth": (last_BT + 1).float()}
         losses = {
-            "mor_balance": BALANCE_LOSS * balance_loss(p_BTR, picked_BT[:, :, None], counted_BT),
-            "mor_z": Z_LOSS * masked_mean(logit_BTR.logsumexp(-1).square(), counted_BT),
+            "mor_balance": BALANCE_LOSS * balance_loss(p_BTR, picked_BT[:, :, None], routing.counted_BT),
+            "mor_z": Z_LOSS * masked_mean(logit_BTR.logsumexp(-1).square(), routing.counted_BT),
         }
-        return y_BTD.to(x_BTD.dtype), losses
+        return y_BTD.to(x_BTD.dtype), losses, Depths((last_BT + 1).float())
 
 
 def both(first_BT: Tensor | None, second_BT: Tensor | None) -> Tensor | None:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from athanor.data.loader import Batch
-from athanor.models.families.hydra.block import Block
-from athanor.models.families.hydra.moe import MixtureOfExperts
+from athanor.models.families.hydra.block import HydraBlock, Routed
+from athanor.models.families.hydra.moe import Choices, MixtureOfExperts
 from athanor.models.maps import Map
 from athanor.models.skeleton import LanguageModel
 
@@ -21,18 +21,17 @@ class SkipProbe:
     """Per block, the share of tokens for which what MoD gates is computed, and the mean of the gate r; 1 and 1 where
     nothing is gated."""
 
-    def __init__(self, blocks: Sequence[Block], capacity: float):
+    def __init__(self, blocks: Sequence[HydraBlock], capacity: float):
         self._blocks, self._capacity = blocks, capacity
         self._computed, self._gate, self._tokens = ([0.0] * len(blocks) for _ in range(3))
 
     def attach(self) -> list[RemovableHandle]:
         return [block.register_forward_hook(partial(self._see, i)) for i, block in enumerate(self._blocks)]
 
-    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], out_BTD: Tensor) -> None:
-        block = self._blocks[i]
-        gate_BT = out_BTD.new_ones(out_BTD.shape[:2]) if block.mod is None else block.mod.latest["logit"].sigmoid()
-        computed_BT = block.latest_computed
-        self._computed[i] += gate_BT.numel() if computed_BT is None else int(computed_BT.sum())
+    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], out: tuple[Tensor, Any, Routed]) -> None:
+        x_BTD, _, routed = out
+        gate_BT = x_BTD.new_ones(x_BTD.shape[:2]) if routed.gate is None else routed.gate.logit_BT.sigmoid()
+        self._computed[i] += gate_BT.numel() if routed.computed_BT is None else int(routed.computed_BT.sum())
         self._gate[i] += float(gate_BT.double().sum())
         self._tokens[i] += gate_BT.numel()
 
@@ -61,7 +60,7 @@ class SkipProbe:
 class DepthProbe:
     """Per block, how many recursions a token went through; 0 where the block was skipped."""
 
-    def __init__(self, blocks: Sequence[Block], recursions: int):
+    def __init__(self, blocks: Sequence[HydraBlock], recursions: int):
         self._blocks = blocks
         self._tokens_LR = torch.zeros(len(blocks), recursions + 1, dtype=torch.float64)
         self._depth_L = [0.0] * len(blocks)
@@ -69,11 +68,11 @@ class DepthProbe:
     def attach(self) -> list[RemovableHandle]:
         return [block.register_forward_hook(partial(self._see, i)) for i, block in enumerate(self._blocks)]
 
-    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], out_BTD: Tensor) -> None:
-        block = self._blocks[i]
-        depth_BT = out_BTD.new_ones(out_BTD.shape[:2]) if block.mor is None else block.mor.latest["depth"]
-        if block.latest_computed is not None and not block.gates_mlp:
-            depth_BT = torch.where(block.latest_computed, depth_BT, 0.0)
+    def _see(self, i: int, _block: nn.Module, _args: tuple[Any, ...], out: tuple[Tensor, Any, Routed]) -> None:
+        x_BTD, _, routed = out
+        depth_BT = x_BTD.new_ones(x_BTD.shape[:2]) if routed.depths is None else routed.depths.depth_BT
+        if routed.computed_BT is not None and not self._blocks[i].gates_mlp:
+            depth_BT = torch.where(routed.computed_BT, depth_BT, 0.0)
         nearest_N = depth_BT.round().long().flatten()
         self._tokens_LR[i] += torch.bincount(nearest_N, minlength=self._tokens_LR.shape[1]).cpu()
         self._depth_L[i] += float(depth_BT.double().sum())
@@ -117,10 +116,11 @@ class ExpertProbe:
     def attach(self) -> list[RemovableHandle]:
         return [layer.register_forward_hook(partial(self._see, i)) for i, layer in enumerate(self._layers)]
 
-    def _see(self, i: int, _layer: nn.Module, args: tuple[Any, ...], _out: Any) -> None:
-        tokens = args[0].shape[0] * args[0].shape[1]
-        self._load_LE[i] += tokens * self._layers[i].load().double().cpu()
-        self._p_LE[i] += self._layers[i].latest["p"].double().sum((0, 1)).cpu()
+    def _see(self, i: int, _layer: nn.Module, _args: tuple[Any, ...], out: tuple[Tensor, Any, Choices]) -> None:
+        choices = out[2]
+        tokens = choices.p_BTE.shape[0] * choices.p_BTE.shape[1]
+        self._load_LE[i] += tokens * choices.load().double().cpu()
+        self._p_LE[i] += choices.p_BTE.double().sum((0, 1)).cpu()
         self._tokens += tokens if i == 0 else 0
 
     def maps(self) -> list[Map]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from athanor.models.build import build_model
-from athanor.models.families.huginn.exit_criteria import Exit
-from athanor.models.families.huginn.model import Decoding
+from athanor.models.families.huginn.decoding import DepthPolicy
+from athanor.models.families.huginn.exit_criteria import ExitRule
 from athanor.models.model_recipe import ModelRecipe
 
 BLOCK_NAMES = {
@@ -124,8 +124,8 @@ def test_oracle_exit_steps_and_logits_of_adaptive_decoding(dynamic, adaptive, wh
     model = model_of(cfg, dynamic["state_dict"], cfg["rope_base"])
     ids, s0 = dynamic["input_ids"][:1], dynamic["s0"][:1]
     for (criterion, threshold, lookup), file in adaptive["adaptive"].items():
-        exits = None if criterion == "none" else Exit(criterion, float(threshold))
-        model.decoding = Decoding(exits, lookup.removesuffix("-m4"))
+        exits = None if criterion == "none" else ExitRule(criterion, float(threshold))
+        model.depth_policy = DepthPolicy(exits, lookup.removesuffix("-m4"))
         cache, logits = model.new_cache(1), []
         for start in [0] if whole else range(ids.shape[1]):
             cut = slice(None) if whole else slice(start, start + 1)

@@ -97,12 +97,13 @@ def test_the_curriculum_and_thresholds_are_saved_with_the_weights(tiny_recipe):
 
 
 @torch.no_grad()
-def test_serving_skips_nothing_until_mod_is_fully_open(tiny_recipe):
+def test_serving_skips_nothing_until_mod_is_fully_open(tiny_recipe, watched):
     model, ids = curriculum_model(tiny_recipe), random_ids(2, 12)
+    seen = watched(model)
     for share, skips in ((0.15, False), (0.25, False), (0.3, True)):
         model.apply_schedule(model.schedule(share))
         model.eval()(ids)
-        assert (model.blocks[0].latest_computed is not None) == skips
+        assert (seen.blocks[0].computed_BT is not None) == skips
 
 
 @torch.no_grad()

@@ -23,10 +23,11 @@ def losses(model, source_B, ids=IDS):
     return model.loss(ids, ids.roll(-1, 1), None, None, source_B)
 
 
-def test_the_lesson_is_the_probability_of_the_experts_of_each_rows_source(lively_model):
+def test_the_lesson_is_the_probability_of_the_experts_of_each_rows_source(lively_model, watched):
     model = taught_model(lively_model, domain_loss=0.5)
+    seen = watched(model)
     found = losses(model, ALL).aux["domain"]
-    p_BTE = model.expert_layers[0].ffn.latest["p"]
+    p_BTE = seen.experts[0].p_BTE
     code, math = -p_BTE[0, :, 3].log(), -(p_BTE[1, :, 0] + p_BTE[1, :, 2]).log()
     torch.testing.assert_close(found, 0.5 * (code.sum() + math.sum()) / IDS.numel())
 
@@ -60,14 +61,14 @@ def test_the_lesson_ends_with_its_share_of_the_training_and_fine_tuning_gives_no
     assert "domain" not in losses(whole, ALL).aux
 
 
-def test_the_lesson_moves_the_choice_of_the_taught_sources_alone(lively_model):
+def test_the_lesson_moves_the_choice_of_the_taught_sources_alone(lively_model, watched):
     model = taught_model(lively_model, domain_loss=1.0)
-    router = model.expert_layers[0].ffn.router
+    router, seen = model.expert_layers[0].ffn.router, watched(model)
 
     def right():
         """Share of the tokens of code and of math that choose an expert of theirs."""
         losses(model, ALL)
-        chosen = model.expert_layers[0].ffn.latest["chosen"][..., 0]
+        chosen = seen.experts[0].chosen_BTk[..., 0]
         return (chosen[0] == 3).float().mean().item(), (chosen[1] % 2 == 0).float().mean().item()
 
     before = right()

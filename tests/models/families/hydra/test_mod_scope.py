@@ -26,10 +26,10 @@ def gated(lively_model):
 
 
 def streams(model, place=1):
-    """Into the block, and out of its attention, its feed-forward layer and itself."""
+    """Into the block, and out of its attention and itself; what it decided."""
     seen, block = {}, model.blocks[place]
     hooks = [
-        block.register_forward_hook(lambda _b, args, out: seen.update(x=args[0], y=out)),
+        block.register_forward_hook(lambda _b, args, out: seen.update(x=args[0], y=out[0], routed=out[2])),
         block.layers[0].attention.register_forward_hook(lambda _b, _args, out: seen.update(attended=out)),
     ]
     with torch.no_grad():
@@ -49,24 +49,25 @@ def test_the_gate_weighs_the_feed_forward_layer_and_nothing_else(gated, training
     model = gated(training)
     seen, block = streams(model), model.blocks[1]
     layer, h = block.layers[0], seen["x"] + seen["attended"]
-    gate = block.mod.router(seen["x"]).sigmoid()
+    gate = block.mod.router(seen["x"]).sigmoid().squeeze(-1)
     if not training:
-        assert 0.5 < block.latest_computed.float().mean() < 0.95
-        gate = torch.where(block.latest_computed, gate, 0.0)
+        computed = seen["routed"].computed_BT
+        assert 0.5 < computed.float().mean() < 0.95
+        gate = torch.where(computed, gate, 0.0)
     torch.testing.assert_close(seen["y"], h + gate[:, :, None] * layer.ffn(layer.ffn_norm(h)))
     assert (seen["attended"].abs().amax(-1) > 0).all()
 
 
 @torch.no_grad()
-def test_one_decision_holds_for_all_recursions(gated):
+def test_one_decision_holds_for_all_recursions(gated, watched):
     model, fed = gated(recursions=3, mor_exit="hard"), []
     block = model.blocks[1]
-    hook = block.layers[0].ffn.register_forward_hook(lambda _m, args, _o: fed.append(args[0].shape[1]))
+    block.layers[0].ffn.register_forward_hook(lambda _m, args, _o: fed.append(args[0].shape[1]))
+    seen = watched(model)
     model(IDS)
-    hook.remove()
-    depth = block.mor.latest["depth"]
+    routed = seen.blocks[1]
     for r, width in enumerate(fed):
-        wanted = int((block.latest_computed & (depth > r)).sum(1).max())
+        wanted = int((routed.computed_BT & (routed.depths.depth_BT > r)).sum(1).max())
         assert width == wanted + -wanted % 16
     assert len(fed) == 3
 
@@ -85,14 +86,15 @@ def test_serving_flops_equal_those_torch_counts_at_capacity(gated):
 
 
 @torch.no_grad()
-def test_maps_count_a_token_without_feed_forward_layer_at_its_depth(gated):
+def test_maps_count_a_token_without_feed_forward_layer_at_its_depth(gated, watched):
     model = gated(recursions=2)
+    seen = watched(model)
 
     class Given:
         ids_BT, doc_start_BT = IDS.numpy(), torch.zeros_like(IDS).numpy()
 
     maps = {one.name: one for one in measure(model, model.probes(), [Given()])}
-    computed = [1.0, *(block.latest_computed.float().mean().item() for block in model.blocks[1:3]), 1.0]
+    computed = [1.0, *(routed.computed_BT.float().mean().item() for routed in seen.blocks[1:3]), 1.0]
     assert maps["capacity"].values[0] == pytest.approx(computed)
     assert all(row[0] == 0 for row in maps["depth_histogram"].values)
     assert "feed-forward layer" in maps["capacity"].note

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from athanor.models.families.hydra.moe import MixtureOfExperts, balance_loss, positions_among
+from athanor.models.families.hydra.moe import MixtureOfExperts, positions_among
 
 
 def experts(**changes):
@@ -15,13 +15,17 @@ def experts(**changes):
     return layer
 
 
-def run_experts(layer, x, dense=0.0, **given):
-    return layer(x, torch.ones(x.shape[:2], dtype=torch.bool), torch.tensor(dense), **given)[0]
+@pytest.fixture
+def run_experts(routing):
+    def run(layer, x, dense=0.0, stream=0, **told):
+        return layer(x, routing(x, moe_dense=torch.tensor(dense), **told), stream)[0]
+
+    return run
 
 
 @pytest.mark.parametrize("per_token", [1, 2, 4])
 @pytest.mark.parametrize("training", [True, False])
-def test_grouped_experts_equal_the_definition(per_token, training):
+def test_grouped_experts_equal_the_definition(per_token, training, run_experts):
     layer, x = experts(per_token=per_token).train(training), torch.randn(3, 7, 8)
     p = layer.router(x).softmax(-1)
     weight, chosen = p.topk(per_token, dim=-1)
@@ -35,16 +39,16 @@ def test_grouped_experts_equal_the_definition(per_token, training):
     torch.testing.assert_close(run_experts(layer, x, dense=1.0), layer.alpha * (p[..., None] * every).sum(2))
 
 
-def test_no_token_is_dropped_when_all_choose_one_expert():
+def test_no_token_is_dropped_when_all_choose_one_expert(routing):
     layer, x = experts(per_token=1), torch.rand(2, 20, 8)
     with torch.no_grad():
         layer.router.weight[2] = 9.0
-    y = run_experts(layer, x)
-    assert layer.load().tolist() == [0, 0, 1, 0]
+    y, _, choices = layer(x, routing(x))
+    assert choices.load().tolist() == [0, 0, 1, 0]
     torch.testing.assert_close(y, layer.alpha * layer.router(x).softmax(-1)[..., 2:3] * layer.experts.one(2, x))
 
 
-def test_work_grows_with_the_active_experts_only():
+def test_work_grows_with_the_active_experts_only(run_experts):
     x = torch.randn(2, 32, 8)
 
     def flops(**changes):
@@ -58,19 +62,8 @@ def test_work_grows_with_the_active_experts_only():
     assert experts(experts=8).flops_per_token() * 64 == flops(experts=8)
 
 
-def test_balance_loss_is_one_when_even_and_counts_only_what_counts():
-    even = torch.full((1, 4, 4), 0.25)
-    counted = torch.ones(1, 4, dtype=torch.bool)
-    assert balance_loss(even, torch.arange(4).view(1, 4, 1), counted).item() == pytest.approx(1.0)
-    one = torch.nn.functional.one_hot(torch.zeros(1, 4, dtype=torch.long), 4).float()
-    assert balance_loss(one, torch.zeros(1, 4, 1, dtype=torch.long), counted).item() == pytest.approx(4.0)
-    half = torch.tensor([[True, True, False, False]])
-    mixed = torch.cat((even[:, :2], one[:, 2:]), dim=1)
-    assert balance_loss(mixed, torch.tensor([[[0], [1], [3], [3]]]), half).item() == pytest.approx(1.0)
-
-
 @torch.no_grad()
-def test_jitter_acts_in_training_only_and_is_the_same_for_any_micro_batch():
+def test_jitter_acts_in_training_only_and_is_the_same_for_any_micro_batch(run_experts):
     layer, x, keys = experts(jitter=0.5), torch.randn(3, 7, 8), torch.tensor([5, 6, 7])
     quiet = run_experts(layer.eval(), x, row_key_B=keys)
     loud = run_experts(layer.train(), x, row_key_B=keys)
@@ -79,7 +72,7 @@ def test_jitter_acts_in_training_only_and_is_the_same_for_any_micro_batch():
     assert (run_experts(layer, x, row_key_B=keys, stream=1) - loud).abs().max() > 1e-3
 
 
-def test_dense_warm_up_teaches_every_expert():
+def test_dense_warm_up_teaches_every_expert(run_experts):
     layer, x = experts(per_token=1), torch.rand(1, 5, 8)
     with torch.no_grad():
         layer.router.weight[2] = 0.5

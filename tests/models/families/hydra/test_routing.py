@@ -1,0 +1,62 @@
+"""What HYDRA's routers learn from: the best of a document, thresholds measured over a step, even shares."""
+
+import pytest
+import torch
+
+from athanor.models.families.hydra.routing import balance_loss, best_of_documents
+
+
+def random_ids(rows, length, seed=0):
+    return torch.randint(1, 61, (rows, length), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def test_the_threshold_measured_is_the_same_for_any_micro_batches(lively_model):
+    ids = random_ids(4, 32)
+    whole, cut = lively_model("hydra").train(), lively_model("hydra").train()
+    whole.loss(ids, ids)
+    for rows in ids.split([1, 3]):
+        cut.loss(rows, rows)
+    whole.after_step(4.0)
+    cut.after_step(4.0)
+    for a, b in zip(whole.blocks, cut.blocks, strict=True):
+        torch.testing.assert_close(a.mod.router.threshold, b.mod.router.threshold)
+        assert a.mod.router.threshold != 0
+
+
+@torch.no_grad()
+def test_ranks_agree_on_the_mean_of_what_they_measured(lively_model, monkeypatch):
+    ids = random_ids(4, 32)
+    one, other, rank = (lively_model("hydra").train() for _ in range(3))
+    for model, rows in ((one, ids[:3]), (other, ids[3:]), (rank, ids[:3])):
+        model.loss(rows, rows)
+    noted = zip(other._thresholds, other._samples, strict=True)
+    elsewhere = torch.stack([router.measured(samples) for router, samples in noted])
+    one.after_step(4.0)
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.all_reduce", lambda measured: measured.add_(elsewhere))
+    rank.after_step(4.0)
+    for a, b, (total, tokens) in zip(one.blocks, rank.blocks, elsewhere, strict=True):
+        alone = a.mod.router.threshold
+        torch.testing.assert_close(b.mod.router.threshold, 0.75 * alone + 0.25 * total / tokens)
+        assert (b.mod.router.threshold - alone).abs() > 1e-4
+
+
+def test_targets_of_the_gate_are_the_best_of_each_document():
+    score = torch.tensor([[5.0, 1.0, 2.0, 9.0, 9.0, 3.0, 0.0, 4.0, 8.0]])
+    starts = torch.tensor([[0, 0, 0, 3, 4, 4, 4, 4, 4]])
+    found = best_of_documents(score, starts, 0.5)
+    assert found.int().tolist() == [[1, 0, 1, 1, 1, 0, 0, 1, 1]]
+    assert best_of_documents(score, None, 0.5).sum() == 5
+    assert best_of_documents(torch.zeros(1, 4), None, 0.5).int().tolist() == [[1, 1, 0, 0]]
+
+
+def test_balance_loss_is_one_when_even_and_counts_only_what_counts():
+    even = torch.full((1, 4, 4), 0.25)
+    counted = torch.ones(1, 4, dtype=torch.bool)
+    assert balance_loss(even, torch.arange(4).view(1, 4, 1), counted).item() == pytest.approx(1.0)
+    one = torch.nn.functional.one_hot(torch.zeros(1, 4, dtype=torch.long), 4).float()
+    assert balance_loss(one, torch.zeros(1, 4, 1, dtype=torch.long), counted).item() == pytest.approx(4.0)
+    half = torch.tensor([[True, True, False, False]])
+    mixed = torch.cat((even[:, :2], one[:, 2:]), dim=1)
+    assert balance_loss(mixed, torch.tensor([[[0], [1], [3], [3]]]), half).item() == pytest.approx(1.0)
