@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from athanor.core.errors import UserError
+from athanor.core.run_files import METRICS
 from athanor.core.store import write_json
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_model
@@ -112,7 +113,7 @@ def steps_trained(folder: Path) -> int | None:
     """Optimizer steps behind a portable checkpoint, as its import or its training log recorded; None if neither did."""
     if (folder / ORIGIN).is_file():
         return json.loads((folder / ORIGIN).read_text())["step"]
-    log = folder / "metrics.jsonl"
+    log = folder / METRICS
     rows = map(json.loads, log.read_text().splitlines()) if log.is_file() else ()
     return max((row["step"] for row in rows if row["kind"] == "step"), default=None)
 

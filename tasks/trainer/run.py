@@ -22,6 +22,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from athanor.core.errors import UserError
+from athanor.core.run_files import CHECKPOINTS, LOCK, SCHEDULE, SUMMARY
 from athanor.core.store import write_json
 from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
@@ -49,12 +50,9 @@ from athanor.tasks.trainer.step.batches import ReadAhead, build_loader, held_out
 from athanor.tasks.trainer.step.block_transforms import prepare_blocks
 from athanor.tasks.trainer.step.held_out import evaluate
 from athanor.tasks.trainer.step.step import Optimization
-from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
+from athanor.tasks.trainer.train_recipe import RunSpec
 
-SCHEDULE = "schedule.json"
 WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
-CHECKPOINTS = "checkpoints"
-LOCK = "trainer.lock"
 LOCK_PATIENCE_S = 120.0  # an orphan of a killed flow needs this long to finish its step and save
 
 

@@ -13,14 +13,13 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from athanor.core.rows import Row, RowWriter
+from athanor.core.run_files import BAD_SAMPLES
 from athanor.data.loader import Sample
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.records.ledger import Ledger
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE, Console, Heartbeat, MetricsLog
 from athanor.tasks.trainer.records.wandb_sink import WandbSink
 from athanor.tasks.trainer.train_recipe import RunSpec
-
-BAD_SAMPLES = "bad_samples.jsonl"
 
 
 class Journal:

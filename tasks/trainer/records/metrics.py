@@ -15,9 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from athanor.core.rows import Row, RowWriter, read_rows, replace_rows
+from athanor.core.run_files import HEARTBEAT, METRICS
 
-METRICS = "metrics.jsonl"
-HEARTBEAT = "heartbeat.json"
 TIMES_AND_MONEY = frozenset({"tokens_per_s", "flops_per_s", "utilisation", "step_s", "wall_s", "eta_s", "cost_usd"})
 ATTEMPT_VARIABLE = "ATHANOR_ATTEMPT"
 CONSOLE_EVERY_S = 5.0

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from athanor.core.rows import Row
+from athanor.core.run_files import WANDB_ID
 from athanor.core.store import write_json
 from athanor.tasks.trainer.train_recipe import RunSpec
 
-ID_FILE = "wandb_run.json"
 PATIENCE_S = 20.0  # for the network, when starting and when finishing
 
 
@@ -69,7 +69,7 @@ def _mode(spec: RunSpec) -> Any:
 
 
 def _run_id(run_dir: Path) -> str:
-    path = run_dir / ID_FILE
+    path = run_dir / WANDB_ID
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex[:12]})
     return json.loads(path.read_text())["id"]

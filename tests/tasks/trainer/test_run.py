@@ -21,7 +21,7 @@ from athanor.data.phases import Phase
 from athanor.data.shards import TokenShards
 from athanor.models.checkpoints.portable import load_portable
 from athanor.tasks.trainer.__main__ import main
-from athanor.tasks.trainer.process.exit_codes import Exit, Preempted, exit_of
+from athanor.tasks.trainer.process.exit_codes import ExitCode, Preempted, exit_of
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.records.ledger import ledger_total
 from athanor.tasks.trainer.records.metrics import reproducible_rows
@@ -266,14 +266,14 @@ def test_a_signal_asks_to_stop_and_so_does_another_parent(restore_signals):
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (Preempted(), Exit.PREEMPTED),
-        (UserError("x"), Exit.USER_ERROR),
-        (OSError(errno.ENOSPC, "No space left on device"), Exit.IO_ERROR),
-        (torch.OutOfMemoryError(), Exit.OUT_OF_MEMORY),
-        (MemoryError(), Exit.OUT_OF_MEMORY),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Exit.OUT_OF_MEMORY),
-        (FileNotFoundError(errno.ENOENT, "gone"), Exit.FAILED),
-        (ValueError("a fault of ours"), Exit.FAILED),
+        (Preempted(), ExitCode.PREEMPTED),
+        (UserError("x"), ExitCode.USER_ERROR),
+        (OSError(errno.ENOSPC, "No space left on device"), ExitCode.IO_ERROR),
+        (torch.OutOfMemoryError(), ExitCode.OUT_OF_MEMORY),
+        (MemoryError(), ExitCode.OUT_OF_MEMORY),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), ExitCode.OUT_OF_MEMORY),
+        (FileNotFoundError(errno.ENOENT, "gone"), ExitCode.FAILED),
+        (ValueError("a fault of ours"), ExitCode.FAILED),
     ],
 )
 def test_every_end_has_its_exit_code(error, code):

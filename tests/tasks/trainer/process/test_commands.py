@@ -8,13 +8,13 @@ import torch
 from pydantic import ValidationError
 
 from athanor.core.errors import UserError
+from athanor.core.run_files import HOSTS
 from athanor.core.runtime import Runtime
 from athanor.models.device import choose_device
 from athanor.tasks.trainer.engines.build import build_engine, check_world
 from athanor.tasks.trainer.process.commands import command
-from athanor.tasks.trainer.process.exit_codes import Exit, exit_of
+from athanor.tasks.trainer.process.exit_codes import ExitCode, exit_of
 from athanor.tasks.trainer.process.launch import IoFailure, OutOfMemory, Preempted, run_trainer
-from athanor.tasks.trainer.process.launchers import HOSTS
 from athanor.tasks.trainer.process.outcome import Outcome, read_outcome
 from athanor.tasks.trainer.process.world import ALONE, World
 from athanor.tasks.trainer.start import read_spec
@@ -83,10 +83,10 @@ def test_every_machine_has_its_own_command(tmp_path):
 
 
 def test_the_first_rank_of_an_attempt_is_believed_and_another_attempt_is_not(tmp_path):
-    Outcome("old", Exit.FAILED, "long ago").leave(tmp_path)
-    Outcome("new", Exit.OUT_OF_MEMORY, "no memory").leave(tmp_path)
-    Outcome("new", Exit.PREEMPTED, "another rank is gone").leave(tmp_path)
-    assert read_outcome(tmp_path) == Outcome("new", Exit.OUT_OF_MEMORY, "no memory")
+    Outcome("old", ExitCode.FAILED, "long ago").leave(tmp_path)
+    Outcome("new", ExitCode.OUT_OF_MEMORY, "no memory").leave(tmp_path)
+    Outcome("new", ExitCode.PREEMPTED, "another rank is gone").leave(tmp_path)
+    assert read_outcome(tmp_path) == Outcome("new", ExitCode.OUT_OF_MEMORY, "no memory")
     assert [path.name for path in tmp_path.iterdir()] == ["outcome.json"]
 
 
@@ -106,7 +106,7 @@ def test_the_first_rank_of_an_attempt_is_believed_and_another_attempt_is_not(tmp
 def test_the_end_of_the_ranks_is_what_one_of_them_said_else_what_the_launcher_said(
     tmp_path, monkeypatch, said, printed, error
 ):
-    Outcome("earlier", Exit.USER_ERROR, "not this attempt").leave(tmp_path)
+    Outcome("earlier", ExitCode.USER_ERROR, "not this attempt").leave(tmp_path)
     lines = ["#!/bin/sh", f"echo '{printed}'"]
     if said is not None:
         outcome = json.dumps({"attempt": "ATTEMPT", "exit": said[0], "message": said[1]})
@@ -136,5 +136,5 @@ def test_a_slice_is_no_more_than_a_rank_has(make_run, tmp_path):
 
 @pytest.mark.parametrize("said", ["Connection closed by peer [127.0.0.1]:29500", "Connection reset by peer"])
 def test_losing_contact_with_a_rank_is_a_preemption(said):
-    assert exit_of(RuntimeError(f"[pair.cc:534] {said}")) is Exit.PREEMPTED
-    assert exit_of(torch.distributed.DistNetworkError("gone")) is Exit.PREEMPTED
+    assert exit_of(RuntimeError(f"[pair.cc:534] {said}")) is ExitCode.PREEMPTED
+    assert exit_of(torch.distributed.DistNetworkError("gone")) is ExitCode.PREEMPTED

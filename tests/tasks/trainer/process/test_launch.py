@@ -94,8 +94,8 @@ def test_a_child_that_will_not_stop_is_killed_with_all_its_descendants(tmp_path,
         "#!/bin/sh",
         "trap '' TERM",
         "sleep 600 &",
-        "echo $! > $3/descendant",
-        f'echo "{row}" > $3/metrics.jsonl',
+        "echo $! > $4/descendant",
+        f'echo "{row}" > $4/metrics.jsonl',
         "wait",
     ]
     script = tmp_path / "child"
