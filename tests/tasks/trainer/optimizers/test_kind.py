@@ -49,8 +49,8 @@ DECLARED = OptimizerKind(
 
 
 @pytest.fixture
-def sign_descent(plant):
-    plant(OPTIMIZERS, "sign_descent", SIGN_DESCENT)
+def sign_descent(plant_module):
+    plant_module(OPTIMIZERS, "sign_descent", SIGN_DESCENT)
 
 
 def test_an_optimizer_of_one_file_is_planned_and_trained_with(sign_descent, make_run):
