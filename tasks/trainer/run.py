@@ -83,17 +83,17 @@ class TrainingRun:
         running_s: float,
         cleanup: ExitStack,
     ):
-        self._dir, self._spec, self._stop, self._world, self._device = run_dir, spec, stop, world, device
+        self._dir, self._spec, self._stop, self._world = run_dir, spec, stop, world
         runtime, recipe = spec.runtime, spec.train
         self._journal = Journal(run_dir, spec, world, running_s, cleanup)
         seed_everything(recipe.seed)
         if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
-        precision = choose_precision(runtime.precision, self._device)
-        autocast = torch.autocast(self._device.type, precision, enabled=precision != torch.float32)
+        precision = choose_precision(runtime.precision, device)
+        autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
         self._loader = build_loader(spec)
         self._held_out = HeldOutText(spec, device, autocast)
-        model = starting_model(spec, self._device)
+        model = starting_model(spec, device)
         model.begin_training(self._loader.sources)
         prepare_blocks(model, runtime)
         make_optimizer = partial(build_optimizer, recipe=recipe, device=device)
@@ -102,7 +102,7 @@ class TrainingRun:
         self._optimization = Optimization(
             self._engine,
             recipe.grad_clip,
-            self._device,
+            device,
             autocast,
             slice_tokens(run_dir, spec, device, world),
             OPTIMIZERS[recipe.optimizer].after_update,
