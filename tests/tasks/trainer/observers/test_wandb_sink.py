@@ -1,11 +1,18 @@
 """Weights & Biases: one run there for one run here, and its failures stop nothing."""
 
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
 import pytest
 from trainer_stop import Stop
 
 from athanor.core.rows import read_rows
+from athanor.tasks.trainer.observers.kind import Scene
+from athanor.tasks.trainer.observers.wandb_sink import WandbSink
 from athanor.tasks.trainer.process.exit_codes import Preempted
+from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.run import train
+from athanor.tasks.trainer.start import read_spec
 
 
 def rows(folder, kind):
@@ -39,3 +46,18 @@ def test_a_failing_wandb_is_said_once_and_stops_nothing(make_run, monkeypatch):
     messages = [row["message"] for row in rows(folder, "event")]
     assert messages == ["started", "wandb is off from here on: RuntimeError: no network"]
     assert len(rows(folder, "step")) == 3
+
+
+@pytest.mark.parametrize(("mode", "rank", "started"), [("offline", 0, True), ("off", 0, False), ("offline", 1, False)])
+def test_it_is_started_on_the_first_rank_alone_and_not_when_it_is_off(
+    make_run, monkeypatch, tmp_path, mode, rank, started
+):
+    import wandb
+
+    asked = []
+    monkeypatch.setattr(wandb, "init", lambda **options: asked.append(options) or MagicMock())
+    spec = read_spec(make_run("run", runtime={"wandb": mode}))
+    sink = WandbSink(Scene(tmp_path, spec, SimpleNamespace(world=World(rank, 2)), pytest.fail))
+    sink.begin(0)
+    sink.row({"kind": "step", "step": 1, "loss": 2.0})
+    assert bool(asked) is started
