@@ -48,7 +48,9 @@ class Runtime(BaseModel):
         default=None, ge=1, description="Checkpoints at multiples of this are never deleted while the run goes on"
     )
     recompute_blocks: int | None = Field(
-        default=None, ge=1, description="Of every so many blocks one is recomputed in the backward pass; none of them"
+        default=None,
+        ge=1,
+        description="Of every so many blocks one is recomputed in the backward pass; none recomputes none",
     )
     compile: bool = Field(default=False, description="torch.compile each block; minutes of warm-up, then faster")
     retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
@@ -56,7 +58,9 @@ class Runtime(BaseModel):
         default=0.0, ge=0, description="What this machine costs; 0 takes the device's price from the price table"
     )
     budget_usd: float | None = Field(default=None, gt=0, description="Money the whole lifecycle may cost, all attempts")
-    budget_hours: float | None = Field(default=None, gt=0, description="Hours it may take on this machine, likewise")
+    budget_hours: float | None = Field(
+        default=None, gt=0, description="Hours the whole lifecycle may take here, all attempts"
+    )
     budget_s: float | None = Field(
         default=None,
         gt=0,

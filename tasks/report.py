@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from athanor.core.recipe import Recipe
+from athanor.core.run_files import METRICS, SCHEDULE
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.splits import SPLITS, Split
@@ -54,10 +55,10 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         shards=[_shard_row(source, split, shards) for source, shards in inputs["shards"].items() for split in SPLITS],
         mixture=recipe.mixture,
         pretrain_steps=recipe.steps,
-        pretrain_metrics=_jsonl(base, "metrics.jsonl"),
-        sft_metrics=_jsonl(models["sft"], "metrics.jsonl") if "sft" in models else (),
-        pretrain_schedule=_json(base, "schedule.json"),
-        sft_schedule=_json(models["sft"], "schedule.json") if "sft" in models else {},
+        pretrain_metrics=_jsonl(base, METRICS),
+        sft_metrics=_jsonl(models["sft"], METRICS) if "sft" in models else (),
+        pretrain_schedule=_json(base, SCHEDULE),
+        sft_schedule=_json(models["sft"], SCHEDULE) if "sft" in models else {},
         evaluations=[_json(artifact, "result.json") for artifact in inputs["evaluations"].values()],
         samples=[
             sample | {"model": artifact.manifest["recipe"]["model"], "task": artifact.manifest["recipe"]["label"]}

@@ -10,17 +10,16 @@ from typing import Any
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.rows import Row, read_rows
+from athanor.core.run_files import CHECKPOINTS, METRICS, OF_THE_PROCESS, SPEC, SUMMARY
 from athanor.core.store import Artifact
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.runs.follow import Recorder
 from athanor.tasks.stage import StageRun
 from athanor.tasks.trainer.process.launch import run_trainer
 from athanor.tasks.trainer.records.ledger import ledger_total
-from athanor.tasks.trainer.records.metrics import METRICS
-from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
+from athanor.tasks.trainer.train_recipe import RunSpec
 
 LOG_EVERY_S = 10.0
-TRAINING_STAGES = ("pretrain", "sft")
 
 
 def resolve_model(recipe: ModelRecipe, tokenizer: Artifact) -> ModelRecipe:
@@ -40,15 +39,15 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     Wall time and cost come from the ledger, so that they count every attempt. What only a running process needs is
     deleted once the portable checkpoint stands.
     """
-    write_json(run.out / "run.json", spec.model_dump(mode="json"))
+    write_json(run.out / SPEC, spec.model_dump(mode="json"))
     recorder = Recorder(run.out, run.log)
     try:
         run_trainer(run.out, _Relay(spec, run, recorder), spec.runtime)
     finally:
         recorder.record()
-    for leftover in ("trainer.lock", "heartbeat.json", "outcome.json", "hostfile", "slices.json"):
+    for leftover in OF_THE_PROCESS:
         (run.out / leftover).unlink(missing_ok=True)
-    shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run.out / CHECKPOINTS, ignore_errors=True)
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}
     total = ledger_total(run.out)
     return {

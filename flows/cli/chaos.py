@@ -26,9 +26,10 @@ import psutil
 import typer
 
 from athanor.core.errors import UserError
+from athanor.core.run_files import CHECKPOINTS, LOCK
 from athanor.core.store import Artifact, Store
+from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
 
-TRAINED = ("pretrain", "sft")
 PATIENCE_S = 120.0  # without a step of training, before an attempt counts as hanging
 LONGEST_LIFE_S = 6.0  # of an attempt that trains, before it is killed
 
@@ -118,12 +119,12 @@ def _kill_once(flow: subprocess.Popen, home: Path, rng: random.Random, tally: Ta
     inside_a_save = rng.random() < 0.5
     deadline = time.monotonic() + (PATIENCE_S if inside_a_save else rng.uniform(0.0, LONGEST_LIFE_S))
     while time.monotonic() < deadline and flow.poll() is None and trainer.is_running():
-        if inside_a_save and any(run_dir.glob("checkpoints/*.partial")):
+        if inside_a_save and any((run_dir / CHECKPOINTS).glob("*.partial")):
             break
         time.sleep(0.002)
     if flow.poll() is not None or not trainer.is_running():
         return None
-    saving = any(run_dir.glob("checkpoints/*.partial"))
+    saving = any((run_dir / CHECKPOINTS).glob("*.partial"))
     victim = "flow" if rng.random() < 0.2 else "trainer"
     try:
         os.kill(flow.pid if victim == "flow" else trainer.pid, 9)
@@ -149,7 +150,7 @@ def _await_trainer(flow: subprocess.Popen) -> psutil.Process | None:
         for process in _children(flow.pid):
             try:
                 line = process.cmdline()
-                if "athanor.tasks.trainer" in line and (Path(line[-1]) / "trainer.lock").exists():
+                if "athanor.tasks.trainer" in line and (Path(line[-1]) / LOCK).exists():
                     return process
             except psutil.Error:
                 continue
@@ -167,12 +168,12 @@ def _children(pid: int) -> list[psutil.Process]:
 def _share_data(source: Path, target: Path) -> None:
     """Everything but what was trained, so that the second home trains at once."""
     for stage in (source / "store").iterdir():
-        if stage.name not in TRAINED:
+        if stage.name not in TRAINING_STAGES:
             shutil.copytree(stage, target / "store" / stage.name, copy_function=os.link)
 
 
 def _trained(home: Path) -> Iterator[Artifact]:
-    return (artifact for artifact in Store(home / "store").artifacts() if artifact.stage in TRAINED)
+    return (artifact for artifact in Store(home / "store").artifacts() if artifact.stage in TRAINING_STAGES)
 
 
 def _differences(peace: Path, storm: Path) -> list[str]:

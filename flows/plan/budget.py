@@ -27,7 +27,7 @@ from athanor.flows.plan.machine import Machine, this_machine
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.flows.presets.preset import Preset
 from athanor.tasks.trainer.records.ledger import Ledger, ledger_total
-from athanor.tasks.training import TRAINING_STAGES
+from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
 
 RESERVE_MARGIN = 1.25  # other stages are kept so much more than they are estimated at
 SMALLEST_MARGIN = 1.05  # the smallest budget is named so much larger, as estimates shift a little

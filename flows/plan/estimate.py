@@ -30,7 +30,7 @@ from athanor.tasks.stage_recipes import EvalTaskRecipe
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.records.checkpoint import Retention
 from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
-from athanor.tasks.trainer.train_recipe import TrainRecipe
+from athanor.tasks.trainer.train_recipe import TRAINING_STAGES, TrainRecipe
 from athanor.tasks.training import resolve_model
 
 TOKENIZE_BYTES_PER_S = 3e6  # of text
@@ -116,7 +116,7 @@ class Estimator:
         """What building `stage` from its present state costs; nothing if it is cached."""
         if stage.state == "cached":
             return Estimate(0.0, "cached")
-        if stage.stage in ("pretrain", "sft"):
+        if stage.stage in TRAINING_STAGES:
             train = self.preset.pretrain if stage.stage == "pretrain" else self.preset.sft and self.preset.sft.train
             assert train is not None
             return self._training(stage, train)

@@ -17,7 +17,7 @@ from athanor.flows.plan.preflight import Finding, access_findings, disk_finding,
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.flows.presets.preset import Preset
 from athanor.models.memory import DEVICE_OVERHEAD_BYTES, StepMemory
-from athanor.tasks.training import TRAINING_STAGES
+from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
 
 
 @dataclass(frozen=True)

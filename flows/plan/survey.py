@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from athanor.core.recipe import Recipe
+from athanor.core.run_files import CHECKPOINT_MANIFEST, CHECKPOINTS
 from athanor.core.store import Artifact, Store
 from athanor.flows.chain import Chain
 from athanor.flows.presets.preset import Preset
 from athanor.tasks.stage import Inputs, Stage, parent_keys
-from athanor.tasks.trainer.run import CHECKPOINTS
 
 State = Literal["cached", "resume", "run"]
 # Flow name -> what of the chain it is about.
@@ -118,7 +118,7 @@ def newest_step(partial: Path) -> int | None:
     """Step of the newest checkpoint in a run's folder whose files have the sizes its manifest lists; else None."""
     for folder in sorted((partial / CHECKPOINTS).glob("step-*[0-9]"), reverse=True):
         try:
-            manifest = json.loads((folder / "manifest.json").read_text())
+            manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
             if all((folder / name).stat().st_size == file["size"] for name, file in manifest["files"].items()):
                 return manifest["step"]
         except (OSError, ValueError, KeyError, TypeError):

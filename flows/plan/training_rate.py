@@ -15,12 +15,13 @@ from pathlib import Path
 from statistics import median
 
 from athanor.core.rows import read_rows
+from athanor.core.run_files import METRICS
 from athanor.core.runtime import Runtime
 from athanor.core.store import Store
 from athanor.flows.plan.machine import Machine
 from athanor.models.counts import Flops
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.trainer.records.metrics import METRICS
+from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
 
 ASSUMED_UTILISATION = 0.35  # of the bf16 peak, in training
 ALIKE_SIZE = 3.0  # the FLOPs per token of two models, one through the other, at most
@@ -56,7 +57,7 @@ def training_rate(
 
 def _newest_logs(store: Store, stage: str, family: str) -> Iterator[Path]:
     """Logs of finished and interrupted training of a family: this stage's first, the newest first."""
-    for name in sorted(("pretrain", "sft"), key=lambda other: other != stage):
+    for name in sorted(TRAINING_STAGES, key=lambda other: other != stage):
         logs = [
             p for p in (store.root / name).glob(f"*/{METRICS}") if p.parent.name.lstrip(".").startswith(f"{family}-")
         ]

@@ -13,8 +13,8 @@ import os
 import psutil
 from prefect.logging import get_run_logger
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.core.store import home
 
 NOTE = "ATHANOR_WORKER_FOLDER"  # the environment is all that Prefect hands from a pull step to the flow's process
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.run_files import METRICS
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_on_meta
 from athanor.models.checkpoints.layout import Layout
@@ -110,7 +111,7 @@ def steps_trained(folder: Path) -> int | None:
     """Optimizer steps behind a portable checkpoint, as its import or its training log recorded; None if neither did."""
     if (folder / ORIGIN).is_file():
         return json.loads((folder / ORIGIN).read_text())["step"]
-    log = folder / "metrics.jsonl"
+    log = folder / METRICS
     rows = map(json.loads, log.read_text().splitlines()) if log.is_file() else ()
     return max((row["step"] for row in rows if row["kind"] == "step"), default=None)
 

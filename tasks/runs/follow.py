@@ -20,15 +20,12 @@ from typing import Any, BinaryIO
 from pydantic import ValidationError
 
 from athanor.core.rows import Row, parse_row
+from athanor.core.run_files import LEDGER, METRICS, SPEC
 from athanor.core.store import Artifact, Store
 from athanor.tasks.runs.schema import STEP_COLUMNS, database_path, emptied, writing
-from athanor.tasks.trainer.records.ledger import LEDGER
-from athanor.tasks.trainer.records.metrics import METRICS
 
-SPEC = "run.json"
 RESULT = "result.json"
 PARTIAL = ".partial"
-TRAINER_LOCK = "trainer.lock"
 EVERY_S = 5.0  # opening, writing and closing takes 2 ms of the time of a processor
 PATIENCE_S = 1.0  # for another writer, whose transactions take milliseconds
 Insert = Callable[[sqlite3.Connection, str, Row], None]

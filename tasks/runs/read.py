@@ -19,9 +19,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from athanor.core.errors import UserError
+from athanor.core.run_files import LOCK
 from athanor.core.store import Store
 from athanor.reports.curves import Curve, Ema
-from athanor.tasks.runs.follow import PARTIAL, TRAINER_LOCK
+from athanor.tasks.runs.follow import PARTIAL
 from athanor.tasks.runs.schema import VERSION, database_path
 
 KEEPS = (0.99, 0.999, 0.9999)
@@ -190,7 +191,7 @@ def state_now(row: sqlite3.Row) -> str:
     partial = published.with_name(f".{published.name}{PARTIAL}")
     if not published.exists() and not partial.exists():
         return "deleted"
-    if _is_locked(partial / TRAINER_LOCK):
+    if _is_locked(partial / LOCK):
         return "running"
     return row["state"] if row["state"] == "complete" else "stopped"
 

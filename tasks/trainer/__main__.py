@@ -15,18 +15,18 @@ from pathlib import Path
 
 import psutil
 
-from athanor.tasks.trainer.process.exit_codes import Exit, exit_of, lost_contact
+from athanor.tasks.trainer.process.exit_codes import ExitCode, exit_of, lost_contact
 from athanor.tasks.trainer.process.outcome import Outcome
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
 
 
-def main(arguments: list[str]) -> Exit:
+def main(arguments: list[str]) -> ExitCode:
     """Train, and say in one line on stderr why not if it is not a fault of the code."""
     stop = StopRequest.install()
     if len(arguments) != 1:
         print("usage: python -m athanor.tasks.trainer RUN_DIR", file=sys.stderr)
-        return Exit.USER_ERROR
+        return ExitCode.USER_ERROR
     from athanor.tasks.trainer.process.world import disband
     from athanor.tasks.trainer.run import train
 
@@ -36,21 +36,21 @@ def main(arguments: list[str]) -> Exit:
     except Exception as error:
         code = exit_of(error)
         said = " ".join(str(error).split()) or type(error).__name__
-        if code is Exit.IO_ERROR:
+        if code is ExitCode.IO_ERROR:
             said += f"; see to the disk of {run_dir} and run again: what was saved there is intact"
-        elif code is Exit.FAILED:
+        elif code is ExitCode.FAILED:
             said = f"{type(error).__name__}: {said}"
         elif lost_contact(error):
             said = f"another rank is gone: {said}"
         if "RANK" in os.environ:
             Outcome(os.environ.get(ATTEMPT_VARIABLE, ""), code, said).leave(run_dir)
-        if code is Exit.FAILED:
+        if code is ExitCode.FAILED:
             raise
         print(said, file=sys.stderr)
         return code
     finally:
         disband()
-    return Exit.DONE
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -11,31 +11,31 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.run_files import CHECKPOINTS, SCHEDULE, SUMMARY
 from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
 from athanor.models.checkpoints.portable import write_portable
-from athanor.models.counts import flops_per_token
 from athanor.models.device import choose_device, choose_precision, peak_flops
-from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.course.course import Course
 from athanor.tasks.trainer.course.declaration import declared_schedule
 from athanor.tasks.trainer.course.guard import Guard
 from athanor.tasks.trainer.course.pace import Pace, revised
 from athanor.tasks.trainer.engines.build import build_engine, check_world
+from athanor.tasks.trainer.observers.everyone import Everyone
+from athanor.tasks.trainer.observers.kind import Scene
 from athanor.tasks.trainer.optimizers.build import build_optimizer
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
+from athanor.tasks.trainer.process.exclusive import exclusive
 from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.process.world import World
@@ -43,19 +43,14 @@ from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position,
 from athanor.tasks.trainer.records.journal import Journal
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
 from athanor.tasks.trainer.records.throughput import Throughput
-from athanor.tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
-from athanor.tasks.trainer.step.averaging import WeightAverage
-from athanor.tasks.trainer.step.batches import ReadAhead, build_loader, held_out, note_smaller_slices, slice_tokens
+from athanor.tasks.trainer.start import read_spec, seed_everything, starting_model
+from athanor.tasks.trainer.step.batches import ReadAhead, build_loader, note_smaller_slices, slice_tokens
 from athanor.tasks.trainer.step.block_transforms import prepare_blocks
-from athanor.tasks.trainer.step.held_out import evaluate
+from athanor.tasks.trainer.step.held_out import HeldOutText
 from athanor.tasks.trainer.step.step import Optimization
-from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
+from athanor.tasks.trainer.train_recipe import RunSpec
 
-SCHEDULE = "schedule.json"
 WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
-CHECKPOINTS = "checkpoints"
-LOCK = "trainer.lock"
-LOCK_PATIENCE_S = 120.0  # an orphan of a killed flow needs this long to finish its step and save
 
 
 def train(run_dir: Path, stop: StopRequest, running_s: float = 0.0) -> None:
@@ -71,32 +66,8 @@ def train(run_dir: Path, stop: StopRequest, running_s: float = 0.0) -> None:
     world.meet(device)
     if world.size > 1:  # a rank on another machine was not told the attempt it belongs to
         os.environ[ATTEMPT_VARIABLE] = world.from_first(os.environ.get(ATTEMPT_VARIABLE, ""))
-    with _exclusive(run_dir, stop, world), ExitStack() as cleanup:
+    with exclusive(run_dir, stop, world), ExitStack() as cleanup:
         TrainingRun(run_dir, spec, stop, world, device, running_s, cleanup).finish()
-
-
-@contextmanager
-def _exclusive(run_dir: Path, stop: StopRequest, world: World) -> Iterator[None]:
-    """Within: no other attempt is at work. The first rank sees to it, the others wait for its word."""
-    if not world.first:
-        world.from_first(None)
-        yield
-        return
-    lock = FileLock(run_dir / LOCK)
-    deadline = time.monotonic() + LOCK_PATIENCE_S
-    while not lock.is_locked:
-        try:
-            lock.acquire(timeout=0.5)
-        except Timeout:
-            if (reason := stop.reason) is not None:
-                raise Preempted(f"stopped while waiting for {run_dir / LOCK}: {reason}") from None
-            if time.monotonic() > deadline:
-                raise UserError(f"another trainer is at work in {run_dir}; stop it, or wait for it") from None
-    try:
-        world.from_first(None)
-        yield
-    finally:
-        lock.release()
 
 
 class TrainingRun:
@@ -112,18 +83,17 @@ class TrainingRun:
         running_s: float,
         cleanup: ExitStack,
     ):
-        self._dir, self._spec, self._stop, self._world, self._device = run_dir, spec, stop, world, device
+        self._dir, self._spec, self._stop, self._world = run_dir, spec, stop, world
         runtime, recipe = spec.runtime, spec.train
         self._journal = Journal(run_dir, spec, world, running_s, cleanup)
         seed_everything(recipe.seed)
         if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
-        precision = choose_precision(runtime.precision, self._device)
-        self._autocast = torch.autocast(self._device.type, precision, enabled=precision != torch.float32)
+        precision = choose_precision(runtime.precision, device)
+        autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
         self._loader = build_loader(spec)
-        self._held_out = held_out(spec)
-        self._token_bytes_V = token_bytes(spec).to(self._device)
-        model = starting_model(spec, self._device)
+        self._held_out = HeldOutText(spec, device, autocast)
+        model = starting_model(spec, device)
         model.begin_training(self._loader.sources)
         prepare_blocks(model, runtime)
         make_optimizer = partial(build_optimizer, recipe=recipe, device=device)
@@ -132,16 +102,14 @@ class TrainingRun:
         self._optimization = Optimization(
             self._engine,
             recipe.grad_clip,
-            self._device,
-            self._autocast,
+            device,
+            autocast,
             slice_tokens(run_dir, spec, device, world),
             OPTIMIZERS[recipe.optimizer].after_update,
             self._say,
         )
-        self._average = WeightAverage(model, self._engine.opened) if recipe.average_from is not None else None
-        flops = {p.seq_len_tokens: flops_per_token(spec.model, p.seq_len_tokens) for p in recipe.phases}
-        self._flops_per_token = {length: found.forward + found.backward for length, found in flops.items()}
-        self._throughput = Throughput(recipe.batch_tokens, world.size * peak_flops(device))
+        self._observers = Everyone(Scene(run_dir, spec, self._engine, self._say))
+        self._throughput = Throughput(spec.model, recipe, world.size * peak_flops(device))
         self._pace = Pace()
 
         retention = Retention(runtime.keep_checkpoints, recipe.guard.anchor_steps, runtime.permanent_every_steps)
@@ -157,7 +125,9 @@ class TrainingRun:
         self._saved_step, self._saved_at = self._position.step, time.monotonic()
         self._batches = ReadAhead(self._loader, recipe.steps, lambda step: world.slots(self._loader.batch_rows(step)))
         cleanup.callback(self._batches.close)
-        self._journal.begin(self._position.step)
+        self._journal.begin(self._position.step, self._observers.row)
+        cleanup.callback(self._observers.close)
+        self._observers.begin(self._position.step)
         if world.first:
             scheduled = model if spec.objective == "pretrain" else None
             write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))
@@ -174,7 +144,7 @@ class TrainingRun:
                 f"the budget of {self._spec.runtime.budget_s:.0f} device seconds is spent before the first step; "
                 "raise it and run again"
             )
-        with self._delivered():
+        with self._observers.delivering():
             weights = self._engine.weights()
             if self._world.first:
                 write_portable(self._dir, self._spec.model, weights, Path(self._spec.tokenizer_dir))
@@ -200,8 +170,7 @@ class TrainingRun:
         self._optimization.update(lr)
         computed_s = time.perf_counter() - started
         self._guard.accept(result.loss, result.grad_norm)
-        if self._average is not None and self._course.progress(step) >= (recipe.average_from or 0.0):
-            self._average.add()
+        self._observers.learned(step, self._course.progress(step))
         self._journal.step(
             step + 1,
             loss=result.loss,
@@ -216,7 +185,7 @@ class TrainingRun:
                 computed_s,
                 self._pace.step_done(),
                 self._course.end - step - 1,
-                self._flops_per_token[batch.ids_BT.shape[1]],
+                batch.ids_BT.shape[1],
             ),
         )
         self._model.after_step(result.loss)
@@ -256,12 +225,11 @@ class TrainingRun:
         tensors = self._tensors()
         position = self._checkpoints.load(checkpoint, tensors)
         self._engine.restore(tensors)
-        if self._average is not None:
-            self._average.count = position.state["averaged_steps"]
+        self._observers.restore(position.state)
         return position
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return self._engine.tensors() | (self._average.tensors() if self._average is not None else {})
+        return self._engine.tensors() | self._observers.tensors()
 
     def _schedule(self, step: int) -> dict[str, float]:
         """The model's scheduled values after `step` steps; fine-tuning keeps those pretraining ended with."""
@@ -303,23 +271,12 @@ class TrainingRun:
             self._say(why)
 
     def _evaluate(self) -> None:
-        def measure(model: LanguageModel) -> dict[str, dict[str, float]]:
-            return {
-                source: evaluate(model, batches, self._token_bytes_V, self._autocast, self._device)
-                for source, batches in self._held_out.items()
-            }
-
-        started = time.monotonic()
-        self._model.eval()
-        with self._delivered() if self._position.step == self._course.end else nullcontext():
-            held_out = self._engine.compute(measure)
-        self._model.train()
-        self._journal.evaluation(self._position.step, held_out)
+        step, started = self._position.step, time.monotonic()
+        with self._observers.delivering() if step == self._course.end else nullcontext():
+            held_out = self._held_out.measure(self._engine)
+        self._journal.evaluation(step, held_out)
+        self._observers.evaluated(step, held_out)
         self._pace.evaluation(time.monotonic() - started)
-
-    def _delivered(self) -> AbstractContextManager:
-        """Within: the model has the weights that are handed on."""
-        return self._average.applied() if self._average is not None else nullcontext()
 
     def _save(self) -> None:
         step = self._position.step
@@ -327,11 +284,7 @@ class TrainingRun:
             return
         started = time.monotonic()
         self._journal.sync()
-        state = {
-            "guard": self._guard.state(),
-            "course": self._course.state(),
-            "averaged_steps": self._average.count if self._average is not None else 0,
-        }
+        state = {"guard": self._guard.state(), "course": self._course.state(), **self._observers.state()}
         self._checkpoints.save(self._tensors(), Position(step, self._position.tokens, state))
         self._saved_step, self._saved_at = step, time.monotonic()
         self._pace.save(self._saved_at - started)
@@ -344,7 +297,7 @@ class TrainingRun:
             "cuts": [{"at_step": step, "end": end} for step, end in course.cuts],
             "decay_from": course.decay_from,
             "rollbacks": self._guard.rollbacks,
-            "averaged_steps": self._average.count if self._average is not None else 0,
+            **self._observers.summary(),
         }
 
     def _say(self, message: str) -> None:

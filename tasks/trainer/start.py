@@ -10,12 +10,11 @@ import torch
 from pydantic import ValidationError
 
 from athanor.core.errors import UserError
+from athanor.core.run_files import SPEC
 from athanor.models.build import build_model
 from athanor.models.checkpoints.portable import load_portable
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.train_recipe import RunSpec
-
-SPEC = "run.json"
 
 
 def read_spec(run_dir: Path) -> RunSpec:
@@ -49,10 +48,10 @@ def starting_model(spec: RunSpec, device: torch.device) -> LanguageModel:
         model.init_weights(spec.train.seed)
         return model.train()
     if spec.init_dir is None:
-        raise UserError("run.json: objective=sft needs `init_dir`, a portable checkpoint to start from; got none")
+        raise UserError(f"{SPEC}: objective=sft needs `init_dir`, a portable checkpoint to start from; got none")
     model = load_portable(Path(spec.init_dir), device)
     if model.recipe != spec.model:
-        raise UserError(f"run.json: model is not the model of init_dir={spec.init_dir}; copy its config.json")
+        raise UserError(f"{SPEC}: model is not the model of init_dir={spec.init_dir}; copy its config.json")
     model.apply_schedule(model.schedule(1.0))
     return model.train()
 
@@ -65,7 +64,7 @@ def token_bytes(spec: RunSpec) -> torch.Tensor:
     bytes_V = np.load(path, allow_pickle=False)
     if spec.model.vocab_size is None or len(bytes_V) > spec.model.vocab_size:
         raise UserError(
-            f"run.json: model.vocab_size={spec.model.vocab_size} is too small for the tokenizer in "
+            f"{SPEC}: model.vocab_size={spec.model.vocab_size} is too small for the tokenizer in "
             f"{spec.tokenizer_dir}, which has {len(bytes_V)} ids"
         )
     return torch.from_numpy(bytes_V).long()

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, model_validator
 
@@ -21,15 +21,20 @@ from athanor.tasks.trainer.course.schedules.kind import SCHEDULES
 from athanor.tasks.trainer.optimizers.defaults import refuse_stalling_beta, with_defaults
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 
-SUMMARY = "summary.json"  # how the run went, beside its weights: steps planned and done, cuts, rollbacks
+Objective = Literal["pretrain", "sft"]  # a training stage is named by what it does
+TRAINING_STAGES: tuple[str, ...] = get_args(Objective)
 
 
 class GuardRecipe(Recipe):
     """What counts as a bad step and what follows (tasks/trainer/course/guard.py). Lengths in optimizer steps."""
 
-    window_steps: int = Field(default=64, ge=8, description="Good steps whose losses and gradient norms set the scale")
+    window_steps: int = Field(
+        default=64, ge=8, description="Last good steps, whose losses and gradient norms set the scale"
+    )
     spike: float = Field(
-        default=8.0, gt=0, description="A loss or log gradient norm this many spreads above the median is not learned"
+        default=8.0,
+        gt=0,
+        description="A step whose loss or log gradient norm is this many spreads above the median is not learned from",
     )
     skips: int = Field(default=3, ge=1, description="Bad steps in a row before the weights are rolled back")
     rollbacks: int = Field(default=2, ge=0, description="Rollbacks before training stops and says why")
@@ -37,10 +42,16 @@ class GuardRecipe(Recipe):
         default=100, ge=1, description="A checkpoint to roll back to is kept at every multiple of this"
     )
     cooldown_rise: float | None = Field(
-        default=None, gt=0, description="Decay early once the mean loss stays this share above its lowest; none never"
+        default=None,
+        gt=0,
+        description="The rate decays early once the mean loss stays this share above its lowest; none never",
     )
-    cooldown_patience: int = Field(default=3, ge=1, description="Evaluations in a row that must show the rise")
-    cooldown_from: float = Field(default=0.5, ge=0, le=1, description="Share of the steps before which it never does")
+    cooldown_patience: int = Field(
+        default=3, ge=1, description="Evaluations in a row with cooldown_rise before an early decay"
+    )
+    cooldown_from: float = Field(
+        default=0.5, ge=0, le=1, description="Share of the steps before which the rate never decays early"
+    )
 
 
 class LengthPhase(Recipe):
@@ -58,7 +69,7 @@ class TrainRecipe(Recipe):
     length_phases: tuple[LengthPhase, ...] | None = Field(
         default=None,
         min_length=1,
-        description="Shorter rows first, in order; batch_tokens stays, so a step has more of them",
+        description="Shorter rows at the start of the run, in order; a step has more of them, as many tokens",
     )
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
     peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
@@ -69,30 +80,41 @@ class TrainRecipe(Recipe):
     )
     warmup_steps: int = Field(default=0, ge=0, description="Linear warm-up, starting at 1/warmup_steps of the peak")
     decay_fraction: float = Field(
-        default=0.2, gt=0, le=1, description="Last share of the steps, in which wsd and trapezoid decay"
+        default=0.2,
+        gt=0,
+        le=1,
+        description="Share of the steps, the last, in which the wsd and trapezoid schedules decay",
     )
     optimizer: Annotated[str, NameOf(OPTIMIZERS)] = Field(
         default="adamw",
         exclude_if=lambda name: name == "adamw",
-        description="peak_lr of Lion is about a tenth, of Adafactor (relative to a matrix's size) ten times AdamW's",
+        description="Makes updates of gradients; Lion wants about a tenth of AdamW's peak_lr, Adafactor (relative to a "
+        "matrix's size) ten times as much",
     )
     beta1: float | None = Field(
-        default=None, ge=0, lt=1, description="Decay of the first moment; none is the optimizer's own"
+        default=None, ge=0, lt=1, description="Decay of the first moment; none takes the optimizer's own"
     )
     beta2: float | None = Field(
-        default=None, ge=0, lt=1, description="Decay of the second moment (Lion: of its only one); none as above"
+        default=None,
+        ge=0,
+        lt=1,
+        description="Decay of the second moment, Lion's of its only one; none takes the optimizer's own",
     )
     eps: float | None = Field(
-        default=None, gt=0, description="AdamW, Muon's AdamW, Sophia-G, ELLISAdam: smallest divisor; none as above"
+        default=None,
+        gt=0,
+        description="Smallest divisor of AdamW, Muon's AdamW, Sophia-G, ELLISAdam; none takes the optimizer's own",
     )
     weight_decay: float | None = Field(
         default=None,
         ge=0,
         description="Decay of matrices, never of gains, biases, alpha, beta, by lr * weight_decay a step; ellis-adam: "
-        "by lr / peak_lr * weight_decay; none as above",
+        "by lr / peak_lr * weight_decay; none takes the optimizer's own",
     )
     sophia_gamma: float | None = Field(
-        default=None, gt=0, description="sophia-g: how much curvature counts, so which updates are clipped"
+        default=None,
+        gt=0,
+        description="Of sophia-g: how much curvature counts, so which updates are clipped; none is its own",
     )
     grad_clip: float = Field(default=1.0, gt=0, description="Global gradient norm is clipped to this")
     average_from: float | None = Field(
@@ -174,14 +196,14 @@ class TrainRecipe(Recipe):
 class RunSpec(Recipe):
     """What `run.json` holds. Paths are absolute; every artifact is named by path and key."""
 
-    objective: Literal["pretrain", "sft"] = Field(description="Next-token loss on all text, or on assistant turns only")
+    objective: Objective = Field(description="Next-token loss on all text, or on assistant turns only")
     key: str = Field(description="Key of the artifact being built; a checkpoint of another key is refused")
     train: TrainRecipe
     model: ModelRecipe = Field(description="With vocab_size filled in")
     runtime: Runtime
-    tokenizer_dir: str = Field(description="Tokenizer artifact")
+    tokenizer_dir: str = Field(description="Folder of the tokenizer artifact")
     shard_dirs: dict[str, str] = Field(description="Source name -> token-shard artifact (sft: the one chat artifact)")
-    mixture: MixtureRecipe | None = Field(default=None, description="pretrain only")
+    mixture: MixtureRecipe | None = Field(default=None, description="Shares of the sources; of pretraining alone")
     init_dir: str | None = Field(default=None, description="Portable checkpoint to start from (sft)")
     project: str = Field(default="athanor", description="wandb project")
     run_name: str = Field(description="Name shown in logs and wandb")

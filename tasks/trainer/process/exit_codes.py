@@ -6,7 +6,7 @@ import errno
 from enum import IntEnum
 
 
-class Exit(IntEnum):
+class ExitCode(IntEnum):
     """Exit codes of `python -m athanor.tasks.trainer`; the last two follow sysexits.h."""
 
     DONE = 0
@@ -46,7 +46,7 @@ _MEDIUM_ERRORS = {
 }
 
 
-def exit_of(error: BaseException) -> Exit:
+def exit_of(error: BaseException) -> ExitCode:
     """The exit code an exception of the training process ends in.
 
     A missing or forbidden file is a fault of the code or the set-up, not of the disk: those are FAILED.
@@ -57,18 +57,18 @@ def exit_of(error: BaseException) -> Exit:
     from athanor.core.errors import UserError
 
     if isinstance(error, Preempted):
-        return Exit.PREEMPTED
+        return ExitCode.PREEMPTED
     if isinstance(error, UserError):
-        return Exit.USER_ERROR
+        return ExitCode.USER_ERROR
     no_host_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if isinstance(error, OutOfMemoryError | MemoryError) or no_host_memory:
-        return Exit.OUT_OF_MEMORY
+        return ExitCode.OUT_OF_MEMORY
     full_in_safetensors = isinstance(error, SafetensorError) and f"os error {errno.ENOSPC}" in str(error)
     if (isinstance(error, OSError) and error.errno in _MEDIUM_ERRORS) or full_in_safetensors:
-        return Exit.IO_ERROR
+        return ExitCode.IO_ERROR
     if lost_contact(error):
-        return Exit.PREEMPTED
-    return Exit.FAILED
+        return ExitCode.PREEMPTED
+    return ExitCode.FAILED
 
 
 def lost_contact(error: BaseException) -> bool:

@@ -22,18 +22,18 @@ import psutil
 
 from athanor.core.errors import UserError
 from athanor.core.rows import Row, parse_row
+from athanor.core.run_files import LOG, METRICS
 from athanor.core.runtime import Runtime
 from athanor.tasks.trainer.engines.kind import engine_of
 from athanor.tasks.trainer.process.commands import command, environment
-from athanor.tasks.trainer.process.exit_codes import Exit, IoFailure, OutOfMemory, Preempted, Retryable
+from athanor.tasks.trainer.process.exit_codes import ExitCode, IoFailure, OutOfMemory, Preempted, Retryable
 from athanor.tasks.trainer.process.outcome import read_outcome
 from athanor.tasks.trainer.process.stop_request import PARENT_VARIABLE
-from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE, METRICS
+from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
 
 __all__ = ["IoFailure", "OutOfMemory", "Preempted", "Retryable", "run_trainer"]
 
 ALONE = Runtime()
-LOG = "trainer.log"
 POLL_S = 0.2
 GRACE_S = 30.0  # between asking the process to save and killing it
 # What torchrun and the deepspeed launcher say of a rank that a signal ended.
@@ -81,7 +81,7 @@ def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime =
         _end(process)
     if engine_of(runtime).launcher.says_it_all:
         _raise_for(process.returncode, run_dir / LOG, log_start)
-    elif process.returncode != Exit.DONE:
+    elif process.returncode != ExitCode.DONE:
         _raise_for_ranks(run_dir, attempt, process.returncode, log_start)
 
 
@@ -140,7 +140,7 @@ def _end(process: subprocess.Popen) -> None:
 
 def _raise_for(code: int, log: Path, log_start: int) -> None:
     """What the exit code of a single process means."""
-    if code == Exit.DONE:
+    if code == ExitCode.DONE:
         return
     if -code in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         raise Preempted(f"the training process was killed by {signal.Signals(-code).name}; see {log}")
@@ -165,9 +165,9 @@ def _said(log: Path, start: int) -> list[str]:
 
 
 def _raise(code: int, said: str, log: Path) -> None:
-    if code == Exit.USER_ERROR:
+    if code == ExitCode.USER_ERROR:
         raise UserError(said)
-    retryable = {Exit.PREEMPTED: Preempted, Exit.OUT_OF_MEMORY: OutOfMemory, Exit.IO_ERROR: IoFailure}
+    retryable = {ExitCode.PREEMPTED: Preempted, ExitCode.OUT_OF_MEMORY: OutOfMemory, ExitCode.IO_ERROR: IoFailure}
     if code in retryable:
-        raise retryable[Exit(code)](said)
+        raise retryable[ExitCode(code)](said)
     raise RuntimeError(f"the training process failed (exit {code}): {said}; see {log}")

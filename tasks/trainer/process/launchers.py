@@ -11,9 +11,8 @@ import socket
 from abc import ABC, abstractmethod
 from pathlib import Path
 
+from athanor.core.run_files import HOSTS
 from athanor.core.runtime import Runtime
-
-HOSTS = "hostfile"
 
 
 class Launcher(ABC):

@@ -14,9 +14,8 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from athanor.tasks.trainer.process.exit_codes import Exit
-
-OUTCOME = "outcome.json"
+from athanor.core.run_files import OUTCOME
+from athanor.tasks.trainer.process.exit_codes import ExitCode
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Outcome:
     """Exit code and, in one line, why."""
 
     attempt: str
-    exit: Exit
+    exit: ExitCode
     message: str
 
     def leave(self, run_dir: Path) -> None:
@@ -47,6 +46,6 @@ def read_outcome(run_dir: Path) -> Outcome | None:
     """What the newest attempt left; None for nothing."""
     try:
         fields = json.loads((run_dir / OUTCOME).read_text())
-        return Outcome(fields["attempt"], Exit(fields["exit"]), fields["message"])
+        return Outcome(fields["attempt"], ExitCode(fields["exit"]), fields["message"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -40,10 +40,9 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from athanor.core.disk import fsync_path, write_json
 from athanor.core.errors import UserError
 from athanor.core.keys import sha256_file
+from athanor.core.run_files import CHECKPOINT_MANIFEST, CHECKPOINT_STATE
 from athanor.tasks.trainer.process.world import ALONE, World
 
-MANIFEST = "manifest.json"
-STATE = "state.json"
 FILE_BYTES = 1 << 30  # a file is assembled in host memory, so this bounds the memory a save needs
 
 
@@ -156,7 +155,7 @@ class CheckpointFolder:
         """Fill `tensors` and set the random generators from what `newest` found."""
         with _dcp_errors():
             dcp_load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=self._alone)
-        state = json.loads((path / STATE).read_text())
+        state = json.loads((path / CHECKPOINT_STATE).read_text())
         _set_random_state(state["random"])
         return Position(state["step"], state["tokens"], state["state"])
 
@@ -171,7 +170,7 @@ class CheckpointFolder:
         with _dcp_errors():
             dcp_save(tensors, storage_writer=writer, no_dist=self._alone)
         if self._world.first:
-            (partial / STATE).write_text(json.dumps({**asdict(position), "random": _random_state()}))
+            (partial / CHECKPOINT_STATE).write_text(json.dumps({**asdict(position), "random": _random_state()}))
         paths = self._world.from_first(sorted(partial.iterdir()))
         files = {}
         for path in paths[self._world.rank :: self._world.size]:
@@ -179,7 +178,7 @@ class CheckpointFolder:
             files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
         files = {name: entry for found in self._world.gather(files) for name, entry in found.items()}
         if self._world.first:
-            write_json(partial / MANIFEST, {**self._identity, "step": position.step, "files": files})
+            write_json(partial / CHECKPOINT_MANIFEST, {**self._identity, "step": position.step, "files": files})
             fsync_path(partial)
 
     def _remove(self, partial: Path) -> None:
@@ -189,7 +188,7 @@ class CheckpointFolder:
         self._world.from_first(None)
 
     def _refuse_foreign(self, path: Path) -> None:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
         for name, ours in self._identity.items():
             if manifest[name] != ours:
                 raise UserError(
@@ -214,12 +213,12 @@ def _step_of(path: Path) -> int:
 
 def _problem(path: Path) -> str | None:
     try:
-        manifest = json.loads((path / MANIFEST).read_text())
+        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
     except FileNotFoundError:
-        return f"no {MANIFEST}"
+        return f"no {CHECKPOINT_MANIFEST}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read: {type(error).__name__}"
+        return f"{CHECKPOINT_MANIFEST} cannot be read: {type(error).__name__}"
     for name, (size, sha256) in files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != size:

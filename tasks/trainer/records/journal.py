@@ -1,4 +1,4 @@
-"""Everything a run writes while it trains, but its checkpoints: metrics, heartbeat, ledger, bad samples, listeners.
+"""Everything a run writes while it trains, but its checkpoints: metrics, heartbeat, ledger, bad samples.
 
 Rank 0 writes; on the other ranks a journal is silent, so that the training loop needs to know nothing of it.
 """
@@ -13,21 +13,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from athanor.core.rows import Row, RowWriter
+from athanor.core.run_files import BAD_SAMPLES
 from athanor.data.loader import Sample
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.records.ledger import Ledger
-from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE, Console, Heartbeat, MetricsLog
-from athanor.tasks.trainer.records.wandb_sink import WandbSink
+from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE, Heartbeat, MetricsLog
 from athanor.tasks.trainer.train_recipe import RunSpec
-
-BAD_SAMPLES = "bad_samples.jsonl"
 
 
 class Journal:
     """Opened before the run knows where it stands: the ledger charges from the start; `begin` opens the rest."""
 
     def __init__(self, run_dir: Path, spec: RunSpec, world: World, running_s: float, cleanup: ExitStack):
-        self._dir, self._spec, self._cleanup = run_dir, spec, cleanup
+        self._dir, self._cleanup = run_dir, cleanup
         self._attempt = os.environ.get(ATTEMPT_VARIABLE) or uuid.uuid4().hex[:12]
         self._ledger: Ledger | None = None
         self._log: MetricsLog | None = None
@@ -39,19 +37,14 @@ class Journal:
             self._bad_samples = RowWriter(run_dir / BAD_SAMPLES)
             cleanup.callback(self._bad_samples.close)
 
-    def begin(self, step: int) -> None:
-        """Go on after `step` completed steps."""
+    def begin(self, step: int, listener: Callable[[Row], None]) -> None:
+        """Go on after `step` completed steps; every row from here goes to `listener` too."""
         if self._ledger is None:
             return
-        listeners: list[Callable[[Row], None]] = [Console(self._spec.train.steps)]
-        self._log = MetricsLog(self._dir, step, self._attempt, listeners)
+        self._log = MetricsLog(self._dir, step, self._attempt, [listener])
         self._cleanup.callback(self._log.close)
         for message in self._pending:
             self.say(step, message)
-        if self._spec.runtime.wandb != "off":
-            wandb = WandbSink(self._spec, self._dir, lambda message: self.say(step, message))
-            self._cleanup.callback(wandb.close)
-            listeners.append(wandb)
         self._ledger.tick(force=True)
 
     def step(self, step: int, **values: object) -> None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from athanor.core.rows import RowWriter, read_rows
+from athanor.core.run_files import LEDGER
 
-LEDGER = "ledger.jsonl"
 ROW_EVERY_S = 5.0
 
 

@@ -1,7 +1,7 @@
-"""What a run reports while it trains: `metrics.jsonl`, a console line now and then, a heartbeat.
+"""What a run reports while it trains: `metrics.jsonl` and a heartbeat.
 
 A row is a dict with "kind" (step, eval, event) and "step" (optimizer steps completed). Every row goes to the file first
-and then to the listeners (console, wandb).
+and then to the listeners.
 Invariant: after a resume at step N the file holds no step or eval row beyond N, so that the finished log is the one an
 uninterrupted run writes, but for times and money. Events stay: they say what happened.
 """
@@ -15,12 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from athanor.core.rows import Row, RowWriter, read_rows, replace_rows
+from athanor.core.run_files import HEARTBEAT, METRICS
 
-METRICS = "metrics.jsonl"
-HEARTBEAT = "heartbeat.json"
 TIMES_AND_MONEY = frozenset({"tokens_per_s", "flops_per_s", "utilisation", "step_s", "wall_s", "eta_s", "cost_usd"})
 ATTEMPT_VARIABLE = "ATHANOR_ATTEMPT"
-CONSOLE_EVERY_S = 5.0
 HEARTBEAT_EVERY_S = 1.0
 SYNC_EVERY_S = 10.0
 
@@ -80,40 +78,6 @@ class MetricsLog:
             self.sync()
         for listener in self._listeners:
             listener(row)
-
-
-class Console:
-    """Prints events and evaluations, and a step every CONSOLE_EVERY_S."""
-
-    def __init__(self, steps: int):
-        self._steps = steps
-        self._printed = -CONSOLE_EVERY_S
-
-    def __call__(self, row: Row) -> None:
-        if row["kind"] == "event":
-            print(f"step {row['step']}: {row['message']}")
-        elif row["kind"] == "eval":
-            losses = "  ".join(
-                f"{source} {m['loss']:.4f} nats/token {m['bits_per_byte']:.4f} bits/byte"
-                for source, m in row["held_out"].items()
-            )
-            print(f"step {row['step']}: held-out {losses}")
-        elif time.monotonic() - self._printed >= CONSOLE_EVERY_S or row["step"] == self._steps:
-            self._printed = time.monotonic()
-            print(
-                f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left  ${row['cost_usd']:.2f}"
-            )
-
-
-def duration(seconds: float) -> str:
-    """A time span for people: `42s`, `3m05s`, `2h07m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 class Heartbeat:

@@ -11,6 +11,7 @@ import torch
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.run_files import SLICES, SPEC
 from athanor.data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from athanor.data.shards import TokenShards
 from athanor.data.tokenizer import load_tokenizer
@@ -19,7 +20,6 @@ from athanor.tasks.trainer.step.micro_batch import micro_batch_rows
 from athanor.tasks.trainer.train_recipe import RunSpec
 
 Loader = MixtureLoader | ChatLoader
-SLICES = "slices.json"
 
 
 def build_loader(spec: RunSpec) -> Loader:
@@ -28,15 +28,15 @@ def build_loader(spec: RunSpec) -> Loader:
     shard_dirs = {source: Path(folder) for source, folder in spec.shard_dirs.items()}
     if spec.objective == "pretrain":
         if spec.mixture is None:
-            raise UserError("run.json: objective=pretrain needs `mixture`; got none")
+            raise UserError(f"{SPEC}: objective=pretrain needs `mixture`; got none")
         tokenizer = load_tokenizer(Path(spec.tokenizer_dir)) if spec.mixture.filter else None
         return MixtureLoader(
             shard_dirs, spec.mixture, seed=train.seed, steps=train.steps, phases=train.phases, tokenizer=tokenizer
         )
     if set(shard_dirs) != {"chat"}:
-        raise UserError(f"run.json: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
+        raise UserError(f"{SPEC}: objective=sft reads shard_dirs.chat alone; got {sorted(shard_dirs)}")
     if train.length_phases is not None:
-        raise UserError("run.json: train.length_phases: packed conversations have rows of one length; leave it out")
+        raise UserError(f"{SPEC}: train.length_phases: packed conversations have rows of one length; leave it out")
     rows = {"seq_len_tokens": train.seq_len_tokens, "batch_rows": train.batch_rows}
     return ChatLoader(shard_dirs["chat"], seed=train.seed, steps=train.steps, **rows)
 

@@ -18,7 +18,32 @@ from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.kernels.cross_entropy import chunk_positions
 from athanor.models.skeleton import LanguageModel
-from athanor.tasks.trainer.step.batches import rows_of
+from athanor.tasks.trainer.engines.engine import Engine
+from athanor.tasks.trainer.start import token_bytes
+from athanor.tasks.trainer.step.batches import held_out, rows_of
+from athanor.tasks.trainer.train_recipe import RunSpec
+
+
+class HeldOutText:
+    """The held-out text of a run, by source, and how it is measured."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, autocast: AbstractContextManager):
+        self._batches, self._token_bytes_V = held_out(spec), token_bytes(spec).to(device)
+        self._device, self._autocast = device, autocast
+
+    def measure(self, engine: Engine) -> dict[str, dict[str, float]]:
+        """`evaluate` of each source, on all ranks alike. Training mode is left and entered again."""
+
+        def compute(model: LanguageModel) -> dict[str, dict[str, float]]:
+            return {
+                source: evaluate(model, batches, self._token_bytes_V, self._autocast, self._device)
+                for source, batches in self._batches.items()
+            }
+
+        engine.model.eval()
+        found = engine.compute(compute)
+        engine.model.train()
+        return found
 
 
 @torch.no_grad()

@@ -109,8 +109,8 @@ def make_run(write_run, tmp_path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def plant(tmp_path, monkeypatch) -> Iterator[Callable[[Kinds, str, str], None]]:
-    """`plant(kinds, name, code)`: for the length of a test the package of the kinds has one more module."""
+def plant_module(tmp_path, monkeypatch) -> Iterator[Callable[[Kinds, str, str], None]]:
+    """`plant_module(kinds, name, code)`: for the length of a test the package of the kinds has one more module."""
     planted: list[tuple[Kinds, str]] = []
 
     def add(kinds: Kinds, name: str, code: str) -> None:

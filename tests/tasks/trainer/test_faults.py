@@ -124,17 +124,6 @@ def test_a_run_stopped_among_bad_steps_ends_as_the_uninterrupted_one(make_run, p
     assert equal(weights(whole), weights(cut))
 
 
-def test_the_weights_delivered_are_the_mean_over_the_last_part(make_run):
-    plain = make_run("plain", train={"steps": 8}, runtime=EVERY_STEP)
-    averaged = make_run("averaged", train={"steps": 8, "average_from": 0.75})
-    train(plain, Stop())
-    train(averaged, Stop())
-    name = "blocks.0.ffn.up.weight"
-    mean = torch.stack([checkpoint(plain, step)[f"model.{name}"] for step in (7, 8)]).mean(0)
-    assert torch.allclose(weights(averaged)[name], mean, atol=1e-7)
-    assert not torch.allclose(weights(plain)[name], mean, atol=1e-5)
-
-
 @pytest.mark.parametrize("family", ["vanilla", "polychromatic", "hydra", "swa_mla"])
 def test_recomputing_blocks_changes_no_bit(make_run, family):
     folders = [
@@ -147,13 +136,13 @@ def test_recomputing_blocks_changes_no_bit(make_run, family):
 
 
 def test_a_budget_that_runs_out_ends_the_run_early_and_whole(make_run):
-    whole = make_run("whole", train={"steps": 400, "eval_every_steps": 1000})
+    whole = make_run("whole", train={"steps": 100_000, "eval_every_steps": 1_000_000})
     spec = json.loads((whole / "run.json").read_text())
     spec["runtime"]["budget_s"] = 4.0
     (whole / "run.json").write_text(json.dumps(spec))
     train(whole, Stop())
     summary = json.loads((whole / "summary.json").read_text())
-    assert 0 < summary["steps"] < 400
+    assert 0 < summary["steps"] < 100_000
     assert summary["cuts"][-1]["end"] == summary["steps"]
     assert rows(whole, "step")[-1]["lr"] < 0.1 * max(row["lr"] for row in rows(whole, "step"))
     assert any("of budget left" in row["message"] for row in rows(whole, "event"))

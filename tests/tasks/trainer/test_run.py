@@ -1,42 +1,25 @@
 """Whole runs in this process: what they leave behind, how they stop and continue."""
 
-import errno
 import json
-import math
-import os
-import signal
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from trainer_stop import Stop
 
 from athanor.core.errors import UserError
 from athanor.core.rows import read_rows
 from athanor.data.data_recipe import MixtureRecipe
-from athanor.data.loader import MixtureLoader, held_out_batches
+from athanor.data.loader import MixtureLoader
 from athanor.data.phases import Phase
-from athanor.data.shards import TokenShards
 from athanor.models.checkpoints.portable import load_portable
-from athanor.tasks.trainer.__main__ import main
-from athanor.tasks.trainer.process.exit_codes import Exit, Preempted, exit_of
-from athanor.tasks.trainer.process.stop_request import StopRequest
+from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.records.ledger import ledger_total
 from athanor.tasks.trainer.records.metrics import reproducible_rows
 from athanor.tasks.trainer.run import train
 from athanor.tasks.trainer.start import read_spec
 
 CHAT_ROWS = {"seq_len_tokens": 96, "batch_tokens": 4 * 96}  # a conversation has about 75 tokens
-
-
-@pytest.fixture
-def restore_signals():
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
 
 
 def rows(folder, kind):
@@ -61,30 +44,6 @@ def test_a_run_logs_every_step_and_leaves_a_portable_checkpoint(make_run, corpus
     assert load_portable(folder).tau == pytest.approx(0.1)
     assert steps[-1]["cost_usd"] == pytest.approx(ledger_total(folder).usd, abs=0.01)
     assert json.loads((folder / "heartbeat.json").read_text())["step"] >= 1
-
-
-def test_held_out_numbers_are_the_models_own(make_run, corpus):
-    folder = make_run("run", train={"steps": 4})
-    train(folder, Stop())
-    row = rows(folder, "eval")[-1]
-    model = load_portable(folder)
-    bytes_V = torch.from_numpy(np.load(folder / "token_bytes.npy")).long()
-    for source in ("one", "two"):
-        nats, text_nats, text_bytes, tokens = 0.0, 0.0, 0, 0
-        for batch in held_out_batches(TokenShards(corpus.root / source / "held_out"), 32, 256, 1):
-            targets_T = torch.from_numpy(batch.targets_BT)[0]
-            logits_TV = model(torch.from_numpy(batch.ids_BT), torch.from_numpy(batch.doc_start_BT))[0]
-            for logits_V, target in zip(logits_TV, targets_T, strict=True):
-                if target >= 0:
-                    loss = F.cross_entropy(logits_V, target).item()
-                    nats, tokens = nats + loss, tokens + 1
-                    text_nats += loss if bytes_V[target] else 0.0
-                    text_bytes += int(bytes_V[target])
-        measured = row["held_out"][source]
-        assert measured["tokens"] == tokens > 0
-        assert measured["loss"] == pytest.approx(nats / tokens, rel=1e-5)
-        assert measured["bits_per_byte"] == pytest.approx(text_nats / math.log(2) / text_bytes, rel=1e-5)
-        assert text_nats < nats, "special tokens count in the loss and not in bits per byte"
 
 
 def test_a_stopped_run_saves_says_so_and_continues_to_the_same_end(make_run):
@@ -181,100 +140,3 @@ def test_fine_tuning_starts_from_the_base_and_keeps_its_schedule_at_the_end(make
     other = make_run("other", **(chat | {"family": "vanilla"}))
     with pytest.raises(UserError, match="model is not the model of init_dir"):
         train(other, Stop())
-
-
-def test_wandb_keeps_one_id_and_all_its_files_in_the_run_folder(make_run, capfd):
-    folder = make_run("run", train={"steps": 3}, runtime={"wandb": "auto"})
-    with pytest.raises(Preempted):
-        train(folder, Stop(looks=2))
-    train(folder, Stop())
-    logs = list((folder / "wandb").glob("offline-run-*/run-*.wandb"))
-    assert logs
-    assert len({path.name for path in logs}) == 1
-    assert not any("wandb" in row["message"] for row in rows(folder, "event"))
-
-
-def test_a_failing_wandb_is_said_once_and_stops_nothing(make_run, monkeypatch):
-    import wandb
-
-    class Broken:
-        def log(self, values):
-            raise RuntimeError("no network\nreally none")
-
-        def define_metric(self, *names, **options):
-            pass
-
-    monkeypatch.setattr(wandb, "init", lambda **options: Broken())
-    folder = make_run("run", train={"steps": 3}, runtime={"wandb": "offline"})
-    train(folder, Stop())
-    messages = [row["message"] for row in rows(folder, "event")]
-    assert messages == ["started", "wandb is off from here on: RuntimeError: no network"]
-    assert len(rows(folder, "step")) == 3
-
-
-@pytest.mark.parametrize(
-    ("content", "complaint"),
-    [
-        (None, "run.json does not exist"),
-        ("{", "Invalid JSON"),
-        ('{"objective": "pretrain"}', "run.json: key: Field required"),
-    ],
-)
-def test_a_bad_description_is_one_line(tmp_path, content, complaint):
-    if content is not None:
-        (tmp_path / "run.json").write_text(content)
-    with pytest.raises(UserError, match=complaint) as refused:
-        train(tmp_path, Stop())
-    assert "\n" not in str(refused.value)
-
-
-def test_the_command_says_a_mistake_in_one_line_on_stderr(tmp_path, capsys, restore_signals):
-    assert main([str(tmp_path)]) == 2
-    printed = capsys.readouterr()
-    assert printed.out == ""
-    assert printed.err == f"{tmp_path}/run.json does not exist; give the folder of a run\n"
-
-
-def test_the_command_names_the_disk_that_is_full(tmp_path, monkeypatch, capsys, restore_signals):
-    def full(*arguments):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr("athanor.tasks.trainer.run.train", full)
-    assert main([str(tmp_path)]) == 74
-    (line,) = capsys.readouterr().err.splitlines()
-    assert "No space left on device" in line
-    assert str(tmp_path) in line
-
-
-def test_the_command_raises_a_fault_of_the_code(tmp_path, monkeypatch, restore_signals):
-    def broken(*arguments):
-        raise ValueError("a fault of ours")
-
-    monkeypatch.setattr("athanor.tasks.trainer.run.train", broken)
-    with pytest.raises(ValueError, match="a fault of ours"):
-        main([str(tmp_path)])
-
-
-def test_a_signal_asks_to_stop_and_so_does_another_parent(restore_signals):
-    request = StopRequest.install()
-    assert request.reason is None
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert request.reason == "SIGTERM"
-    assert StopRequest(ancestor_pid=1_000_000_000).reason == "parent process 1000000000 is gone"
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (Preempted(), Exit.PREEMPTED),
-        (UserError("x"), Exit.USER_ERROR),
-        (OSError(errno.ENOSPC, "No space left on device"), Exit.IO_ERROR),
-        (torch.OutOfMemoryError(), Exit.OUT_OF_MEMORY),
-        (MemoryError(), Exit.OUT_OF_MEMORY),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), Exit.OUT_OF_MEMORY),
-        (FileNotFoundError(errno.ENOENT, "gone"), Exit.FAILED),
-        (ValueError("a fault of ours"), Exit.FAILED),
-    ],
-)
-def test_every_end_has_its_exit_code(error, code):
-    assert exit_of(error) is code

@@ -12,6 +12,7 @@ from athanor.core.errors import UserError
 from athanor.core.rows import read_rows
 from athanor.core.runtime import Runtime
 from athanor.tasks.trainer.engines.build import build_engine
+from athanor.tasks.trainer.engines.kind import ENGINES
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.run import train
@@ -49,8 +50,8 @@ DECLARED = OptimizerKind(
 
 
 @pytest.fixture
-def sign_descent(plant):
-    plant(OPTIMIZERS, "sign_descent", SIGN_DESCENT)
+def sign_descent(plant_module):
+    plant_module(OPTIMIZERS, "sign_descent", SIGN_DESCENT)
 
 
 def test_an_optimizer_of_one_file_is_planned_and_trained_with(sign_descent, make_run):
@@ -91,3 +92,8 @@ def test_without_its_file_its_name_is_unknown_and_the_names_there_are_are_told()
         TrainRecipe.model_validate(fields)
     with pytest.raises(ValidationError, match="Input should be a valid string"):
         TrainRecipe.model_validate({**fields, "optimizer": ["adamw"]})
+
+
+def test_optimizers_are_sharded_by_engines_that_there_are():
+    sharding = {kind.name for kind in ENGINES.records() if kind.shards}
+    assert {name for kind in OPTIMIZERS.records() for name in kind.sharded_by} == sharding

@@ -1,5 +1,6 @@
 """Starting the training process and never leaving it behind, with real processes."""
 
+import json
 import subprocess
 import sys
 import time
@@ -10,7 +11,10 @@ from filelock import FileLock, Timeout
 
 from athanor.core.errors import UserError
 from athanor.core.rows import read_rows
+from athanor.core.runtime import Runtime
+from athanor.tasks.trainer.process.exit_codes import ExitCode
 from athanor.tasks.trainer.process.launch import IoFailure, OutOfMemory, Preempted, Retryable, run_trainer
+from athanor.tasks.trainer.process.outcome import Outcome
 
 ENDLESS = {"train": {"steps": 1_000_000, "eval_every_steps": 1_000_000}, "runtime": {"checkpoint_every_steps": 50_000}}
 
@@ -94,8 +98,8 @@ def test_a_child_that_will_not_stop_is_killed_with_all_its_descendants(tmp_path,
         "#!/bin/sh",
         "trap '' TERM",
         "sleep 600 &",
-        "echo $! > $3/descendant",
-        f'echo "{row}" > $3/metrics.jsonl',
+        "echo $! > $4/descendant",
+        f'echo "{row}" > $4/metrics.jsonl',
         "wait",
     ]
     script = tmp_path / "child"
@@ -128,3 +132,33 @@ def test_an_orphan_saves_and_stops_and_its_successor_waits_for_it(make_run):
     assert checkpoints(folder) == [f"step-{steps(folder)[-1]:08d}"]
     events = [row["message"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "event"]
     assert f"parent process {parent.pid} is gone" in events[-1]
+
+
+@pytest.mark.parametrize(
+    ("said", "printed", "error"),
+    [
+        ((2, "some field"), "Traceback", UserError("some field")),
+        ((75, "stopped"), "", Preempted("stopped")),
+        ((71, "no memory"), "", OutOfMemory("no memory")),
+        ((74, "disk full"), "", IoFailure("disk full")),
+        ((1, "ValueError: x"), "", RuntimeError("the training process failed (exit 1): ValueError: x; see LOG")),
+        (None, "  exitcode  : -9 (pid: 7)", Preempted("the training process was killed by SIGKILL; see LOG")),
+        (None, "[...] exits with return code = -9", Preempted("the training process was killed by SIGKILL; see LOG")),
+        (None, "no such module", RuntimeError("the training process failed (exit 1): no such module; see LOG")),
+    ],
+)
+def test_the_end_of_the_ranks_is_what_one_of_them_said_else_what_the_launcher_said(
+    tmp_path, monkeypatch, said, printed, error
+):
+    Outcome("earlier", ExitCode.USER_ERROR, "not this attempt").leave(tmp_path)
+    lines = ["#!/bin/sh", f"echo '{printed}'"]
+    if said is not None:
+        outcome = json.dumps({"attempt": "ATTEMPT", "exit": said[0], "message": said[1]})
+        lines.append(f"echo '{outcome}' | sed s/ATTEMPT/$ATHANOR_ATTEMPT/ > {tmp_path}/outcome.json")
+    script = tmp_path / "launcher"
+    script.write_text("\n".join([*lines, "exit 1"]) + "\n")
+    script.chmod(0o755)
+    monkeypatch.setattr("athanor.tasks.trainer.process.commands.sys.executable", str(script))
+    with pytest.raises(type(error)) as raised:
+        run_trainer(tmp_path, lambda row: None, Runtime(ranks=2))
+    assert str(raised.value) == str(error).replace("LOG", str(tmp_path / "trainer.log"))

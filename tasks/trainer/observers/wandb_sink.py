@@ -1,4 +1,4 @@
-"""Weights & Biases as one more listener of the metrics rows.
+"""Weights & Biases, which the rows of the log are sent to.
 
 Everything it keeps lies in the run's folder. One run there is one run here: the id is made once and kept across
 resumes. Whatever goes wrong in it is said once and switches it off; it never stops training.
@@ -15,21 +15,24 @@ from typing import Any
 
 from athanor.core.disk import write_json
 from athanor.core.rows import Row
+from athanor.core.run_files import WANDB_ID
+from athanor.tasks.trainer.observers.kind import Observer
 from athanor.tasks.trainer.train_recipe import RunSpec
 
-ID_FILE = "wandb_run.json"
 PATIENCE_S = 20.0  # for the network, when starting and when finishing
 
 
-class WandbSink:
-    """Sends step and eval rows to wandb. `say` hears the one line about its failure."""
+class WandbSink(Observer):
+    """Sends step and eval rows to wandb, from the first rank."""
 
-    def __init__(self, spec: RunSpec, run_dir: Path, say: Callable[[str], None]):
-        self._say = say
-        self._run: Any = None
-        self._attempt(lambda: self._start(spec, run_dir))
+    name = "wandb"
+    _run: Any = None
 
-    def __call__(self, row: Row) -> None:
+    def begin(self, step: int) -> None:
+        if self.scene.engine.world.first and self.scene.spec.runtime.wandb != "off":
+            self._attempt(lambda: self._start(self.scene.spec, self.scene.run_dir))
+
+    def row(self, row: Row) -> None:
         if self._run is not None and row["kind"] != "event":
             self._attempt(lambda: self._run.log(_flat(row)))
 
@@ -59,7 +62,7 @@ class WandbSink:
         except Exception as error:
             self._run = None
             first_line = str(error).partition("\n")[0]
-            self._say(f"wandb is off from here on: {type(error).__name__}: {first_line}")
+            self.scene.say(f"wandb is off from here on: {type(error).__name__}: {first_line}")
 
 
 def _mode(spec: RunSpec) -> Any:
@@ -69,7 +72,7 @@ def _mode(spec: RunSpec) -> Any:
 
 
 def _run_id(run_dir: Path) -> str:
-    path = run_dir / ID_FILE
+    path = run_dir / WANDB_ID
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex[:12]})
     return json.loads(path.read_text())["id"]
@@ -83,3 +86,6 @@ def _flat(row: Row, prefix: str = "") -> dict[str, object]:
         elif name != "kind":
             flat[prefix + name] = value
     return flat
+
+
+DECLARED = WandbSink

@@ -7,10 +7,13 @@ kept in fp32 and in every checkpoint. Source: Izmailov et al. 2018 (stochastic w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from athanor.tasks.trainer.observers.kind import Observer, Scene
 
 
 class WeightAverage:
@@ -60,3 +63,38 @@ class WeightAverage:
         for name, parameter in self._parameters.items():
             with self._opened(parameter):
                 parameter.copy_(values[name])
+
+
+class Averaging(Observer):
+    """The average that a recipe asks for with `average_from`."""
+
+    name = "averaging"
+
+    def __init__(self, scene: Scene):
+        super().__init__(scene)
+        self._from = scene.spec.train.average_from
+        engine = scene.engine
+        self._average = WeightAverage(engine.model, engine.opened) if self._from is not None else None
+
+    def learned(self, step: int, progress: float) -> None:
+        if self._average is not None and self._from is not None and progress >= self._from:
+            self._average.add()
+
+    def delivering(self) -> AbstractContextManager:
+        return self._average.applied() if self._average is not None else nullcontext()
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self._average.tensors() if self._average is not None else {}
+
+    def state(self) -> dict[str, Any]:
+        return {"averaged_steps": self._average.count if self._average is not None else 0}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        if self._average is not None:
+            self._average.count = state["averaged_steps"]
+
+    def summary(self) -> dict[str, Any]:
+        return self.state()
+
+
+DECLARED = Averaging
