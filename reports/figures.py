@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from athanor.core.text import compact, duration, money, number, one_line, share
+from athanor.core.numbers import compact, duration, money, number, share
+from athanor.core.text import one_line
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style, steps_axis
 from athanor.reports.curves import (

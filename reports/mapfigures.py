@@ -13,7 +13,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from athanor.core.text import number, one_line
+from athanor.core.numbers import number
+from athanor.core.text import one_line
 from athanor.reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, line_style
 from athanor.reports.figures import MODEL_NAMES
 

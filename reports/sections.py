@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from athanor.core.text import NBSP, compact, duration, money, number, one_line, share, size, whole
+from athanor.core.numbers import NBSP, compact, duration, money, number, share, size, whole
+from athanor.core.text import one_line
 from athanor.reports.canvas import Picture
 from athanor.reports.curves import Row, asked_shares, held_out, named_series, realised_rows, rows_of
 from athanor.reports.figures import (

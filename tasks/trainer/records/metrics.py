@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from athanor.core.numbers import duration, money
 from athanor.core.rows import Row, RowWriter, read_rows, replace_rows
 
 METRICS = "metrics.jsonl"
@@ -102,18 +103,8 @@ class Console:
             self._printed = time.monotonic()
             print(
                 f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left  ${row['cost_usd']:.2f}"
+                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left  {money(row['cost_usd'])}"
             )
-
-
-def duration(seconds: float) -> str:
-    """A time span for people: `42s`, `3m05s`, `2h07m`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
 
 
 class Heartbeat:

@@ -7,7 +7,7 @@ import pytest
 from athanor.core.rows import RowWriter, read_rows
 from athanor.tasks.trainer.process.launch import MetricsTail
 from athanor.tasks.trainer.records.ledger import Ledger, LedgerTotal, ledger_total
-from athanor.tasks.trainer.records.metrics import MetricsLog, duration
+from athanor.tasks.trainer.records.metrics import MetricsLog
 
 
 def test_a_torn_last_line_is_not_a_row_and_does_not_swallow_the_next(tmp_path):
@@ -74,8 +74,3 @@ def test_ledger_adds_up_over_attempts_even_when_an_attempt_dies(tmp_path, monkey
 
 def test_ledger_of_a_run_that_never_started_is_zero(tmp_path):
     assert ledger_total(tmp_path) == LedgerTotal(0, 0)
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(42.4, "42s"), (185, "3m05s"), (7620, "2h07m")])
-def test_duration_reads_well(seconds, text):
-    assert duration(seconds) == text
