@@ -1,9 +1,9 @@
 """A fingerprint of the code behind a stage, so that a stale result is noticed.
 
-The fingerprint covers the stage's module and every module of this project that it imports, directly or not, as syntax
-trees without docstrings (a comment or a docstring changes nothing, a changed expression does), and the templates and
-task files beside them. It is no part of an artifact's key (that would rebuild everything on every edit); a difference
-is shown as a warning.
+The fingerprint covers the stage's module and every module of this project that it imports, directly or not, or finds
+in the room of a kind (core/kinds.py). They count as syntax trees without docstrings (a comment or a docstring changes
+nothing, a changed expression does), and so do the templates and task files beside them. It is no part of an artifact's
+key (that would rebuild everything on every edit); a difference is shown as a warning.
 """
 
 from __future__ import annotations
@@ -63,18 +63,27 @@ def _source(module: str) -> Path | None:
 @cache
 def syntax_tree(path: Path) -> ast.Module:
     """The parsed file, read once per process."""
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(path.read_text())
 
 
 @cache
 def _imports(tree: ast.Module) -> tuple[str, ...]:
     names: list[str] = []
     for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Kinds":
+            names += _room(ast.literal_eval(node.args[1]))
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(names)
+
+
+def _room(package: str) -> list[str]:
+    """Every module below a package of the project: what a table of `Kinds` imports without naming it."""
+    folder = ROOT.joinpath(*package.split(".")[1:])
+    files = sorted(path.relative_to(folder).with_suffix("") for path in folder.rglob("*.py"))
+    return [".".join((package, *file.parts)) for file in files]
 
 
 @cache

@@ -42,7 +42,7 @@ class Source:
         return min((bound for bound in bounds if bound is not None), default=None)
 
 
-_ORIGINS: Kinds[Source] = Kinds("source", BUILTIN_SOURCES.package, "ORIGIN")
+_ORIGINS: Kinds[Source] = Kinds("source", "athanor.data.sources", "ORIGIN")
 
 
 def source_of(recipe: SourceRecipe) -> Source:
