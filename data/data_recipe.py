@@ -22,26 +22,42 @@ class SourceRecipe(Recipe):
     """One source of documents. Exactly one origin: `builtin`, `path` or `hub`."""
 
     builtin: Annotated[str, NameOf(BUILTIN_SOURCES)] | None = Field(
-        default=None, description="A source that needs nothing but Python itself"
+        default=None, description="Text that needs nothing but Python itself; instead of `path` or `hub`"
     )
     path: str | None = Field(
-        default=None, description="File, folder or glob: .txt .md .tex .py .jsonl .parquet, also .gz .zst"
+        default=None,
+        description="Local text: a file, folder or glob of .txt .md .tex .py .jsonl .parquet, also .gz .zst",
     )
-    hub: str | None = Field(default=None, description="Hugging Face data set id, streamed; gated ones read HF_TOKEN")
-    hub_config: str | None = Field(default=None, description="Configuration of the hub data set")
-    hub_revision: str | None = Field(default=None, description="Branch, tag or commit of the hub data set")
+    hub: str | None = Field(
+        default=None, description="Hugging Face data set id, streamed; a gated one is opened by HF_TOKEN"
+    )
+    hub_config: str | None = Field(
+        default=None, description="Configuration of the hub data set; none takes its default"
+    )
+    hub_revision: str | None = Field(
+        default=None, description="Branch, tag or commit of the hub data set; none takes its newest"
+    )
     split: str = Field(default="train", description="Split of the hub data set")
     text: str = Field(
         default="text",
         description="Field that holds the text of a record, or a template such as '{question}\\n{answer}'",
     )
-    max_documents: int | None = Field(default=None, ge=1, description="Stop after this many documents")
-    max_bytes: int | None = Field(default=None, ge=1, description="Stop once this many bytes of UTF-8 text were read")
-    held_out_fraction: float = Field(
-        default=0.02, ge=0.0, lt=0.5, description="Share of documents kept out of training"
+    max_documents: int | None = Field(
+        default=None, ge=1, description="Most documents to read; none reads them all, of a generated source its default"
     )
-    max_reject_fraction: float = Field(default=0.01, ge=0.0, le=1.0, description="Fail above this share of bad records")
-    seed: int = Field(default=0, ge=0, description="Seed of generated sources")
+    max_bytes: int | None = Field(
+        default=None, ge=1, description="Bytes of UTF-8 text after which reading stops; none reads it all"
+    )
+    held_out_fraction: float = Field(
+        default=0.02, ge=0.0, lt=0.5, description="Share of the documents kept out of training, to be evaluated on"
+    )
+    max_reject_fraction: float = Field(
+        default=0.01,
+        ge=0.0,
+        le=1.0,
+        description="Share of bad records above which reading fails",
+    )
+    seed: int = Field(default=0, ge=0, description="Seed of a generated source; others ignore it")
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceRecipe:
@@ -59,11 +75,16 @@ class SourceRecipe(Recipe):
 class ChatSourceRecipe(SourceRecipe):
     """Conversations for SFT: records hold a message list, or one user and one assistant text."""
 
-    messages: str = Field(default="messages", description="Field with [{role, content}, ...] (OpenAI style)")
-    user: str | None = Field(
-        default=None, description="Template of the user turn, e.g. '{question}', instead of `messages`"
+    messages: str = Field(
+        default="messages", description="Field of a record that holds its conversation as [{role, content}, ...]"
     )
-    assistant: str | None = Field(default=None, description="Template of the assistant turn, e.g. '{answer}'")
+    user: str | None = Field(
+        default=None,
+        description="Field or template of the user's turn, e.g. '{question}'; with `assistant`, instead of `messages`",
+    )
+    assistant: str | None = Field(
+        default=None, description="Field or template of the assistant's turn, e.g. '{answer}'; comes with `user`"
+    )
 
     @model_validator(mode="after")
     def _both_turns(self) -> ChatSourceRecipe:
@@ -87,12 +108,16 @@ class FilterRecipe(Recipe):
 class MixtureRecipe(Recipe):
     """Proportions of the sources by step: constant, then linear from `start` to `end` over the last part."""
 
-    start: dict[str, float] = Field(description="Weight of each source; normalised to sum 1")
-    end: dict[str, float] | None = Field(default=None, description="Weights at the last step; none keeps `start`")
-    anneal_fraction: float = Field(
-        default=0.2, ge=0.0, le=1.0, description="Last share of the steps, spent moving to `end`"
+    start: dict[str, float] = Field(description="Share of rows each source begins with, by its name; need not sum to 1")
+    end: dict[str, float] | None = Field(
+        default=None, description="Share of rows each source has at the last step; none keeps `start`"
     )
-    filter: FilterRecipe | None = Field(default=None, description="Ignore rows that are noise; none learns from all")
+    anneal_fraction: float = Field(
+        default=0.2, ge=0.0, le=1.0, description="Share of the steps, the last ones, over which `start` becomes `end`"
+    )
+    filter: FilterRecipe | None = Field(
+        default=None, description="Which rows are noise that nothing is learned from; none learns from every row"
+    )
 
     @model_validator(mode="after")
     def _weights(self) -> MixtureRecipe:
@@ -109,8 +134,10 @@ class MixtureRecipe(Recipe):
 class DataRecipe(Recipe):
     """The pretraining text: named sources and their mixture."""
 
-    sources: dict[str, SourceRecipe] = Field(description="Named sources, e.g. math, stem, code")
-    mixture: MixtureRecipe = Field(description="In what proportion the sources are read")
+    sources: dict[str, SourceRecipe] = Field(
+        description="Where the text comes from: a source for each name, e.g. math, stem, code"
+    )
+    mixture: MixtureRecipe = Field(description="In what proportion the sources are read, step by step")
 
     @model_validator(mode="after")
     def _same_names(self) -> DataRecipe:
@@ -127,12 +154,24 @@ class DataRecipe(Recipe):
 class TokenizerRecipe(Recipe):
     """A tokenizer that is loaded (`path` or `hub`) or, with neither, trained on the sources."""
 
-    path: str | None = Field(default=None, description="A tokenizer.json, or a folder that holds one")
-    hub: str | None = Field(default=None, description="Hugging Face model id to take tokenizer.json from")
-    hub_revision: str | None = Field(default=None, description="Branch, tag or commit of the hub model")
-    vocab_size: int = Field(default=2048, ge=300, description="Ids of a trained tokenizer (unused when one is loaded)")
-    train_bytes: int = Field(default=8_000_000, ge=1000, description="UTF-8 bytes of text a tokenizer is trained on")
-    eos: str = Field(default="<|endoftext|>", description="Token that ends every document; must exist in the tokenizer")
+    path: str | None = Field(
+        default=None, description="Tokenizer to load: a tokenizer.json, or a folder that holds one"
+    )
+    hub: str | None = Field(
+        default=None, description="Tokenizer to load: the tokenizer.json of this Hugging Face model id"
+    )
+    hub_revision: str | None = Field(
+        default=None, description="Branch, tag or commit of the hub model; none takes its newest"
+    )
+    vocab_size: int = Field(
+        default=2048, ge=300, description="Tokens of a tokenizer that is trained; a loaded one has its own"
+    )
+    train_bytes: int = Field(
+        default=8_000_000, ge=1000, description="Bytes of UTF-8 text a tokenizer is trained on, over all sources"
+    )
+    eos: str = Field(
+        default="<|endoftext|>", description="Token that ends every document; a loaded tokenizer must have it"
+    )
 
     @model_validator(mode="after")
     def _one_origin(self) -> TokenizerRecipe:

@@ -53,7 +53,10 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
     """
     out.mkdir(parents=True, exist_ok=True)
     tally = _Tally(recipe)
-    with _DocumentSplits(out, recipe.held_out_fraction) as writer, (out / "rejects.jsonl").open("w") as rejects:
+    with (
+        _DocumentSplits(out, recipe.held_out_fraction) as writer,
+        open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects,
+    ):
         for item in _texts(recipe):
             if isinstance(item, Reject):
                 rejects.write(json.dumps({"file": item.file, "line": item.line, "reason": item.reason}) + "\n")

@@ -25,6 +25,7 @@ from athanor.core.text import clean, flatten
 
 WIDTH_IN = 10.2
 PNG_DPI = 100
+LABEL_CHARACTERS = 28  # of a name beside an axis or in a legend
 
 THEME = {  # variable: (light, dark)
     "paper": ("#fdfdfc", "#15181c"),

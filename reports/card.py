@@ -15,22 +15,25 @@ from markupsafe import Markup
 
 from athanor.core.text import clean, flatten
 from athanor.reports.canvas import FONT_STACK, Picture, css_variables
+from athanor.reports.findings import Findings
+from athanor.reports.headlines import headlines
 from athanor.reports.inputs import ReportInputs
-from athanor.reports.pieces import Code, Prose, Sample, Table
-from athanor.reports.sections import headlines, sections
+from athanor.reports.pieces import Answer, Code, Headline, Prose, Section, Table
+from athanor.reports.sections import sections
 
 
 def write_report(inputs: ReportInputs, out: Path) -> dict:
     """Write `report.html`, `report.md` and `figures/*.png|svg` into `out`; returns sizes as JSON facts."""
-    parts = sections(inputs)
+    findings = Findings.of(inputs)
+    summary, parts = headlines(findings), sections(findings)
     pictures = [block for part in parts for block in part.blocks if isinstance(block, Picture)]
     (out / "figures").mkdir(parents=True, exist_ok=True)
     for picture in pictures:
         (out / "figures" / f"{picture.name}.png").write_bytes(picture.png)
         (out / "figures" / f"{picture.name}.svg").write_text(picture.svg, encoding="utf-8")
-    page = _render("card.html.j2", inputs, parts)
+    page = _render("card.html.j2", inputs, summary, parts)
     (out / "report.html").write_text(page, encoding="utf-8")
-    (out / "report.md").write_text(_render("card.md.j2", inputs, parts), encoding="utf-8")
+    (out / "report.md").write_text(_render("card.md.j2", inputs, summary, parts), encoding="utf-8")
     return {"html_bytes": len(page.encode()), "figures": len(pictures), "sections": [part.id for part in parts]}
 
 
@@ -44,11 +47,11 @@ def report_markdown_inline(out: Path) -> str:
     return re.sub(r"\]\((figures/[a-z0-9-]+\.png)\)", inline, (out / "report.md").read_text(encoding="utf-8"))
 
 
-def _render(template: str, inputs: ReportInputs, parts: list) -> str:
+def _render(template: str, inputs: ReportInputs, summary: list[Headline], parts: list[Section]) -> str:
     environment = _environment(template)
     return environment.get_template(template).render(
         inputs=inputs,
-        headlines=headlines(inputs),
+        headlines=summary,
         sections=parts,
         light=Markup(css_variables(dark=False)),
         dark=Markup(css_variables(dark=True)),
@@ -73,7 +76,7 @@ def _environment(template: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    kinds = {Table: "table", Prose: "prose", Code: "code", Sample: "sample", Picture: "picture"}
+    kinds = {Table: "table", Prose: "prose", Code: "code", Answer: "sample", Picture: "picture"}
     environment.filters["kind"] = lambda block: kinds[type(block)]
     environment.filters["svg"] = lambda picture: Markup(picture.inline_svg)
     environment.filters["fence"] = _fence

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from athanor.core.text import number, one_line
+from athanor.core.numbers import number
+from athanor.core.text import one_line
 from athanor.reports.canvas import MARKERS, Picture, draw, legend, line_style, steps_axis
 from athanor.reports.curves import Curve, smoothed, smoothing_span, thinned
 

@@ -1,6 +1,6 @@
-"""The figures of a run: loss, learning rate, data mix, throughput, schedules, benchmarks, time by stage.
+"""The figures of a run: loss, learning rate, data mix, throughput, schedules, time by stage.
 
-Each function takes rows as they lie in the artifacts and returns a `Picture`, or None when they hold nothing to draw.
+Each function returns a `Picture`, or None when it is given nothing to draw.
 """
 
 from __future__ import annotations
@@ -12,27 +12,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
-from athanor.core.text import compact, duration, money, number, one_line, share
-from athanor.data.data_recipe import MixtureRecipe
-from athanor.reports.canvas import DASHES, INK, MARKERS, MUTED, SERIES, Picture, draw, legend, line_style, steps_axis
-from athanor.reports.curves import (
-    Row,
-    asked_shares,
-    held_out,
-    named_series,
-    realised_rows,
-    series,
-    smoothed,
-    smoothing_span,
-    thinned,
+from athanor.core.numbers import compact, duration, money, number, share
+from athanor.core.text import one_line
+from athanor.reports.canvas import (
+    DASHES,
+    INK,
+    LABEL_CHARACTERS,
+    MARKERS,
+    MUTED,
+    SERIES,
+    Picture,
+    draw,
+    legend,
+    line_style,
+    steps_axis,
 )
+from athanor.reports.curves import smoothed, smoothing_span, thinned
 from athanor.reports.inputs import StageRow
+from athanor.reports.log import Log, Mix, Series
 
-MODEL_NAMES = {"base": "base", "sft": "SFT"}
 _MAX_PANELS = 12
 
 
-def _label(text: str, limit: int = 28) -> str:
+def _label(text: str, limit: int = LABEL_CHARACTERS) -> str:
     return one_line(text, limit)
 
 
@@ -40,26 +42,30 @@ def _thousands(axes: Axes) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: compact(value) if value >= 10 else f"{value:g}"))
 
 
-def _raw_and_smooth(axes: Axes, steps: np.ndarray, values: np.ndarray) -> None:
+def _raw_and_average(axes: Axes, logged: Series, average_N: np.ndarray) -> None:
     """The logged values faint, their moving average on top."""
+    steps, values = logged
     span = smoothing_span(len(values))
     axes.plot(*thinned(steps, values), color=SERIES[0], alpha=0.45, linewidth=0.8, label="as logged")
-    axes.plot(*thinned(steps, smoothed(values, span)), color=SERIES[0], label=f"moving average, {span} steps")
+    axes.plot(*thinned(steps, average_N), color=SERIES[0], label=f"moving average, {span} steps")
     axes.margins(x=0.01)
 
 
-def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
-    """Training loss (as logged, and smoothed) above the held-out bits per byte of every domain."""
-    steps, loss = series(rows, "loss")
-    domains = held_out(rows)
-    if not np.isfinite(loss).any() and not domains:
+def _averaged(logged: Series) -> np.ndarray:
+    return smoothed(logged[1], smoothing_span(len(logged[1])))
+
+
+def loss_figure(name: str, title: str, log: Log) -> Picture | None:
+    """Training loss (as logged, and averaged) above the held-out bits per byte of every domain."""
+    trained, domains = bool(np.isfinite(log.loss[1]).any()), log.bits_per_byte
+    if not trained and not domains:
         return None
-    panels = int(np.isfinite(loss).any()) + bool(domains)
+    panels = trained + bool(domains)
 
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0])
-        if np.isfinite(loss).any():
-            _raw_and_smooth(axes[0], steps, loss)
+        if trained:
+            _raw_and_average(axes[0], log.loss, log.averaged_loss)
             axes[0].set_title("Training loss, nats per token")
             legend(axes[0])
         if domains:
@@ -71,31 +77,29 @@ def loss_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
         steps_axis(axes[-1])
 
     said = []
-    if np.isfinite(loss).any():
-        smooth = smoothed(loss, smoothing_span(len(loss)))
-        said.append(f"training loss falls from {number(smooth[0])} to {number(smooth[-1])} nats per token")
-        if smooth[-1] >= smooth[0]:
-            said[-1] = f"training loss goes from {number(smooth[0])} to {number(smooth[-1])} nats per token"
+    if trained:
+        first, last = log.averaged_loss[[0, -1]]
+        goes = "goes" if last >= first else "falls"
+        said.append(f"training loss {goes} from {number(first)} to {number(last)} nats per token")
     said += [f"held-out {s}: {number(v[0])} to {number(v[-1])} bits per byte" for s, (_, v) in domains.items()]
     return draw(name, f"{title}: loss", f"Line chart over steps; {'; '.join(said)}.", 1.1 + 1.9 * panels, paint)
 
 
-def rate_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
+def rate_figure(name: str, title: str, log: Log) -> Picture | None:
     """Learning rate above the gradient norm before clipping."""
-    steps, rate = series(rows, "lr")
-    _, norm = series(rows, "grad_norm")
+    rate, norm = log.rate[1], log.gradient_norm[1]
     if not np.isfinite(rate).any():
         return None
 
     def paint(figure: Figure) -> None:
         top, bottom = figure.subplots(2, 1, sharex=True)
-        top.plot(*thinned(steps, rate), color=SERIES[0])
+        top.plot(*thinned(*log.rate), color=SERIES[0])
         top.set_title("Learning rate")
         top.set_ylim(bottom=0)
         top.ticklabel_format(axis="y", style="plain")
         top.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         bottom.set_title("Gradient norm before clipping")
-        _raw_and_smooth(bottom, steps, norm)
+        _raw_and_average(bottom, log.gradient_norm, _averaged(log.gradient_norm))
         if np.nanmax(norm) > 20 * np.nanmin(norm) > 0:
             bottom.set_yscale("log")
             bottom.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
@@ -111,23 +115,22 @@ def rate_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
     return draw(name, f"{title}: learning rate and gradient norm", alt, 4.1, paint)
 
 
-def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | None:
+def throughput_figure(name: str, title: str, log: Log) -> Picture | None:
     """Tokens per second and, where the device's peak is known, the share of it that was used."""
-    steps, rate = series(rows, "tokens_per_s")
-    _, used = series(rows, "utilisation")
+    rate, used = log.tokens_per_s[1], log.utilisation[1]
     if not np.isfinite(rate).any():
         return None
     known_peak = bool(np.nanmax(used, initial=0.0) > 0)
 
     def paint(figure: Figure) -> None:
         axes = list(figure.subplots(1 + known_peak, 1, sharex=True, squeeze=False)[:, 0])
-        _raw_and_smooth(axes[0], steps, rate)
+        _raw_and_average(axes[0], log.tokens_per_s, _averaged(log.tokens_per_s))
         axes[0].set_title("Tokens per second")
         axes[0].set_ylim(bottom=0)
         _thousands(axes[0])
         legend(axes[0])
         if known_peak:
-            axes[1].plot(*thinned(steps, used), **line_style(2))
+            axes[1].plot(*thinned(*log.utilisation), **line_style(2))
             axes[1].set_title("Model FLOPs used, share of the device's peak")
             axes[1].set_ylim(0, 1)
             axes[1].yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -137,17 +140,12 @@ def throughput_figure(name: str, title: str, rows: Sequence[Row]) -> Picture | N
     return draw(name, f"{title}: throughput", alt, 2.5 + 1.5 * known_peak, paint)
 
 
-Series = Mapping[str, tuple[np.ndarray, np.ndarray]]
-
-
-def schedule_figure(
-    name: str, caption: str, declared: Mapping[str, Sequence[float]], rows: Sequence[Row]
-) -> Picture | None:
+def schedule_figure(name: str, caption: str, declared: Mapping[str, Sequence[float]], log: Log) -> Picture | None:
     """Every schedule as it was declared and, where the steps log it, as it was carried out.
 
     What never changes is left out, and so is the share of the sources, which the data mix shows.
     """
-    if not rows:
+    if not log:
         return None
     at = np.array(declared.get("step", ()))
     asked = {
@@ -155,12 +153,14 @@ def schedule_figure(
         for value, column in declared.items()
         if value != "step" and not value.startswith("share of ") and len(set(column)) > 1
     }
-    done = {"learning rate": series(rows, "lr"), **named_series(rows, "schedule")}
+    done = {"learning rate": log.rate, **log.schedule}
     done = {value: drawn for value, drawn in done.items() if len(drawn[0]) and (value in asked or not declared)}
     return values_figure(name, caption, done, asked)
 
 
-def values_figure(name: str, caption: str, every: Series, asked: Series | None = None) -> Picture | None:
+def values_figure(
+    name: str, caption: str, every: Mapping[str, Series], asked: Mapping[str, Series] | None = None
+) -> Picture | None:
     """One small panel for each series over steps, the first `_MAX_PANELS` of them; `asked` dashed behind."""
     asked = asked or {}
     every = {**{value: (np.array([]), np.array([])) for value in asked}, **every}
@@ -191,26 +191,22 @@ def values_figure(name: str, caption: str, every: Series, asked: Series | None =
     return draw(name, caption, f"Line charts over steps: {said}.", 0.6 + 1.75 * lines, paint, note)
 
 
-def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: int) -> Picture | None:
+def mixture_figure(mix: Mix) -> Picture:
     """Realised share of every source, in bins of steps, against the share asked for."""
-    found = realised_rows(rows)
-    if not found:
-        return None
-    asked = asked_shares(mixture, steps) if mixture is not None and steps else {}
-    at = next(iter(found.values()))[0]
-    bins = [part for part in np.array_split(np.arange(len(at)), min(60, len(at)))]
-    middle = np.array([at[part].mean() for part in bins])
-    totals = np.array([sum(int(rows[part].sum()) for _, rows in found.values()) for part in bins])
+    bins = [part for part in np.array_split(np.arange(len(mix.step_K)), min(60, len(mix.step_K)))]
+    middle = np.array([mix.step_K[part].mean() for part in bins])
+    totals = np.array([mix.total_K[part].sum() for part in bins])
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for i, (source, (_, counts)) in enumerate(found.items()):
+        for i, (source, counts) in enumerate(mix.rows_K.items()):
             got = np.array([counts[part].sum() for part in bins]) / np.maximum(totals, 1)
             colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
             axes.plot(middle, got, marker, color=colour, markersize=3.6, label=f"{_label(source)}, realised")
-            if source in asked:
-                line = np.arange(1, steps + 1)
-                axes.plot(line, asked[source], color=colour, linestyle=DASHES[1], label=f"{_label(source)}, asked")
+            if source in mix.asked_N:
+                shares = mix.asked_N[source]
+                line = np.arange(1, len(shares) + 1)
+                axes.plot(line, shares, color=colour, linestyle=DASHES[1], label=f"{_label(source)}, asked")
         axes.set_title("Share of rows")
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -218,64 +214,9 @@ def mixture_figure(rows: Sequence[Row], mixture: MixtureRecipe | None, steps: in
         steps_axis(axes)
         legend(axes)
 
-    everything = sum(int(counts.sum()) for _, counts in found.values())
-    said = "; ".join(f"{s} {share(counts.sum() / everything)} overall" for s, (_, counts) in found.items())
+    everything = mix.total_K.sum()
+    said = "; ".join(f"{s} {share(counts.sum() / everything)} overall" for s, counts in mix.rows_K.items())
     return draw("mixture", "Data mix: realised against asked", f"Realised share of rows by step: {said}.", 3.1, paint)
-
-
-def benchmark_figure(evaluations: Sequence[Mapping]) -> Picture | None:
-    """Scores between 0 and 1 by model, with 95 % intervals and the chance level. Others are in the table alone."""
-    lines: dict[tuple[str, str], dict[str, Mapping]] = {}
-    for result in evaluations:
-        for metric, measured in result["metrics"].items():
-            if 0 <= measured["value"] <= 1 and measured.get("higher_is_better", True):
-                lines.setdefault((result["label"], metric), {})[result["model"]] = measured
-    if not lines:
-        return None
-    models = [model for model in MODEL_NAMES if any(model in scores for scores in lines.values())]
-    marks = [
-        s.get(k) or 0.0 for scores in lines.values() for s in scores.values() for k in ("value", "ci_high", "chance")
-    ]
-    reach = min(1.0, 1.15 * max(marks)) or 1.0
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        seen: set[str] = set()
-        for i, scores in enumerate(lines.values()):
-            chances = {m["chance"] for m in scores.values() if m.get("chance") is not None}
-            for chance in chances:
-                once = "" if "chance" in seen else "chance"
-                seen.add("chance")
-                axes.plot(
-                    [chance, chance], [i - 0.38, i + 0.38], color=MUTED, linestyle=DASHES[2], linewidth=1.6, label=once
-                )
-            for j, model in enumerate(models):
-                if model not in scores:
-                    continue
-                score, place = scores[model], i + 0.28 * (j - (len(models) - 1) / 2)
-                once = "" if model in seen else MODEL_NAMES[model]
-                seen.add(model)
-                if score.get("ci_low") is not None and score.get("ci_high") is not None:
-                    axes.plot([score["ci_low"], score["ci_high"]], [place, place], color=SERIES[j], linewidth=1.6)
-                axes.plot(
-                    score["value"], place, MARKERS[j], color=SERIES[j], markersize=6, linestyle="none", label=once
-                )
-        axes.set_yticks(range(len(lines)), [f"{_label(task)}\n{_label(metric)}" for task, metric in lines])
-        axes.set_ylim(len(lines) - 0.5, -0.5)
-        axes.set_xlim(-0.01 * reach, 1.01 * reach)
-        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel("score")
-        legend(axes)
-
-    said = [
-        f"{task} {metric}: " + ", ".join(f"{MODEL_NAMES[m]} {share(s[m]['value'])}" for m in models if m in s)
-        for (task, metric), s in lines.items()
-    ]
-    height_in = 0.9 + 0.55 * len(lines)
-    return draw(
-        "benchmarks", "Scores and their 95 % intervals", f"Dot plot of scores; {'; '.join(said)}.", height_in, paint
-    )
 
 
 def cost_figure(stages: Sequence[StageRow]) -> Picture | None:

@@ -12,6 +12,8 @@ from athanor.data.splits import Split
 if TYPE_CHECKING:
     from athanor.models.maps import Map
 
+MODEL_NAMES = {"base": "base", "sft": "SFT"}  # a model's name in artifacts, and in the report
+
 
 @dataclass(frozen=True)
 class StageRow:

@@ -13,9 +13,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from athanor.core.text import number, one_line
+from athanor.core.numbers import number
+from athanor.core.text import one_line
 from athanor.reports.canvas import MARKERS, SERIES, WIDTH_IN, Picture, draw, line_style
-from athanor.reports.figures import MODEL_NAMES
+from athanor.reports.inputs import MODEL_NAMES
 
 if TYPE_CHECKING:
     from athanor.models.maps import Map

@@ -48,7 +48,7 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Sample:
+class Answer:
     """One generated answer. Every text is untrusted."""
 
     heading: str
@@ -59,7 +59,7 @@ class Sample:
     """(name, text): prompt, response, expected."""
 
 
-Block = Table | Prose | Code | Sample | Picture
+Block = Table | Prose | Code | Answer | Picture
 
 
 @dataclass(frozen=True)

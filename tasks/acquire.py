@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pkgutil import iter_modules
 from typing import Any
 
 from pydantic import Field
 
 from athanor.core.recipe import Recipe
-from athanor.data import sources
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import write_documents
 from athanor.data.sources.source import source_of
@@ -34,7 +32,7 @@ def label(source: SourceRecipe) -> str:
     return source_of(source).label(source)
 
 
-@stage("acquire", code=tuple(module.name for module in iter_modules(sources.__path__, f"{sources.__name__}.")))
+@stage("acquire")
 def acquire(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
     return write_documents(recipe.source, run.out, run.progress)

@@ -36,7 +36,7 @@ class ReportStageRecipe(Recipe):
 @stage("report")
 def report(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
     """Write `report.html`, `report.md`, the figures, and `preset.yaml`, which reproduces it all."""
-    (run.out / "preset.yaml").write_text(recipe.preset_yaml)
+    (run.out / "preset.yaml").write_text(recipe.preset_yaml, encoding="utf-8")
     return write_report(_collect(recipe, inputs), run.out)
 
 
@@ -76,11 +76,11 @@ def _each(inputs: Inputs) -> Iterator[Artifact]:
 
 
 def _jsonl(artifact: Artifact, name: str) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in artifact.file(name).read_text().splitlines()]
+    return [json.loads(line) for line in artifact.file(name).read_text(encoding="utf-8").splitlines()]
 
 
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:
-    return json.loads(artifact.file(name).read_text())
+    return json.loads(artifact.file(name).read_text(encoding="utf-8"))
 
 
 def _maps(artifact: Artifact) -> list[dict[str, Any]]:

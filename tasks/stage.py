@@ -29,6 +29,7 @@ from prefect.states import Completed
 from athanor.core.code import code_fingerprint
 from athanor.core.disk import no_space
 from athanor.core.keys import artifact_key
+from athanor.core.numbers import duration
 from athanor.core.progress import Progress
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
@@ -222,7 +223,7 @@ class _ProgressArtifact:
         self.updated = now
         share = min(1.0, done / total)
         left_s = (now - self.started) * (1 - share) / share if share else 0.0
-        text = f"{self.title}: {done:,.0f} of {total:,.0f} {unit}, about {left_s:.0f} s left"
+        text = f"{self.title}: {done:,.0f} of {total:,.0f} {unit}, about {duration(left_s)} left"
         if self.id is None:
             self.id = create_progress_artifact(progress=100 * share, description=text)
         else:

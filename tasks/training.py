@@ -9,6 +9,7 @@ from typing import Any
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.numbers import duration, money
 from athanor.core.rows import Row, read_rows
 from athanor.core.run_files import CHECKPOINTS, METRICS, OF_THE_PROCESS, SPEC, SUMMARY
 from athanor.core.store import Artifact
@@ -81,8 +82,8 @@ class _Relay:
                 self.run.log(self._line(row))
 
     def _line(self, row: Row) -> str:
-        spent = f", ${row['cost_usd']:.2f} spent" if row["cost_usd"] else ""
+        spent = f", {money(row['cost_usd'])} spent" if row["cost_usd"] else ""
         return (
             f"step {row['step']}/{self.spec.train.steps}: loss {row['loss']:.3f}, "
-            f"{row['tokens_per_s']:,.0f} tokens/s, {row['eta_s']:.0f} s left{spent}"
+            f"{row['tokens_per_s']:,.0f} tokens/s, {duration(row['eta_s'])} left{spent}"
         )

@@ -109,6 +109,7 @@ def artifacts(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file's sha256, not only its size")] = False,
 ) -> None:
     """List what the store holds."""
+    from athanor.core.numbers import duration, size
     from athanor.core.store import Store
 
     store = Store()
@@ -116,11 +117,11 @@ def artifacts(
     for artifact in store.artifacts():
         problem = store.problem(artifact, verify=verify)
         manifest = artifact.manifest if problem is None else {}
-        size = sum(entry["size"] for entry in manifest.get("files", {}).values())
+        size_bytes = sum(entry["size"] for entry in manifest.get("files", {}).values())
         if as_json:
             print(json.dumps({"name": artifact.name, "path": str(artifact.path), "problem": problem, **manifest}))
         elif problem is None:
-            row = (artifact.name, "whole", _size(size), f"{manifest['wall_s']:.1f} s", manifest["created"])
+            row = (artifact.name, "whole", size(size_bytes), duration(manifest["wall_s"]), manifest["created"])
             table.add_row(*map(escape, row))
         else:
             table.add_row(escape(artifact.name), escape(f"torn: {problem}"), "", "", "")
@@ -161,15 +162,6 @@ app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(runs_commands.app, name="runs")
-
-
-def _size(size_bytes: int) -> str:
-    size = float(size_bytes)
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GiB"
 
 
 def main() -> None:

@@ -59,6 +59,7 @@ def models(
     """
     import yaml
 
+    from athanor.core.numbers import compact, memory, quantity
     from athanor.models.sizes import SIZES
 
     if size is not None:
@@ -73,12 +74,12 @@ def models(
             print(json.dumps({"size": name, **counts}))
         return
     columns = ("parameters", "active", "forward", "backward", "cache")
-    print(("{:23}" + "{:>14}" * 2 + "{:>9}" * 3).format("size", *columns))
+    print(("{:23}" + "{:>14}" * 2 + "{:>10}" * 3).format("size", *columns))
     for name, counts in every:
         totals = [f"{counts[key]:,}" for key in ("total", "active")]
-        figures = [_short(counts[key]) for key in ("forward_flops", "backward_flops", "cache_bytes")]
-        print(("{:23}" + "{:>14}" * 2 + "{:>9}" * 3).format(name, *totals, *figures))
-        print("    " + ", ".join(f"{part} {_short(number)}" for part, number in counts["parts"].items()))
+        figures = [quantity(counts["forward_flops"]), quantity(counts["backward_flops"]), memory(counts["cache_bytes"])]
+        print(("{:23}" + "{:>14}" * 2 + "{:>10}" * 3).format(name, *totals, *figures))
+        print("    " + ", ".join(f"{part} {compact(number)}" for part, number in counts["parts"].items()))
 
 
 @app.command()
@@ -263,15 +264,6 @@ def _counts(recipe, context_tokens: int | None) -> dict:
         "backward_flops": flops.backward,
         "cache_bytes": cache_bytes_per_token(recipe, tokens),
     }
-
-
-def _short(number: float) -> str:
-    """Three digits and a decimal prefix: 1.49 G."""
-    for prefix in ("", " k", " M", " G", " T"):
-        if abs(number) < 999.5 or prefix == " T":
-            return f"{number:.3g}{prefix}"
-        number /= 1000
-    raise AssertionError
 
 
 def _one_line_warnings() -> None:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from athanor.core.numbers import compact, duration, memory, money, quantity, size
 from athanor.flows.plan.estimate import TrainingEstimate
 from athanor.flows.plan.plan import Plan
 
@@ -54,7 +55,7 @@ def _stages(plan: Plan) -> Table:
         table.add_column("cost", justify="right", no_wrap=True)
     table.add_column("why", overflow="fold")
     for stage, estimate in plan.stages:
-        cells = [_span(estimate.wall_s), estimate.source.partition(" ")[0].strip(":,")]
+        cells = [duration(estimate.wall_s), estimate.source.partition(" ")[0].strip(":,")]
         cells += [_cost(plan, estimate.wall_s)] if priced else []
         if stage.state == "cached":
             cells = [""] * len(cells)
@@ -67,8 +68,8 @@ def _training(plan: Plan) -> Iterator[str]:
     for stage, estimate in plan.stages:
         if not isinstance(estimate, TrainingEstimate):
             continue
-        line = f"{stage.stage:9}{estimate.steps:,} steps, {_short(estimate.tokens)} tokens"
-        line += f", {_short(estimate.flops)} FLOPs" if estimate.flops else ""
+        line = f"{stage.stage:9}{estimate.steps:,} steps, {compact(estimate.tokens)} tokens"
+        line += f", {quantity(estimate.flops, 'FLOPs')}" if estimate.flops else ""
         line += f", {estimate.steps_left:,} steps left" if stage.step else ""
         if estimate.step_s is not None:
             line += f"; {estimate.tokens / estimate.steps / estimate.step_s:,.0f} tokens/s"
@@ -88,7 +89,7 @@ def _model(plan: Plan) -> Iterator[str]:
     active_part = f" ({active:,} active)" if active != total else ""
     yield (
         f"model    {estimator.model.family}, {total:,} parameters{active_part}, vocabulary "
-        f"{estimator.model.vocab_size:,}; {_short(flops.forward + flops.backward)} FLOPs a training token"
+        f"{estimator.model.vocab_size:,}; {quantity(flops.forward + flops.backward, 'FLOPs')} a training token"
     )
 
 
@@ -102,31 +103,31 @@ def _memory(plan: Plan) -> Iterator[str]:
         ("optimizer", step.optimizer_bytes),
         ("activations", step.activations_bytes),
     )
-    listed = " + ".join(f"{name} {_bytes(size)}" for name, size in parts)
-    yield f"memory   {_bytes(step.total_bytes)} for {rows} rows at a time: {listed}"
+    listed = " + ".join(f"{name} {memory(part_bytes)}" for name, part_bytes in parts)
+    yield f"memory   {memory(step.total_bytes)} for {rows} rows at a time: {listed}"
 
 
 def _total(plan: Plan) -> Iterator[str]:
     if not plan.stages:
         return
-    disk = _bytes(sum(estimate.disk_bytes for _, estimate in plan.stages))
+    disk = size(sum(estimate.disk_bytes for _, estimate in plan.stages))
     least, unknown = ("at least ", f"; the time of {len(plan.unknown)} is unknown") if plan.unknown else ("", "")
     waiting = sum(stage.state != "cached" for stage, _ in plan.stages)
     if not waiting:
         yield "total    nothing to build: everything is in the store"
         return
     cost = _aside(_cost(plan, plan.total_s))
-    yield f"total    {waiting} to build, {least}{_span(plan.total_s)}{cost}, {disk} on disk{unknown}"
+    yield f"total    {waiting} to build, {least}{duration(plan.total_s)}{cost}, {disk} on disk{unknown}"
 
 
 def _budget(plan: Plan) -> Iterator[str]:
     split = plan.split
     if split is None:
         return
-    line = f"budget   {_span(split.left_s)}{_aside(_cost(plan, split.left_s))} left"
+    line = f"budget   {duration(split.left_s)}{_aside(_cost(plan, split.left_s))} left"
     if split.training is not None and split.estimate is not None and split.steps is not None:
         line += (
-            f", {_span(split.reserve_s)}{_aside(_cost(plan, split.reserve_s))} of it kept for the other stages: "
+            f", {duration(split.reserve_s)}{_aside(_cost(plan, split.reserve_s))} of it kept for the other stages: "
             f"{split.training.stage} gets {split.steps:,} of its {split.estimate.steps_left:,} steps"
         )
         if split.steps < split.estimate.steps_left:
@@ -141,30 +142,4 @@ def _aside(text: str) -> str:
 def _cost(plan: Plan, wall_s: float | None) -> str:
     if plan.machine is None or not plan.machine.usd_per_hour:
         return ""
-    return "?" if wall_s is None else f"${plan.machine.usd(wall_s):,.2f}"
-
-
-def _span(wall_s: float | None) -> str:
-    """A time for people: 42 s, 3 min, 2.4 h."""
-    if wall_s is None:
-        return "?"
-    if wall_s < 100:
-        return f"{wall_s:.0f} s"
-    return f"{wall_s / 60:.0f} min" if wall_s < 6000 else f"{wall_s / 3600:,.1f} h"
-
-
-def _short(number: float) -> str:
-    """Three digits and a decimal prefix: 10.2 G."""
-    for prefix in ("", " k", " M", " G", " T", " P"):
-        if abs(number) < 999.5:
-            return f"{number:.3g}{prefix}"
-        number /= 1000
-    return f"{number:.3g} E"
-
-
-def _bytes(size_bytes: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if size_bytes < 1000:
-            return f"{size_bytes:.3g} {unit}"
-        size_bytes /= 1024
-    return f"{size_bytes:,.1f} GiB"
+    return money(None if wall_s is None else plan.machine.usd(wall_s))

@@ -10,6 +10,7 @@ from prefect.settings import temporary_settings
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
+from athanor.core.numbers import duration
 from athanor.flows.plan.plan import check_ready
 from athanor.flows.presets.preset import Preset
 from athanor.flows.server.temporary import server_settings
@@ -37,7 +38,7 @@ def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
         if isinstance(error, UserError | KeyboardInterrupt):
             raise error
         raise UserError(f"{name} ended {state.name}: {state.message}")
-    print(f"athanor: {name} {preset.name} is done in {time.monotonic() - started:.1f} s", file=sys.stderr)
+    print(f"athanor: {name} {preset.name} is done in {duration(time.monotonic() - started)}", file=sys.stderr)
 
 
 def _make_home() -> None:

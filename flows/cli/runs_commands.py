@@ -51,7 +51,7 @@ def list_runs() -> None:
     complete: the model is in the store. running: a process is training it now. stopped: `athanor run` continues it.
     deleted: its folder is gone; `athanor runs rebuild` forgets it.
     """
-    from athanor.core.text import money
+    from athanor.core.numbers import compact, money
     from athanor.tasks.runs import read
 
     listing = table("run", "family", "parameters", "state", "step", "loss", "best bits/byte", "cost", "started")
@@ -60,7 +60,7 @@ def list_runs() -> None:
             listing.add_row(
                 escape(row["name"]),
                 row["family"],
-                _compact(row["parameters"]),
+                compact(row["parameters"]),
                 read.state_now(row),
                 f"{row['step']:,}/{row['steps_planned']:,}",
                 _figure(row["loss"]),
@@ -78,13 +78,13 @@ def show(run: RunName, png: PngFile = None) -> None:
     The averages are exponential ones (EMA) that keep 0.99, 0.999 and 0.9999 of themselves at each step: over about the
     last 100, 1,000 and 10,000 steps, each corrected for its start.
     """
-    from athanor.core.text import duration, money
+    from athanor.core.numbers import compact, duration, money
     from athanor.tasks.runs import read
 
     with _database() as db:
         row = read.find_run(db, run)
-        tokens, spent = _compact(row["tokens"]), money(row["usd"] or 0.0)
-        print(f"{row['name']}: {row['family']}, {_compact(row['parameters'])} parameters, {read.state_now(row)}")
+        tokens, spent = compact(row["tokens"]), money(row["usd"] or 0.0)
+        print(f"{row['name']}: {row['family']}, {compact(row['parameters'])} parameters, {read.state_now(row)}")
         print(f"step {row['step']:,} of {row['steps_planned']:,}, {tokens} tokens, started {_when(row['started'])}")
         print(f"{duration(row['device_s'] or 0.0)} of device time, {spent}")
         _section("milestones", _milestone_table(read.milestones(db, row["run"])))
@@ -102,7 +102,7 @@ def compare(
 
     Losses in the table are EMA 0.99. They compare only with the same tokenizer; bits per byte always do.
     """
-    from athanor.core.text import money
+    from athanor.core.numbers import compact, money
     from athanor.tasks.runs import read
 
     with _database() as db:
@@ -115,10 +115,10 @@ def compare(
         speed = [read.median_tokens_per_s(db, row["run"]) for row in rows]
         curves = [read.curve(db, row) for row in rows]
     lines = [
-        ("parameters", [_compact(row["parameters"]) for row in rows]),
+        ("parameters", [compact(row["parameters"]) for row in rows]),
         ("state", [read.state_now(row) for row in rows]),
         ("steps done", [f"{row['step']:,}" for row in rows]),
-        ("tokens", [_compact(row["tokens"]) for row in rows]),
+        ("tokens", [compact(row["tokens"]) for row in rows]),
         *(
             (f"loss at step {step:,}", [_figure(at[step].ema[0]) if step in at else "–" for at in reached])
             for step in common
@@ -127,7 +127,7 @@ def compare(
             (f"best bits/byte, {escape(source)}", [_figure(scores.get(source)) for scores in best])
             for source in sorted(set().union(*best))
         ),
-        ("tokens per second", [_compact(value) for value in speed]),
+        ("tokens per second", [compact(value) for value in speed]),
         ("cost", [money(row["usd"] or 0.0) for row in rows]),
     ]
     listing = table("", *(escape(row["name"]) for row in rows))
@@ -200,14 +200,14 @@ def _database() -> Iterator[sqlite3.Connection]:
 
 
 def _milestone_table(milestones: list[Milestone]) -> Table:
-    from athanor.core.text import money
+    from athanor.core.numbers import compact, money
     from athanor.tasks.runs.read import KEEPS
 
     made = table("step", "tokens", "loss", *(f"EMA {keep}" for keep in KEEPS), "learning rate", "grad norm", "cost")
     for at in milestones:
         losses = (_figure(value) for value in (at.loss, *at.ema))
         rest = (_figure(at.lr, 3), _figure(at.grad_norm, 3), money(at.cost_usd or 0.0))
-        made.add_row(f"{at.step:,}", _compact(at.tokens), *losses, *rest)
+        made.add_row(f"{at.step:,}", compact(at.tokens), *losses, *rest)
     return made
 
 
@@ -251,15 +251,9 @@ def _print(content: Table) -> None:
 
 
 def _figure(value: float | None, digits: int = 4) -> str:
-    from athanor.core.text import number
+    from athanor.core.numbers import number
 
     return number(value, digits)
-
-
-def _compact(value: float | None) -> str:
-    from athanor.core.text import compact
-
-    return "–" if value is None else compact(value)
 
 
 def _when(unix_s: float | None) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
+from athanor.core.numbers import money
 from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact, Store
 from athanor.flows.plan.estimate import Estimator, TrainingEstimate, known_s
@@ -149,7 +150,7 @@ class Budget:
     def show(self, wall_s: float) -> str:
         """A span of this machine's time in the unit the budget is given in."""
         if self._runtime.budget_usd is not None:
-            return f"${self._machine.usd(wall_s):.2f}"
+            return money(self._machine.usd(wall_s))
         return f"{wall_s / 3600:.2f} h"
 
     def _waiting(self) -> list[StageSurvey]:
@@ -181,7 +182,7 @@ class Budget:
     def _spent(self) -> str:
         total = ledger_total(self.folder)
         return (
-            f"the budget of {self._amount()} is spent (${total.usd:.2f}, {total.device_s / 3600:.2f} device hours); "
+            f"the budget of {self._amount()} is spent ({money(total.usd)}, {total.device_s / 3600:.2f} device hours); "
             f"what is built stays in the store, and a larger budget goes on from there"
         )
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from athanor.core.errors import UserError
+from athanor.core.numbers import memory
 from athanor.flows.plan.budget import Budget, Split
 from athanor.flows.plan.estimate import Estimate, Estimator, known_s
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
@@ -65,15 +66,15 @@ def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) ->
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
         trains = any(stage.stage in TRAINING_STAGES and stage.state != "cached" for stage in needed)
-        memory = estimator.memory() if trains else None
+        counted = estimator.memory() if trains else None
     except UserError as error:  # the vocabulary, the precision
         return Plan(preset, machine, [*findings, Finding("error", "model", str(error))])
     if on is None:
         findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
-    if memory is not None:
-        findings += _memory_findings(memory, machine)
+    if counted is not None:
+        findings += _memory_findings(counted, machine)
     split, over = _budget(preset, estimator)
-    return Plan(preset, machine, findings + over, estimator, stages, memory, split)
+    return Plan(preset, machine, findings + over, estimator, stages, counted, split)
 
 
 def check_ready(preset: Preset, flow: str) -> None:
@@ -127,16 +128,14 @@ def _budget(preset: Preset, estimator: Estimator) -> tuple[Split | None, list[Fi
     return split, []
 
 
-def _memory_findings(memory: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
-    rows, step = memory
+def _memory_findings(counted: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
+    rows, step = counted
     if machine.memory_bytes is None:
         return []
     needed = step.total_bytes + DEVICE_OVERHEAD_BYTES[machine.device_type]
     if needed <= machine.memory_bytes:
         return []
-    message = (
-        f"a step of {rows} rows needs {needed / 2**30:.1f} GiB, {machine.name} has {machine.memory_bytes / 2**30:.1f}"
-    )
+    message = f"a step of {rows} rows needs {memory(needed)}, {machine.name} has {memory(machine.memory_bytes)}"
     if rows > 1:
         return [Finding("warning", "memory", f"{message}; set runtime.micro_batch_rows lower")]
     return [

@@ -17,6 +17,7 @@ from typing import Literal
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
+from athanor.core.numbers import size
 from athanor.data.data_recipe import SourceRecipe, TokenizerRecipe
 from athanor.data.hub_access import Kind, hub_access
 from athanor.data.sources.source import source_of
@@ -79,7 +80,7 @@ def disk_finding(needed_bytes: float) -> Finding:
     """Whether the artifacts still to be built fit the disk that holds ATHANOR_HOME."""
     place = next(folder for folder in (home(), *home().parents) if folder.exists())
     free_bytes = shutil.disk_usage(place).free
-    message = f"about {_gib(needed_bytes)} to be written, {_gib(free_bytes)} free at {home()}"
+    message = f"about {size(needed_bytes)} to be written, {size(free_bytes)} free at {home()}"
     if needed_bytes > free_bytes:
         return Finding("error", "disk", f"{message}; free some, or set ATHANOR_HOME to another disk")
     return Finding("warning" if needed_bytes > DISK_WARNING_SHARE * free_bytes else "ok", "disk", message)
@@ -166,7 +167,3 @@ def _dataset_cached(repo: str) -> bool:
     from datasets.config import HF_DATASETS_CACHE
 
     return (Path(HF_DATASETS_CACHE) / repo.replace("/", "___").lower()).is_dir()
-
-
-def _gib(size_bytes: float) -> str:
-    return f"{size_bytes / 2**30:.3g} GiB"

@@ -21,6 +21,7 @@ import torch
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.numbers import duration
 from athanor.core.run_files import CHECKPOINTS, SCHEDULE, SUMMARY
 from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
@@ -263,7 +264,7 @@ class TrainingRun:
         step = self._position.step
         course = revised(self._course, step, left_s, step_s or 0.001, self._pace.closing_s)
         course = self._world.from_first(course)
-        self._steer(course, f"{left_s:.0f} s of budget left: ends at step {course.end} of {self._spec.train.steps}")
+        self._steer(course, f"{duration(left_s)} of budget left: ends at step {course.end} of {self._spec.train.steps}")
 
     def _steer(self, course: Course, why: str) -> None:
         if course != self._course:

@@ -1,3 +1,5 @@
+"""Conversations as ChatML, and exactly what of them is learned."""
+
 from __future__ import annotations
 
 import json
@@ -13,7 +15,7 @@ from athanor.core.targets import IGNORE
 from athanor.data.chatml import encode_conversation, encode_prompt, render_prompt, write_chat_shards
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.loader import ChatLoader, held_out_batches
-from athanor.data.packing import PackedRows, pack
+from athanor.data.packing import PackedRows
 from athanor.data.shards import TokenShards
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
 
@@ -121,27 +123,6 @@ def test_a_bad_conversation_is_one_line_with_its_place(bad, tokenizer_dir, write
     with pytest.raises(UserError, match=r"chat\.jsonl:2") as error:
         write_chat_shards(folder, tokenizer_dir, tmp_path / "out")
     assert "\n" not in str(error.value)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(1, 50), max_size=300), st.integers(50, 90), st.integers(0, 2**40))
-def test_pack_places_every_conversation_once_and_fills_no_row_over(lengths, capacity, seed):
-    rows = pack(np.array(lengths, dtype=np.int64), capacity, seed)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    assert all(0 < sum(lengths[i] for i in row) <= capacity for row in rows)
-    assert rows == pack(np.array(lengths, dtype=np.int64), capacity, seed)
-    half_empty = sum(sum(lengths[i] for i in row) * 2 <= capacity for row in rows)
-    assert half_empty <= 1  # within a chunk, two such rows would have been one
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_pack_fills_the_gaps_of_long_conversations_with_short_ones(seed):
-    assert len(pack(np.array([3, 7] * 20), 10, seed)) == 20
-
-
-def test_pack_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="does not fit"):
-        pack(np.array([5, 11]), 10, 0)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from athanor.data import documents
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import Document, _cut, read_documents, write_documents
 from athanor.data.sources import word_problems
-from athanor.data.sources.records import BadRecord, Raw, Template
+from athanor.data.sources.records import Raw
 
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
@@ -256,26 +256,6 @@ def test_a_template_joins_fields_and_data_is_never_a_template(tmp_path, out):
     path = jsonl(tmp_path / "rows.jsonl", [{"q": "{a} {q.__class__}?", "a": 4, "id": 1}])
     write_documents(SourceRecipe(path=path, text="{{Q}} {q}\n{a}"), out)
     assert texts(out, "train") == ["{Q} {a} {q.__class__}?\n4"]
-
-
-@pytest.mark.parametrize("pattern", ["", "{", "{}", "{q!r}", "{q:>9}", "no field {{}}", "{q}}"])
-def test_a_template_that_cannot_be_read_is_a_one_line_error(pattern):
-    with pytest.raises(UserError, match="template") as caught:
-        Template(pattern)
-    assert "\n" not in str(caught.value)
-
-
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(["q", "a"]), st.one_of(st.text(), st.integers(), st.none(), st.booleans())))
-def test_a_template_renders_text_and_numbers_or_says_why_not(record):
-    def usable(value):
-        return isinstance(value, str | int) and not isinstance(value, bool)
-
-    try:
-        assert Template("{q}/{a}").render(record) == f"{record['q']}/{record['a']}"
-        assert usable(record["q"]) and usable(record["a"])
-    except BadRecord:
-        assert not all(name in record and usable(record[name]) for name in ("q", "a"))
 
 
 # --- conversations ----------------------------------------------------------------------------------------------

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.data.permutation import hash64, name_key, permute
-from athanor.data.phases import Phase, phase_at
+from athanor.data.phases import Phase
 from athanor.data.windows import WindowOrder
 
 
@@ -70,8 +69,3 @@ def test_the_parts_of_a_window_are_spread_over_the_phase():
     neighbours = (part_N[1:] // 4 == part_N[:-1] // 4).mean()
     assert neighbours < 0.01
     assert abs(np.corrcoef(part_N[:-1], part_N[1:])[0, 1]) < 0.1
-
-
-@pytest.mark.parametrize(("step", "phase"), [(0, 0), (9, 0), (10, 1), (11, 1), (99, 2)])
-def test_a_phase_lasts_until_the_next_begins(step, phase):
-    assert phase_at([Phase(0, 1, 4), Phase(10, 2, 2), Phase(99, 4, 1)], step) == phase

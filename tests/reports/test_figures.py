@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -15,8 +14,10 @@ from matplotlib.transforms import BboxBase
 from athanor.models.maps import Map
 from athanor.reports import canvas
 from athanor.reports.figures import loss_figure, schedule_figure
+from athanor.reports.findings import Findings
+from athanor.reports.log import Log
 from athanor.reports.mapfigures import map_figure
-from athanor.reports.sections import headlines, sections
+from athanor.reports.sections import sections
 
 Boxes = dict[int, tuple[str, BboxBase]]
 
@@ -55,7 +56,7 @@ def collisions(boxes: Boxes) -> list[tuple[str, str]]:
 
 
 def test_no_label_covers_another(priced_run, drawn):
-    sections(priced_run)
+    sections(Findings.of(priced_run))
     assert len(drawn) > 12
     assert [found for boxes in drawn for found in collisions(boxes)] == []
 
@@ -64,7 +65,7 @@ def test_no_label_covers_another_when_names_are_long(drawn):
     measured = {"loss": 1.0, "bits_per_byte": 1.0, "tokens": 9}
     names = [f"a domain with a rather long name {i}" for i in range(9)]
     rows = [{"kind": "eval", "step": s, "held_out": dict.fromkeys(names, measured)} for s in (1, 2)]
-    assert loss_figure("loss", "Training", rows) and collisions(drawn[0]) == []
+    assert loss_figure("loss", "Training", Log(rows)) and collisions(drawn[0]) == []
 
 
 @pytest.mark.parametrize(
@@ -108,18 +109,9 @@ def test_shift_needs_the_same_ticks():
 
 def test_the_schedules_show_what_was_declared_beside_what_was_done(run):
     rows = [row for row in run.pretrain_metrics if row["kind"] == "step"]
-    picture = schedule_figure("s", "Schedules", run.pretrain_schedule, rows)
+    picture = schedule_figure("s", "Schedules", run.pretrain_schedule, Log(rows))
     assert picture is not None
     assert "tokens per row from 64.0 to 128" in picture.alt
     assert "learning rate from 0.000100 to 0" in picture.alt
     assert "constant" not in picture.alt
     assert "share of" not in picture.alt, "the data mix has a figure of its own"
-
-
-def test_a_run_cut_by_its_budget_says_so_at_the_top(run):
-    def notes(stages) -> str:
-        return " ".join(headline.note for headline in headlines(replace(run, stages=stages)))
-
-    assert "cut" not in notes(run.stages)
-    cut = [replace(s, facts={**s.facts, "cuts": [{"at_step": 500, "end": 600}]}) for s in run.stages]
-    assert "600 steps of 600: cut to stay within the budget" in notes(cut)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 
+from athanor.core.numbers import duration, money
 from athanor.core.rows import Row
-from athanor.core.text import duration
 from athanor.tasks.trainer.observers.kind import Observer, Scene
 
 CONSOLE_EVERY_S = 5.0
@@ -34,7 +34,7 @@ class ConsoleLines(Observer):
             self._printed = time.monotonic()
             print(
                 f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left  ${row['cost_usd']:.2f}"
+                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left  {money(row['cost_usd'])}"
             )
 
 

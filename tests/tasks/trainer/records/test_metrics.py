@@ -1,17 +1,7 @@
 """metrics.jsonl: what survives a crash, and what a resume drops."""
 
-from athanor.core.rows import RowWriter, read_rows
+from athanor.core.rows import read_rows
 from athanor.tasks.trainer.records.metrics import MetricsLog
-
-
-def test_a_torn_last_line_is_not_a_row_and_does_not_swallow_the_next(tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(b'{"a": 1}\n{"a": 2')
-    assert list(read_rows(path)) == [{"a": 1}]
-    writer = RowWriter(path)
-    writer.append({"a": 3})
-    writer.close()
-    assert list(read_rows(path)) == [{"a": 1}, {"a": 3}]
 
 
 def test_resume_drops_steps_and_evaluations_beyond_the_checkpoint_and_keeps_events(tmp_path):

@@ -1,7 +1,5 @@
 """The decoding benchmark times both ways in one run and writes what it found."""
 
-import pytest
-
 from athanor.reports.benchmarks import decode
 
 
@@ -15,7 +13,9 @@ def test_the_benchmark_writes_a_row_for_each_family(tmp_path, monkeypatch):
     assert ". Idle.\n" in text
     (row,) = [line for line in text.splitlines() if line.startswith("| vanilla")]
     *_, cached, recomputed, ratio, _ = (cell.strip() for cell in row.split("|"))
-    assert float(ratio.removesuffix(" ×")) == pytest.approx(float(cached) / float(recomputed), rel=0.1)
+    lowest = (float(cached) - 0.05) / (float(recomputed) + 0.005)  # what printing rounded away
+    highest = (float(cached) + 0.05) / max(float(recomputed) - 0.005, 1e-9)
+    assert lowest - 0.05 <= float(ratio.removesuffix(" ×")) <= highest + 0.05
 
 
 def test_cached_speed_counts_every_token_after_the_first_of_each_row(monkeypatch):

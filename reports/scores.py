@@ -1,0 +1,114 @@
+"""Benchmark scores: how they read, how two compare, and their figure. A score is a share unless its metric says not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from athanor.core.numbers import number, share
+from athanor.core.text import one_line
+from athanor.reports.canvas import DASHES, LABEL_CHARACTERS, MARKERS, MUTED, SERIES, Picture, draw, legend
+from athanor.reports.inputs import MODEL_NAMES
+
+Measured = Mapping  # value, ci_low, ci_high, n, chance, higher_is_better
+Scores = Mapping[tuple[str, str], Mapping[str, Measured]]
+
+
+def scores_of(evaluations: Iterable[Mapping]) -> Scores:
+    """(task label, metric) -> model -> measured, in order of appearance."""
+    found: dict[tuple[str, str], dict[str, Measured]] = {}
+    for result in evaluations:
+        for metric, measured in result["metrics"].items():
+            found.setdefault((result["label"], metric), {})[result["model"]] = measured
+    return found
+
+
+def is_share(measured: Measured) -> bool:
+    """Whether it is read as a percentage."""
+    return measured.get("higher_is_better", True) and 0 <= measured["value"] <= 1
+
+
+def score_text(measured: Measured) -> str:
+    """The value."""
+    return share(measured["value"]) if is_share(measured) else number(measured["value"])
+
+
+def interval_text(measured: Measured) -> str:
+    """Its 95 % interval; empty where there is none."""
+    low, high = measured.get("ci_low"), measured.get("ci_high")
+    if low is None or high is None:
+        return ""
+    return f"{100 * low:.1f}–{share(high)}" if is_share(measured) else f"{number(low)}–{number(high)}"
+
+
+def against(measured: Measured, low: float | None, high: float | None, other: str) -> str:
+    """Where the 95 % interval of `measured` lies relative to `low`..`high`."""
+    if None in (low, high, measured.get("ci_low"), measured.get("ci_high")):
+        return "–"
+    better, worse = f"better than {other}", f"worse than {other}"
+    if not measured.get("higher_is_better", True):
+        better, worse = worse, better
+    if measured["ci_low"] > high:
+        return better
+    return worse if measured["ci_high"] < low else f"not told apart from {other}"
+
+
+def benchmark_figure(scores: Scores) -> Picture | None:
+    """Scores between 0 and 1 by model, with 95 % intervals and the chance level. Others are in the table alone."""
+    lines = {
+        line: shares
+        for line, by_model in scores.items()
+        if (shares := {model: measured for model, measured in by_model.items() if is_share(measured)})
+    }
+    if not lines:
+        return None
+    models = [model for model in MODEL_NAMES if any(model in by_model for by_model in lines.values())]
+    marks = [
+        score.get(mark) or 0.0
+        for by_model in lines.values()
+        for score in by_model.values()
+        for mark in ("value", "ci_high", "chance")
+    ]
+    reach = min(1.0, 1.15 * max(marks)) or 1.0
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        seen: set[str] = set()
+        for i, by_model in enumerate(lines.values()):
+            chances = {score["chance"] for score in by_model.values() if score.get("chance") is not None}
+            for chance in chances:
+                once = "" if "chance" in seen else "chance"
+                seen.add("chance")
+                axes.plot(
+                    [chance, chance], [i - 0.38, i + 0.38], color=MUTED, linestyle=DASHES[2], linewidth=1.6, label=once
+                )
+            for j, model in enumerate(models):
+                if model not in by_model:
+                    continue
+                score, place = by_model[model], i + 0.28 * (j - (len(models) - 1) / 2)
+                once = "" if model in seen else MODEL_NAMES[model]
+                seen.add(model)
+                if score.get("ci_low") is not None and score.get("ci_high") is not None:
+                    axes.plot([score["ci_low"], score["ci_high"]], [place, place], color=SERIES[j], linewidth=1.6)
+                axes.plot(
+                    score["value"], place, MARKERS[j], color=SERIES[j], markersize=6, linestyle="none", label=once
+                )
+        names = [[one_line(name, LABEL_CHARACTERS) for name in line] for line in lines]
+        axes.set_yticks(range(len(lines)), ["\n".join(name) for name in names])
+        axes.set_ylim(len(lines) - 0.5, -0.5)
+        axes.set_xlim(-0.01 * reach, 1.01 * reach)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel("score")
+        legend(axes)
+
+    said = [
+        f"{task} {metric}: " + ", ".join(f"{MODEL_NAMES[m]} {share(at[m]['value'])}" for m in models if m in at)
+        for (task, metric), at in lines.items()
+    ]
+    height_in = 0.9 + 0.55 * len(lines)
+    return draw(
+        "benchmarks", "Scores and their 95 % intervals", f"Dot plot of scores; {'; '.join(said)}.", height_in, paint
+    )
