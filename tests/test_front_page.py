@@ -20,16 +20,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from stranger import ROOT, build_wheel, clean_environment, make_clone, make_environment
 
 from athanor.core.store import Store
 from athanor.flows.chain import OWN_STAGES
 from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.flows.server.prepare import prepare_server
 from athanor.tasks.trainer.records.ledger import ledger_total
 
 TRAP_PACKAGES = ("data", "models", "tasks", "flows", "reports", "kernels", "core", "athanor", "wandb")
 TRAP_MODULES = ("evaluate", "tokenizers", "torch", "prefect", "datasets", "yaml", "numpy", "safetensors", "lm_eval")
-PROGRAMS = ("athanor", "prefect", "make", "pip", "git", "cd", "export", "python", "python3", "docker")
+PROGRAMS = ("athanor", "prefect", "make", "pip", "git", "cd", "export", ".", "python", "python3", "docker")
 
 # What makes a run short enough for a test: added to every command that runs or plans a preset.
 TAKES_SETTINGS = r"^athanor (run|plan) (quickstart|mine\.yaml)"
@@ -63,6 +65,8 @@ SUBSTITUTIONS = (
 NOT_RUN = (
     (r"^make run$", "`athanor run quickstart`, below, after an installation from a package index"),
     (r"^make test$", "is what runs this test"),
+    (r"^export PREFECT_API_URL=", "given to every command, with a free port"),
+    (r"^\. \.venv/bin/activate$", "given to every command as its PATH"),
     (r"^athanor run polychromatic-600m", "needs gated text, a GPU and days; tests/flows/plan plan it"),
     (r"^athanor plan polychromatic-600m", "asks the hub; tests/flows/plan/test_plan.py"),
     (r"runtime\.(ranks|nodes)=", "tests/tasks/trainer/engines/test_engines.py"),
@@ -75,7 +79,7 @@ def commands(readme: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for section in re.split(r"^## ", readme, flags=re.MULTILINE):
         title = section.partition("\n")[0]
-        for block in re.findall(r"^```\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
+        for block in re.findall(r"^```(?:sh)?\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
             lines = [re.sub(r"(^|\s+)# .*", "", line).strip() for line in block.splitlines()]
             parts = [part for line in lines if line for part in re.split(r"\s{2,}(?=(?:athanor|prefect) )", line)]
             if parts and _program(parts[0]) in PROGRAMS:
@@ -172,7 +176,7 @@ def stranger(clone, tmp_path_factory) -> Stranger:
     """Has the wheel alone, which is asserted; knows no server."""
     place = tmp_path_factory.mktemp("stranger")
     binaries = make_environment(build_wheel(clone, place), place / "environment")
-    variables = {"PREFECT_HOME": str(place / "prefect"), "WANDB_MODE": "offline"}
+    variables = {"PREFECT_HOME": str(place / "prefect"), "PREFECT_CLI_PROMPT": "false", "WANDB_MODE": "offline"}
     found = Stranger(binaries, set_traps(place / "folder"), clean_environment(binaries, **variables))
     where = "import athanor.core.store, athanor.flows.cli.main as m; print(m.__file__, list(athanor.__path__))"
     told = subprocess.run([binaries / "python", "-P", "-c", where], env=found.environment, capture_output=True)
@@ -293,6 +297,13 @@ def test_every_flow_of_every_preset_is_deployed_and_a_clones_prefect_yaml_says_t
     assert prepared.keys() == expected
     for found in prefect_block.deployments.values():
         assert found == prepared
+
+
+@pytest.mark.slow
+def test_preparing_a_server_again_creates_nothing(prefect_block):
+    with temporary_settings({PREFECT_API_URL: prefect_block.server.url}):
+        assert prepare_server() == ([], len(preset_names()) * (1 + len(OWN_STAGES)))
+    assert prefect_block.server.deployments() in prefect_block.deployments.values()
 
 
 LOAD = """
