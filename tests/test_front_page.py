@@ -20,16 +20,18 @@ from pathlib import Path
 
 import httpx
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from stranger import ROOT, build_wheel, clean_environment, make_clone, make_environment
 
-from athanor.core.store import Store
+from athanor.core.store import Artifact, Store
 from athanor.flows.chain import OWN_STAGES
 from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.flows.server.prepare import prepare_server
 from athanor.tasks.trainer.records.ledger import ledger_total
 
 TRAP_PACKAGES = ("data", "models", "tasks", "flows", "reports", "kernels", "core", "athanor", "wandb")
 TRAP_MODULES = ("evaluate", "tokenizers", "torch", "prefect", "datasets", "yaml", "numpy", "safetensors", "lm_eval")
-PROGRAMS = ("athanor", "prefect", "make", "pip", "git", "cd", "export", "python", "python3", "docker")
+PROGRAMS = ("athanor", "prefect", "make", "pip", "git", "cd", "export", ".", "python", "python3", "docker")
 
 # What makes a run short enough for a test: added to every command that runs or plans a preset.
 TAKES_SETTINGS = r"^athanor (run|plan) (quickstart|mine\.yaml)"
@@ -63,6 +65,8 @@ SUBSTITUTIONS = (
 NOT_RUN = (
     (r"^make run$", "`athanor run quickstart`, below, after an installation from a package index"),
     (r"^make test$", "is what runs this test"),
+    (r"^export PREFECT_API_URL=", "given to every command, with a free port"),
+    (r"^\. \.venv/bin/activate$", "given to every command as its PATH"),
     (r"^athanor run polychromatic-600m", "needs gated text, a GPU and days; tests/flows/plan plan it"),
     (r"^athanor plan polychromatic-600m", "asks the hub; tests/flows/plan/test_plan.py"),
     (r"runtime\.(ranks|nodes)=", "tests/tasks/trainer/engines/test_engines.py"),
@@ -75,7 +79,7 @@ def commands(readme: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for section in re.split(r"^## ", readme, flags=re.MULTILINE):
         title = section.partition("\n")[0]
-        for block in re.findall(r"^```\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
+        for block in re.findall(r"^```(?:sh)?\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
             lines = [re.sub(r"(^|\s+)# .*", "", line).strip() for line in block.splitlines()]
             parts = [part for line in lines if line for part in re.split(r"\s{2,}(?=(?:athanor|prefect) )", line)]
             if parts and _program(parts[0]) in PROGRAMS:
@@ -92,6 +96,9 @@ EVERY = [command for section in README.values() for command in section]
 PREFECT = [
     command for command in EVERY if _program(command) == "prefect" or command.startswith("athanor prepare-server")
 ]
+
+
+DEPLOY = "prefect deploy --all"
 
 
 def reason(command: str) -> str | None:
@@ -172,7 +179,7 @@ def stranger(clone, tmp_path_factory) -> Stranger:
     """Has the wheel alone, which is asserted; knows no server."""
     place = tmp_path_factory.mktemp("stranger")
     binaries = make_environment(build_wheel(clone, place), place / "environment")
-    variables = {"PREFECT_HOME": str(place / "prefect"), "WANDB_MODE": "offline"}
+    variables = {"PREFECT_HOME": str(place / "prefect"), "PREFECT_CLI_PROMPT": "false", "WANDB_MODE": "offline"}
     found = Stranger(binaries, set_traps(place / "folder"), clean_environment(binaries, **variables))
     where = "import athanor.core.store, athanor.flows.cli.main as m; print(m.__file__, list(athanor.__path__))"
     told = subprocess.run([binaries / "python", "-P", "-c", where], env=found.environment, capture_output=True)
@@ -234,7 +241,10 @@ class PrefectBlock:
 
 @pytest.fixture(scope="module")
 def prefect_block(stranger, clone) -> Iterator[PrefectBlock]:
-    """Run the README's commands for Prefect in their order, and the whole lifecycle on the worker after that."""
+    """Run the README's commands for Prefect in their order, and the whole lifecycle on the worker after that.
+
+    `prefect deploy` is run in a clone: it needs a `prefect.yaml` there, and imports flows with its folder first.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -245,7 +255,7 @@ def prefect_block(stranger, clone) -> Iterator[PrefectBlock]:
     small = f"--params {shlex.quote(json.dumps({'preset': preset}))}"
     deployments: dict[str, dict] = {}
     try:
-        for command in [*PREFECT, "prefect deployment run lifecycle-flow/quickstart"]:
+        for command in dict.fromkeys((*PREFECT, DEPLOY, "prefect deployment run lifecycle-flow/quickstart")):
             if "server start" in command:
                 user.start(f"{command} --host 127.0.0.1 --port {port}")
                 server.wait_until_it_answers()
@@ -255,8 +265,7 @@ def prefect_block(stranger, clone) -> Iterator[PrefectBlock]:
                 user.run(f"{command} {small}")
                 server.wait_for_runs()
             else:
-                # `prefect deploy` reads a file of the clone, and imports flows with its working directory first
-                user.run(command, clone if command.startswith("prefect deploy ") else None)
+                user.run(command, clone if command == DEPLOY else None)
                 deployments[command] = server.deployments()
         yield PrefectBlock(server, deployments, server.wait_for_runs())
     finally:
@@ -265,12 +274,8 @@ def prefect_block(stranger, clone) -> Iterator[PrefectBlock]:
 
 def test_every_command_of_the_readme_is_run_or_listed_as_not_run():
     assert {"Use"} <= README.keys() and PREFECT and USE
-    unknown = [command for command in EVERY if _program(command) not in PROGRAMS or not _is_known(command)]
-    assert not unknown, "neither run nor listed"
-
-
-def _is_known(command: str) -> bool:
-    return reason(command) is not None or _program(command) in ("athanor", "prefect")
+    others = [command for command in EVERY if _program(command) not in ("athanor", "prefect")]
+    assert not [command for command in others if reason(command) is None]
 
 
 @pytest.mark.slow
@@ -283,6 +288,19 @@ def test_flows_run_on_a_worker_in_the_folder_it_was_started_in(prefect_block, st
     assert {state for name, state in again.items() if name not in states} == {"Completed"}
     assert {"sft polychromatic", "evaluate word-problems-sft", "report quickstart"} <= again.keys()
     assert stranger.new_files() == {".athanor"}
+    found = whole_artifacts(stranger.folder / ".athanor")
+    assert len(found) == len(again)
+    report = found["report/quickstart"].file("report.html").read_text()
+    for heading in ("Lineage", "Benchmarks", "Inside the model", "Samples", "Reproduce"):
+        assert heading in report
+
+
+def whole_artifacts(home: Path) -> dict[str, Artifact]:
+    """Stage and label -> artifact, of all in a home; every file is as its manifest says."""
+    store = Store(home / "store")
+    found = {f"{artifact.stage}/{artifact.label}": artifact for artifact in store.artifacts()}
+    assert not [problem for artifact in found.values() if (problem := store.problem(artifact, verify=True))]
+    return found
 
 
 @pytest.mark.slow
@@ -293,6 +311,13 @@ def test_every_flow_of_every_preset_is_deployed_and_a_clones_prefect_yaml_says_t
     assert prepared.keys() == expected
     for found in prefect_block.deployments.values():
         assert found == prepared
+
+
+@pytest.mark.slow
+def test_preparing_a_server_again_creates_nothing(prefect_block):
+    with temporary_settings({PREFECT_API_URL: prefect_block.server.url}):
+        assert prepare_server() == ([], len(preset_names()) * (1 + len(OWN_STAGES)))
+    assert prefect_block.server.deployments() in prefect_block.deployments.values()
 
 
 LOAD = """
@@ -328,7 +353,7 @@ def test_the_commands_for_use_work_on_what_the_worker_has_built(prefect_block, s
     documents = [{"text": f"{number} plus {number} is {2 * number}."} for number in range(200)]
     (user.folder / TEXT).write_text("".join(json.dumps(document) + "\n" for document in documents))
     (user.folder / "mine.yaml").write_text("extends: quickstart\ndescription: my own\n")
-    built = len(list(Store(user.folder / ".athanor" / "store").artifacts()))
+    built = len(whole_artifacts(user.folder / ".athanor"))
     printed = {}
     for command in USE:
         for pattern, replacement in SUBSTITUTIONS:
@@ -342,23 +367,17 @@ def test_the_commands_for_use_work_on_what_the_worker_has_built(prefect_block, s
 
 
 @pytest.mark.slow
-def test_text_becomes_a_report_in_another_folder_and_every_second_is_charged(stranger, tmp_path):
+def test_text_becomes_a_tuned_model_in_another_folder_and_every_second_is_charged(stranger, tmp_path):
     home = tmp_path / "home"
     user = stranger.elsewhere(tmp_path / "folder", ATHANOR_HOME=str(home), PREFECT_HOME=str(tmp_path / "prefect"))
-    user.run(f"athanor run quickstart --budget-hours 50 {SETTINGS}")
+    user.run(f"athanor run quickstart --only sft --budget-hours 50 {SETTINGS}")
     assert user.new_files() == set()
-    store = Store(home / "store")
-    found = {f"{artifact.stage}/{artifact.label}": artifact for artifact in store.artifacts()}
-    assert {"pretrain/polychromatic", "sft/polychromatic", "chat/word-problems-chat"} <= found.keys()
-    assert {"evaluate/word-problems-base", "evaluate/word-problems-sft", "report/quickstart"} <= found.keys()
-    assert not [problem for artifact in found.values() if (problem := store.problem(artifact, verify=True))]
-    report = (found["report/quickstart"].path / "report.html").read_text()
-    for heading in ("Lineage", "Benchmarks", "Inside the model", "Samples", "Reproduce"):
-        assert heading in report
-    (budget,) = (home / "budgets").glob("quickstart-*")
+    found = whole_artifacts(home)
+    assert {"chat/word-problems-chat", "pretrain/polychromatic", "sft/polychromatic"} <= found.keys()
     allowed_s = [
         json.loads((found[f"{stage}/polychromatic"].path / "run.json").read_text())["runtime"]["budget_s"]
         for stage in ("pretrain", "sft")
     ]
     assert all(0 < seconds < 50 * 3600 for seconds in allowed_s)
+    (budget,) = (home / "budgets").glob("quickstart-*")
     assert sum(artifact.manifest["wall_s"] for artifact in found.values()) < ledger_total(budget).device_s < 4000

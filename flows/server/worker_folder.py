@@ -9,6 +9,7 @@ worker's own, and the flow goes there once it has been imported. Nothing is ever
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 import psutil
 from prefect.logging import get_run_logger
@@ -20,8 +21,12 @@ NOTE = "ATHANOR_WORKER_FOLDER"  # the environment is all that Prefect hands from
 
 
 def note_worker_folder() -> None:
-    """Pull step: note the folder of the worker, which is the parent of the process that prepares a run."""
-    os.environ[NOTE] = psutil.Process(os.getppid()).cwd()
+    """Pull step: note the folder of the worker, which is the parent of the process that prepares a run.
+
+    Where no parent is in sight, as in a container of its own, nothing is noted and the run stays where it is.
+    """
+    with suppress(psutil.Error):
+        os.environ[NOTE] = psutil.Process(os.getppid()).cwd()
 
 
 def enter_worker_folder() -> None:
