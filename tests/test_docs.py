@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -286,6 +286,16 @@ def test_every_message_in_troubleshooting_is_one_the_code_says():
     assert len(messages) > 40
     for message in messages:
         assert any(message in text for text in sayings()), message
+
+
+def test_the_page_of_fields_has_all_of_them():
+    spec = spec_from_file_location("preset_fields", DOCS / "preset_fields.py")
+    assert spec is not None and spec.loader is not None
+    hook = module_from_spec(spec)
+    spec.loader.exec_module(hook)
+    written = hook.on_page_markdown((DOCS / "preset.md").read_text())
+    for path in settings():
+        assert f"\n| `{path.rpartition('.')[2]}` | " in written, path
 
 
 def test_the_site_builds_strictly_and_loads_nothing_from_elsewhere(tmp_path):
