@@ -5,9 +5,11 @@ from __future__ import annotations
 import ast
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from itertools import pairwise
@@ -23,6 +25,8 @@ from athanor.flows.cli.main import app
 from athanor.flows.plan.machine import rented_machine
 from athanor.flows.presets.preset import Preset, load_preset, preset_names
 from athanor.flows.server.deployments import WORK_POOL, prefect_yaml
+from athanor.tasks.runs.read import query, reading
+from athanor.tasks.runs.schema import database_path, emptied
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -174,6 +178,20 @@ def test_every_command_exists_with_its_options(line):
     CHECKS[program](arguments)
 
 
+def new_database() -> AbstractContextManager[sqlite3.Connection]:
+    """The metrics database, to be written: all its tables and no run."""
+    database_path().parent.mkdir(exist_ok=True)
+    return emptied()
+
+
+def test_the_tables_of_the_metrics_database_are_described_with_their_columns():
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| (\w+(?:, \w+)+) \|$", (DOCS / "reports.md").read_text(), re.MULTILINE)
+    with new_database() as db:
+        tables = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")} - {"followed"}
+        columns = {table: [row[1] for row in db.execute(f"PRAGMA table_info({table})")] for table in tables}
+    assert {table: names.split(", ") for table, names in rows} == columns
+
+
 def _check_athanor(arguments: list[str]) -> None:
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands") and arguments:
@@ -184,6 +202,11 @@ def _check_athanor(arguments: list[str]) -> None:
     given = context.params
     if (preset := given.get("preset")) in preset_names():
         load_preset(preset, given.get("settings") or ())
+    if sql := given.get("sql"):
+        with new_database():
+            pass
+        with reading() as db:
+            query(db, sql)
 
 
 def _check_chaos(arguments: list[str]) -> None:
