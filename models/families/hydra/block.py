@@ -1,8 +1,8 @@
 """HYDRA's block: layers inside a recursion inside a gate; and its expert layer.
 
-layer   h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
-block   y = MoD(x, MoR(x, its layers in turn))                    one layer, or the middle ones of `mor_sharing`
-expert  y = x + alpha MoE(norm x)
+    layer   h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
+    block   y = MoD(x, MoR(x, its layers in turn))                    one layer, or the middle ones of `mor_sharing`
+    expert  y = x + alpha MoE(norm x)
 
 mod_scope=mlp gates the feed-forward layer alone, and only in blocks between the first and the last:
         layer   h = h + CCGQA(norm h);  h = h + r SwiGLU(norm h)      r decided once, from x, for all recursions
