@@ -1,9 +1,9 @@
 """Keyed hashes and pseudo-random permutations of range(n), vectorised, without memory or state.
 
 The order of the data and the noise keys of its rows are values of these functions, so any process can compute any
-part of them at any time. `permute` is a Feistel network over the factors of a*b >= n (a ~ b ~ sqrt(n)), which is a
-bijection whatever its round function; a value that lands in [n, a*b) is sent through again (cycle walking), which
-stays a bijection on range(n). a*b - n < a, so hardly any value walks.
+part of them at any time. `permute` is a Feistel network over the factors of a b >= n (a ~ b ~ sqrt(n)), which is a
+bijection whatever its round function; a value that lands in [n, a b) is sent through again (cycle walking), which
+stays a bijection on range(n). a b - n < a, so hardly any value walks.
 """
 
 from __future__ import annotations

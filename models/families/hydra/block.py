@@ -1,8 +1,8 @@
 """HYDRA's block: layers inside a recursion inside a gate; and its expert layer.
 
-layer   h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
-block   y = MoD(x, MoR(x, its layers in turn))                    one layer, or the middle ones of `mor_sharing`
-expert  y = x + alpha MoE(norm x)
+    layer   h = h + CCGQA(norm h);  h = h + SwiGLU(norm h)
+    block   y = MoD(x, MoR(x, its layers in turn))                    one layer, or the middle ones of `mor_sharing`
+    expert  y = x + alpha MoE(norm x)
 
 A block returns all that comes of its routing, and changes nothing but the caches it is given: run again, as when it is
 recomputed in the backward pass, it does the same again.

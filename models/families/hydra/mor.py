@@ -3,14 +3,15 @@
 A recursion r maps h to Block(h + embedding[r]). `adaptive` in [0, 1] leads from R recursions for every token to what
 the router wants. Tokens outside `active` keep their stream; they still write keys and values.
 
-gaussian       mu = (R - 1) sigmoid(w x + b), p = normalised exp(-(r - mu)^2 / 2 variance), y = sum_r p_r h[r+1].
-               Each layer starts at its own depth, from 0.4 (first) to 0.8 (last) of R - 1; ponder = sum_r (r+1) p_r.
-               exit="hard" stops a token after its most probable recursion when serving. HYDRA's.
-expert_choice  at recursion r the tokens still active compete for (R - r) / R of the places; those that reach the
-               calibrated threshold (in training too, so that no future decides) get h += g Block(h),
-               g = 0.1 sigmoid(w_r h), the others stop. Bae et al. 2025, with the threshold of `ThresholdRouter`.
-token_choice   p = softmax(W x) over depths at the start, the best one is taken: y = p_depth h[depth] + x; balanced by
-               a Switch loss and a z-loss. Bae et al. 2025.
+    gaussian       mu = (R - 1) sigmoid(w x + b), p = normalised exp(-(r - mu)^2 / 2 variance), y = sum_r p_r h[r+1].
+                   Each layer starts at its own depth, from 0.4 (first) to 0.8 (last) of R - 1;
+                   ponder = sum_r (r+1) p_r. exit="hard" stops a token after its most probable recursion when
+                   serving. HYDRA's.
+    expert_choice  at recursion r the tokens still active compete for (R - r) / R of the places; those that reach the
+                   calibrated threshold (in training too, so that no future decides) get h += g Block(h),
+                   g = 0.1 sigmoid(w_r h), the others stop. Bae et al. 2025, with the threshold of `ThresholdRouter`.
+    token_choice   p = softmax(W x) over depths at the start, the best one is taken: y = p_depth h[depth] + x; balanced
+                   by a Switch loss and a z-loss. Bae et al. 2025.
 """
 
 from __future__ import annotations
