@@ -9,7 +9,7 @@ from typing import Any
 
 from athanor.core.errors import UserError
 from athanor.core.rows import Row, read_rows
-from athanor.core.store import Artifact, write_json
+from athanor.core.store import write_json
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.runs.follow import Recorder
 from athanor.tasks.stage import StageRun
@@ -19,12 +19,10 @@ from athanor.tasks.trainer.records.metrics import METRICS
 from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
 
 LOG_EVERY_S = 10.0
-TRAINING_STAGES = ("pretrain", "sft")
 
 
-def resolve_model(recipe: ModelRecipe, tokenizer: Artifact) -> ModelRecipe:
+def resolve_model(recipe: ModelRecipe, vocab_size: int) -> ModelRecipe:
     """The model recipe with the tokenizer's vocabulary filled in, or checked against it (UserError)."""
-    vocab_size = tokenizer.facts["vocab_size"]
     if recipe.vocab_size is not None and recipe.vocab_size < vocab_size:
         raise UserError(
             f"model.vocab_size={recipe.vocab_size} is smaller than the tokenizer's {vocab_size} ids; "

@@ -11,8 +11,8 @@ from prefect.settings import temporary_settings
 from athanor.core.errors import UserError
 from athanor.core.store import home
 from athanor.flows.plan.plan import check_ready
-from athanor.flows.presets.preset import Preset
 from athanor.flows.server.temporary import server_settings
+from athanor.tasks.preset_recipe import Preset
 
 
 def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:

@@ -20,6 +20,7 @@ from athanor.core.store import Store
 from athanor.flows.plan.machine import Machine
 from athanor.models.counts import Flops
 from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.stage import stages_of
 from athanor.tasks.trainer.records.metrics import METRICS
 
 ASSUMED_UTILISATION = 0.35  # of the bf16 peak, in training
@@ -56,7 +57,8 @@ def training_rate(
 
 def _newest_logs(store: Store, stage: str, family: str) -> Iterator[Path]:
     """Logs of finished and interrupted training of a family: this stage's first, the newest first."""
-    for name in sorted(("pretrain", "sft"), key=lambda other: other != stage):
+    trained = [record.name for record in stages_of() if record.trains]
+    for name in sorted(trained, key=lambda other: other != stage):
         logs = [
             p for p in (store.root / name).glob(f"*/{METRICS}") if p.parent.name.lstrip(".").startswith(f"{family}-")
         ]

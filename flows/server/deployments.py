@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from athanor.flows.chain import OWN_STAGES
 from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.tasks.parts import FLOWS
 
 WORK_POOL = "athanor"
 HEADER = """\
@@ -33,7 +33,7 @@ def prefect_yaml() -> str:
             "work_pool": {"name": WORK_POOL},
         }
         for preset in parameters
-        for flow in ("lifecycle", *OWN_STAGES)
+        for flow in FLOWS
     ]
     return HEADER + yaml.safe_dump({"name": "athanor", "deployments": deployments}, sort_keys=False, width=120)
 

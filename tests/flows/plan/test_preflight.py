@@ -37,7 +37,7 @@ def test_every_hub_id_that_is_still_read_is_asked_once(small_preset, hub):
     assert [(f.level, f.subject) for f in findings] == [
         ("ok", "data.sources.math: hub o/math"),
         ("ok", "tokenizer: hub o/tokenizer"),
-        ("ok", "task gsm8k: hub openai/gsm8k"),
+        ("ok", "evaluate.tasks.gsm8k: hub openai/gsm8k"),
     ]
 
 
@@ -67,7 +67,7 @@ def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
 def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_error(small_preset, hub, monkeypatch):
     gone = Access("unreachable", "out of reach")
     hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
-    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda _: True)
+    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda *_: True)
     monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
     levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)))]
     assert levels == ["error", "warning", "warning"]

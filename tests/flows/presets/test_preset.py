@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from athanor.core.errors import UserError
-from athanor.flows.presets.preset import Preset, load_preset, preset_names, reproducing_command
+from athanor.flows.presets.preset import load_preset, preset_names, reproducing_command
 from athanor.models.counts import parameter_counts
+from athanor.tasks.preset_recipe import Preset
 
 
 @pytest.mark.parametrize("name", preset_names())

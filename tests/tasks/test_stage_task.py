@@ -19,7 +19,9 @@ from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
 from athanor.core.store import ENGINE_RECORD, Store
-from athanor.tasks.stage import Decision, StageRun, stage
+from athanor.tasks.cost import Cost
+from athanor.tasks.stage import Stage, StageRun, Wanted
+from athanor.tasks.stage_task import Decision, run_stage
 from athanor.tasks.trainer.process.exit_codes import Preempted
 
 BUILDS: list[str] = []
@@ -29,7 +31,6 @@ class ToyRecipe(Recipe):
     text: str = "a"
 
 
-@stage("toy")
 def toy(recipe: ToyRecipe, run: StageRun, **inputs) -> dict:
     BUILDS.append(recipe.text)
     (run.out / "text").write_text(recipe.text)
@@ -39,7 +40,6 @@ def toy(recipe: ToyRecipe, run: StageRun, **inputs) -> dict:
     return {"length": len(recipe.text)}
 
 
-@stage("toy-resumable", resumable=True)
 def resumable(recipe: ToyRecipe, run: StageRun) -> dict:
     BUILDS.append("resumable")
     (run.out / "first").touch()
@@ -48,20 +48,27 @@ def resumable(recipe: ToyRecipe, run: StageRun) -> dict:
     return {}
 
 
+def stage(build, name: str, resumable: bool = False) -> Stage:
+    return Stage(name, "data", lambda life: (), lambda recipe, preset: Cost(0.0), build, resumable=resumable)
+
+
+TOY, RESUMABLE = stage(toy, "toy"), stage(resumable, "toy-resumable", resumable=True)
+
+
 @flow
 def two_stages(runtime: Runtime, decision: Decision) -> None:
-    first = toy(ToyRecipe(text="a"), label="a", runtime=runtime, decision=decision)
-    toy(ToyRecipe(text="b"), label="b", runtime=runtime, decision=decision, first=first)
+    first = run_stage(TOY, Wanted("a", "a", ToyRecipe(text="a")), runtime, decision)
+    run_stage(TOY, Wanted("b", "b", ToyRecipe(text="b"), {"first": first}), runtime, decision)
 
 
 @flow
-def one_stage(text: str) -> None:
-    toy(ToyRecipe(text=text), label="x", runtime=Runtime(retries=0))
+def one_stage(text: str, retries: int = 0) -> None:
+    run_stage(TOY, Wanted("x", "x", ToyRecipe(text=text)), Runtime(retries=retries))
 
 
 @flow
 def one_resumable(retries: int) -> None:
-    resumable(ToyRecipe(), label="x", runtime=Runtime(retries=retries))
+    run_stage(RESUMABLE, Wanted("x", "x", ToyRecipe()), Runtime(retries=retries))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -138,7 +145,7 @@ def test_other_hardware_keeps_the_key():
 
 def test_changed_code_is_served_with_a_warning_and_rebuilt_on_request(monkeypatch, caplog):
     run()
-    monkeypatch.setattr(type(toy), "fingerprint", lambda self: "other code")
+    monkeypatch.setattr(Stage, "fingerprint", lambda self: "other code")
     with caplog.at_level("WARNING"):
         assert run() == ["Cached", "Cached"]
     assert "was made by other code than today's" in caplog.text
@@ -158,11 +165,7 @@ def test_a_preempted_resumable_stage_is_retried_and_finds_its_files():
 
 
 def test_a_users_mistake_is_not_retried():
-    @flow
-    def retrying() -> None:
-        toy(ToyRecipe(text="broken"), label="x", runtime=Runtime(retries=3))
-
-    assert retrying(return_state=True).is_failed()
+    assert one_stage("broken", 3, return_state=True).is_failed()
     assert BUILDS == ["broken"]
 
 
@@ -172,9 +175,9 @@ from pathlib import Path
 from prefect import flow
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
-from athanor.tasks.stage import stage
+from athanor.tasks.stage import Stage, Wanted
+from athanor.tasks.stage_task import run_stage
 
-@stage("shared")
 def shared(recipe, run):
     with open(sys.argv[1], "a") as log:
         log.write("built\\n")
@@ -183,7 +186,7 @@ def shared(recipe, run):
 
 @flow
 def build():
-    shared(Recipe(), label="x", runtime=Runtime())
+    run_stage(Stage("shared", "data", None, None, shared), Wanted("x", "x", Recipe()), Runtime())
 
 build()
 """
