@@ -27,8 +27,8 @@ import typer
 
 from athanor.core.errors import UserError
 from athanor.core.store import Artifact, Store
+from athanor.tasks.stage import STAGES
 
-TRAINED = ("pretrain", "sft")
 PATIENCE_S = 120.0  # without a step of training, before an attempt counts as hanging
 LONGEST_LIFE_S = 6.0  # of an attempt that trains, before it is killed
 
@@ -167,12 +167,12 @@ def _children(pid: int) -> list[psutil.Process]:
 def _share_data(source: Path, target: Path) -> None:
     """Everything but what was trained, so that the second home trains at once."""
     for stage in (source / "store").iterdir():
-        if stage.name not in TRAINED:
+        if not STAGES[stage.name].trains:
             shutil.copytree(stage, target / "store" / stage.name, copy_function=os.link)
 
 
 def _trained(home: Path) -> Iterator[Artifact]:
-    return (artifact for artifact in Store(home / "store").artifacts() if artifact.stage in TRAINED)
+    return (artifact for artifact in Store(home / "store").artifacts() if STAGES[artifact.stage].trains)
 
 
 def _differences(peace: Path, storm: Path) -> list[str]:

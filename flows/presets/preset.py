@@ -21,6 +21,10 @@ from athanor.tasks.preset_recipe import Preset
 FOLDER = Path(__file__).parent
 
 
+# What the YAML loader raises: its own errors, and Python's for a date such as 2001-99-99, the number 0x_, [[[[...
+NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
 class _Yaml(yaml.SafeLoader):
     """YAML in which only `true` and `false` are truth values: `wandb: off` is the word off."""
 
@@ -75,7 +79,7 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
         fields = yaml.load(path.read_text(), _Yaml)
     except OSError as error:
         raise UserError(f"preset file {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except NOT_YAML as error:
         raise UserError(f"preset file {path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
         raise UserError(f"preset file {path} must hold keys such as 'extends: quickstart'; it holds {fields!r:.40}")
@@ -105,7 +109,7 @@ def _parse_override(override: str) -> dict[str, Any]:
         raise UserError(f"--set {override}: write it as key=value, e.g. --set pretrain.steps=900")
     try:
         value = yaml.load(text, _Yaml)
-    except yaml.YAMLError:
+    except NOT_YAML:
         value = text
     fields: Any = value
     for part in reversed(key.split(".")):

@@ -1,0 +1,24 @@
+"""What every stage declares of itself holds together."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from athanor.tasks.stage import STAGES, TRAINER
+
+
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_stage_costs_what_it_builds_from(name):
+    """`cost` takes the recipe and the inputs that `build` takes."""
+    stage = STAGES[name]
+    named = [p.name for p in inspect.signature(stage.build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    inspect.signature(stage.cost).bind("recipe", "preset", **dict.fromkeys(named))
+    assert stage.build.__module__ == stage.cost.__module__ == stage.wanted.__module__
+
+
+def test_training_resumes_and_its_fingerprint_covers_the_process_it_starts():
+    trained = [stage for stage in STAGES.records() if stage.trains]
+    assert [stage.name for stage in trained] == ["pretrain", "sft"]
+    assert all(stage.resumable and stage.code == (TRAINER,) for stage in trained)
