@@ -34,7 +34,7 @@ class EvalRecipe(Recipe):
     seed: int = Field(default=0, ge=0, description="Seed of few-shot sampling and bootstrap")
 
 
-class EvaluateRecipe(Recipe):
+class EvalStageRecipe(Recipe):
     """What fixes a score besides the model: the task, its local file's content, the seed."""
 
     task: EvalTaskRecipe = Field(exclude=True)
@@ -45,7 +45,7 @@ class EvaluateRecipe(Recipe):
     seed: int
 
     @classmethod
-    def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvaluateRecipe:
+    def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvalStageRecipe:
         """The recipe. Raises UserError if the task's local file is missing."""
         sha256 = None
         if task.path is not None:
@@ -63,7 +63,7 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
     models = life.models()
     for name in asked.models:
         for label, task in asked.tasks.items() if name in models else ():
-            recipe = EvaluateRecipe.of(task, label, name, asked.seed)
+            recipe = EvalStageRecipe.of(task, label, name, asked.seed)
             documents = life.all("acquire") if reads_documents(task) else {}
             inputs = {"model": models[name], "documents": documents}
             yield Wanted(_member(label, name), _member(label, name), recipe, inputs)
@@ -79,7 +79,7 @@ def external(preset: Preset) -> Iterator[External]:
             )
 
 
-def cost(recipe: EvaluateRecipe, preset: Preset, **inputs: Any) -> Cost:
+def cost(recipe: EvalStageRecipe, preset: Preset, **inputs: Any) -> Cost:
     """Reading prompts and answers; decoding the answers in batches, a step of which costs what its layers do."""
     task = recipe.task
     local = task.name in local_names()
@@ -91,7 +91,7 @@ def cost(recipe: EvaluateRecipe, preset: Preset, **inputs: Any) -> Cost:
     return Cost(STARTUP_S + decode_s, forward_tokens=documents * (prompt_tokens + answer_tokens))
 
 
-def build(recipe: EvaluateRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
+def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
     """Write `result.json` (scores with 95 % intervals) and `samples.jsonl`."""
     from athanor.tasks.benchmarks.lm_eval_run import run_task
     from athanor.tasks.runs.follow import record_benchmark

@@ -67,13 +67,11 @@ def cost(recipe: TokenizerStageRecipe, preset: Preset, *, documents: dict[str, C
     return passing_over(preset.tokenizer.train_bytes if recipe.proportions else 0.0, TRAIN_BYTES_PER_S, 0.0)
 
 
-def vocabulary_bound(tokenizer: TokenizerRecipe) -> tuple[int | None, bool]:
-    """Size of the vocabulary as far as it is known before the stage has run, and whether it is exact."""
-    if tokenizer.path is not None:
-        vocabulary = json.loads(tokenizer_file(tokenizer.path).read_text(encoding="utf-8"))
-        ids = [*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])]
-        return max(ids) + 1, True
-    return (tokenizer.vocab_size if tokenizer.hub is None else None), False
+def vocabulary_size(path: str) -> int:
+    """Ids of the tokenizer that `tokenizer.path` means, before it is an artifact. UserError if it is missing."""
+    vocabulary = json.loads(tokenizer_file(path).read_text(encoding="utf-8"))
+    ids = [*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])]
+    return max(ids) + 1
 
 
 def build(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from athanor.tasks.preset_recipe import Preset
 
 
-class TokenizeRecipe(Recipe):
+class TokenShardsRecipe(Recipe):
     """Nothing but the documents and the tokenizer decides the tokens; both are parents."""
 
 
@@ -23,15 +23,15 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The shards of every pretraining source."""
     for source, documents in life.all("acquire").items():
         inputs = {"documents": documents, "tokenizer": life.one("tokenizer")}
-        yield Wanted(source, documents.label, TokenizeRecipe(), inputs)
+        yield Wanted(source, documents.label, TokenShardsRecipe(), inputs)
 
 
-def cost(recipe: TokenizeRecipe, preset: Preset, *, documents: Cost, tokenizer: Cost) -> Cost:
+def cost(recipe: TokenShardsRecipe, preset: Preset, *, documents: Cost, tokenizer: Cost) -> Cost:
     """Reading the documents once."""
     return tokenizing(documents)
 
 
-def build(recipe: TokenizeRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
+def build(recipe: TokenShardsRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
     """Write token shards of the training and held-out text; a killed run goes on at the next shard."""
     return write_shards(documents.path, tokenizer.path, documents.label, run.out, run.runtime.workers, run.progress)
 

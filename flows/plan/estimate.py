@@ -23,7 +23,7 @@ from athanor.models.counts import Flops, flops_per_token, parameter_counts
 from athanor.models.memory import StepMemory
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import STARTUP_S, Cost, TrainingCost
-from athanor.tasks.make_tokenizer import vocabulary_bound
+from athanor.tasks.make_tokenizer import vocabulary_size
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.records.checkpoint import Retention
 from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
@@ -67,10 +67,10 @@ class Estimator:
         recipe, tokenizer = self.preset.model, self.survey.one("tokenizer")
         if self._whole(tokenizer):
             return resolve_model(recipe, tokenizer.facts["vocab_size"])
-        size, exact = vocabulary_bound(self.preset.tokenizer)
-        if size is not None and exact:
-            return resolve_model(recipe, size)
-        chosen = recipe.vocab_size or size
+        asked = self.preset.tokenizer
+        if asked.path is not None:
+            return resolve_model(recipe, vocabulary_size(asked.path))
+        chosen = recipe.vocab_size or (asked.vocab_size if asked.hub is None else None)
         return None if chosen is None else recipe.model_copy(update={"vocab_size": chosen})
 
     @cached_property
