@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact, sha256_file
 from athanor.data.data_recipe import TokenizerRecipe
@@ -56,7 +57,7 @@ def external(preset: Preset) -> Iterator[External]:
     """The file or the hub's model it is loaded from."""
     path, hub, revision = preset.tokenizer.path, preset.tokenizer.hub, preset.tokenizer.hub_revision
     if path is not None:
-        yield External("tokenizer", ("tokenizer",), lambda: tokenizer_file(path))
+        yield External("tokenizer", ("tokenizer",), lambda: vocabulary_size(path))
     if hub is not None:
         repository = HubRepository("model", hub, revision)
         yield External("tokenizer", ("tokenizer",), lambda: None, lambda: [repository])
@@ -68,10 +69,13 @@ def cost(recipe: TokenizerStageRecipe, preset: Preset, *, documents: dict[str, C
 
 
 def vocabulary_size(path: str) -> int:
-    """Ids of the tokenizer that `tokenizer.path` means, before it is an artifact. UserError if it is missing."""
-    vocabulary = json.loads(tokenizer_file(path).read_text(encoding="utf-8"))
-    ids = [*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])]
-    return max(ids) + 1
+    """Ids of the tokenizer that `tokenizer.path` means, before it is an artifact. UserError if it is none."""
+    file = tokenizer_file(path)
+    try:
+        vocabulary = json.loads(file.read_text(encoding="utf-8"))
+        return max(*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])) + 1
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a tokenizer.json of the tokenizers library ({type(error).__name__})") from error
 
 
 def build(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:

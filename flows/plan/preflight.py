@@ -40,7 +40,8 @@ class Finding:
 
 def recipe_findings(preset: Preset) -> list[Finding]:
     """Errors of local files and of task names, each by itself; with any of them the keys are not known."""
-    return [finding for external in _externals(preset) for finding in _caught(external.field, external.check)]
+    externals = [external for stage in stages_of() for external in stage.external(preset)]
+    return [finding for external in externals for finding in _caught(external.field, external.check)]
 
 
 def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Finding]:
@@ -80,11 +81,6 @@ def version_findings() -> list[Finding]:
             )
             findings.append(Finding("warning", package, message))
     return findings or [Finding("ok", "versions", "those the tests ran with")]
-
-
-def _externals(preset: Preset) -> Iterator[External]:
-    for stage in stages_of():
-        yield from stage.external(preset)
 
 
 def _caught(subject: str, check: Callable[[], object]) -> Iterator[Finding]:

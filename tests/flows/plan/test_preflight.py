@@ -95,6 +95,15 @@ def test_a_vocabulary_smaller_than_the_tokenizers_fails_the_plan(small_preset, p
     assert error.message.startswith("model.vocab_size=500 is smaller than the tokenizer's 700 ids")
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"model": {"vocab": {}}, "added_tokens": []}', '{"model": null}'])
+def test_a_file_that_is_no_tokenizer_fails_the_plan_in_one_line(small_preset, tmp_path, text):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(text)
+    (error,) = make_plan(small_preset(f"tokenizer.path={file}")).errors
+    assert error.subject == "tokenizer" and error.message.startswith(f"{file}: not a tokenizer.json")
+    assert "\n" not in error.message
+
+
 def test_a_gpu_that_is_not_here_fails_the_plan(small_preset, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (error,) = make_plan(small_preset("runtime.device=cuda")).errors
