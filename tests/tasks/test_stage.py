@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 
+import athanor.tasks
 from athanor.tasks.stage import STAGES, TRAINER
 
 
@@ -22,3 +24,8 @@ def test_training_resumes_and_its_fingerprint_covers_the_process_it_starts():
     trained = [stage for stage in STAGES.records() if stage.trains]
     assert [stage.name for stage in trained] == ["pretrain", "sft"]
     assert all(stage.resumable and stage.code == (TRAINER,) for stage in trained)
+
+
+def test_no_stage_is_written_and_left_undeclared():
+    files = [path for path in Path(athanor.tasks.__path__[0]).glob("*.py") if "\ndef build(" in path.read_text()]
+    assert {STAGES[name].build.__module__.rpartition(".")[2] for name in STAGES} == {path.stem for path in files}
