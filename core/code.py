@@ -2,8 +2,9 @@
 
 The fingerprint covers the stage's module and every module of this project that it imports, directly or not, or finds
 in the room of a kind (core/kinds.py). They count as syntax trees without docstrings (a comment or a docstring changes
-nothing, a changed expression does), and so do the templates and task files beside them. It is no part of an artifact's
-key (that would rebuild everything on every edit); a difference is shown as a warning.
+nothing, a changed expression does), and so do the templates and task files beside them. What is imported for type
+checkers alone does not run and is not covered. The fingerprint is no part of an artifact's key (that would rebuild
+everything on every edit); a difference is shown as a warning.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ RESOURCES = ("*.yaml", "*.j2")  # templates and task files beside the code that 
 # What every stage stands on but whose edits do not change what a stage computes.
 PLUMBING = frozenset(
     {
+        "athanor.tasks.cost",
+        "athanor.tasks.external",
         "athanor.tasks.stage",
         "athanor.tasks.runs.follow",
         "athanor.core.keys",
@@ -69,7 +72,12 @@ def syntax_tree(path: Path) -> ast.Module:
 @cache
 def _imports(tree: ast.Module) -> tuple[str, ...]:
     names: list[str] = []
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            continue
+        waiting.extend(ast.iter_child_nodes(node))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Kinds":
             names += _room(ast.literal_eval(node.args[1]))
         if isinstance(node, ast.Import):

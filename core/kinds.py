@@ -36,7 +36,7 @@ class Kinds(Generic[Record]):
 
     `what` names the kind in messages; `package` is the room's dotted name; `variable` holds a module's record or a
     tuple of them. Where every record has a folder in the room, `module` is the file in each that declares it. The
-    modules are imported when the table is first looked at, not before.
+    modules are imported when the table is looked at, and for one record no more of them than it takes to find it.
     """
 
     def __init__(self, what: str, package: str, variable: str, module: str | None = None):
@@ -46,20 +46,34 @@ class Kinds(Generic[Record]):
     def table(self) -> dict[str, Record]:
         """Name -> record. Raises TypeError where two records share a name."""
         found: dict[str, Record] = {}
+        for module, record in self._declared():
+            if record.name in found:
+                raise TypeError(f"{module} declares the {self.what} {record.name!r}, which another one does")
+            found[record.name] = record
+        return found
+
+    def _declared(self) -> Iterator[tuple[str, Record]]:
+        """Each module's dotted name with each of its records; a module is imported when its turn comes."""
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__, f"{self.package}."):
             name = module.name if self.module is None else f"{module.name}.{self.module}"
             declared: Any = getattr(importlib.import_module(name), self.variable, ())
             for record in declared if isinstance(declared, tuple) else (declared,):
-                if record.name in found:
-                    raise TypeError(f"{name} declares the {self.what} {record.name!r}, which another one does")
-                found[record.name] = record
-        return found
+                yield name, record
+
+    def _find(self, name: str) -> Record | None:
+        """The record of that name; what comes after it is not imported for it."""
+        if "table" in self.__dict__:
+            return self.table.get(name)
+        return next((record for _, record in self._declared() if record.name == name), None)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) is not None
 
     def __getitem__(self, name: str) -> Record:
         """The record of that name. Raises UserError naming those there are."""
-        if name not in self.table:
+        if (record := self._find(name)) is None:
             raise UserError(f"no {self.what} {name!r}: there are {', '.join(self.table)}")
-        return self.table[name]
+        return record
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.table)
@@ -85,7 +99,7 @@ class NameOf:
         return {**handler(schema), "enum": list(self.kinds)}
 
     def _known(self, name: str) -> str:
-        if name not in self.kinds.table:
+        if name not in self.kinds:
             *others, last = (f"'{known}'" for known in self.kinds)
             expected = f"{', '.join(others)} or {last}" if others else last
             raise PydanticCustomError("literal_error", "Input should be {expected}", {"expected": expected})

@@ -18,11 +18,12 @@ _PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggi
 
 
 class Repository(NamedTuple):
-    """What can be asked about."""
+    """What can be asked about. One that is streamed is of no use in a local cache."""
 
     kind: Kind
     repo: str
-    revision: str | None
+    revision: str | None = None
+    streamed: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,4 +7,4 @@ from athanor.flows.flow import over_preset
 @over_preset("data")
 def data_flow(chain: Chain) -> None:
     """Acquire the text, make the tokenizer, write the token shards."""
-    _ = chain.shards
+    chain.make("data")

@@ -8,4 +8,5 @@ from athanor.flows.server.ui_artifacts import publish_scores
 @over_preset("evaluate")
 def evaluate_flow(chain: Chain) -> None:
     """Score the base and the fine-tuned model on the benchmarks."""
-    publish_scores(chain.evaluations)
+    chain.make("evaluate")
+    publish_scores(chain.all("evaluate"))

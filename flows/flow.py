@@ -10,11 +10,12 @@ from typing import Any
 from prefect import flow
 
 from athanor.core.errors import UserError
-from athanor.flows.chain import OWN_STAGES, Chain
+from athanor.flows.chain import Chain
 from athanor.flows.plan.budget import Budget
 from athanor.flows.plan.machine import priced
-from athanor.flows.presets.preset import Preset
 from athanor.flows.server.worker_folder import enter_worker_folder
+from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.stage import stages_of
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
@@ -27,10 +28,10 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             enter_worker_folder()
-            own = OWN_STAGES.get(name) or [stage for stages in OWN_STAGES.values() for stage in stages]
             preset = preset.model_copy(update={"runtime": priced(preset.runtime)})
             budget = Budget.of(preset)
-            chain = Chain(preset, own if rebuild else (), verify, budget.runtime_for if budget else None)
+            rebuilt = [stage.name for stage in stages_of(name)] if rebuild else []
+            chain = Chain(preset, rebuilt, verify, budget.runtime_for if budget else None)
             chain.check()
             with budget.charged() if budget else nullcontext():
                 body(chain)

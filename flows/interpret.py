@@ -7,4 +7,4 @@ from athanor.flows.flow import over_preset
 @over_preset("interpret")
 def interpret_flow(chain: Chain) -> None:
     """Measure the interpretability maps of the models."""
-    _ = chain.maps
+    chain.make("interpret")

@@ -7,4 +7,4 @@ from athanor.flows.flow import over_preset
 @over_preset("pretrain")
 def pretrain_flow(chain: Chain) -> None:
     """Train the base model on the mixture of the sources."""
-    _ = chain.base
+    chain.make("pretrain")

@@ -8,4 +8,5 @@ from athanor.flows.server.ui_artifacts import publish_report
 @over_preset("report")
 def report_flow(chain: Chain) -> None:
     """Write the report card."""
-    publish_report(chain.report)
+    chain.make("report")
+    publish_report(chain.one("report"))

@@ -7,4 +7,4 @@ from athanor.flows.flow import over_preset
 @over_preset("sft")
 def sft_flow(chain: Chain) -> None:
     """Fine-tune the base model on conversations."""
-    _ = chain.tuned
+    chain.make("sft")

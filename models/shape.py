@@ -17,7 +17,7 @@ class Shape(Recipe):
     family: Annotated[str, NameOf(FAMILIES)] = Field(description="Architecture")
     vocab_size: int | None = Field(default=None, ge=2, description="Token ids; none takes the tokenizer's")
     d_model: int = Field(ge=2, description="Width of the residual stream")
-    n_layers: int = Field(ge=1, description="Blocks")
+    n_layers: int = Field(ge=1, le=1000, description="Blocks")
     n_heads: int = Field(ge=1, description="Query heads")
     n_kv_heads: int = Field(ge=1, description="Key/value heads; divides n_heads")
     head_dim: int = Field(default=64, ge=2, description="Channels of a head; even, because RoPE rotates pairs")

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.chatml import write_chat_shards
-from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.cost import Cost, tokenizing
+from athanor.tasks.stage import CONVERSATIONS, Lifecycle, Stage, StageRun, Wanted
+
+if TYPE_CHECKING:
+    from athanor.tasks.preset_recipe import Preset
 
 
 class ChatRecipe(Recipe):
     """Nothing but the conversations and the tokenizer decides the tokens; both are parents."""
 
 
-@stage("chat")
-def chat(recipe: ChatRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
+def wanted(life: Lifecycle) -> Iterator[Wanted]:
+    """The shards of the conversations, with SFT."""
+    if life.preset.sft is not None:
+        documents = life.one("acquire", CONVERSATIONS)
+        inputs = {"documents": documents, "tokenizer": life.one("tokenizer")}
+        yield Wanted("chat", documents.label, ChatRecipe(), inputs)
+
+
+def cost(recipe: ChatRecipe, preset: Preset, *, documents: Cost, tokenizer: Cost) -> Cost:
+    """Reading the conversations once."""
+    return tokenizing(documents)
+
+
+def build(recipe: ChatRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
     """Encode conversations as ChatML, marking the assistant's tokens by their spans."""
     return write_chat_shards(documents.path, tokenizer.path, run.out, run.progress)
+
+
+STAGE = Stage("chat", part="sft", wanted=wanted, cost=cost, build=build)

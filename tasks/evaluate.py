@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -11,15 +12,31 @@ from athanor.core.errors import UserError
 from athanor.core.keys import sha256_file
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
-from athanor.tasks.benchmarks.lm_eval_run import reads_documents, run_task
-from athanor.tasks.runs.follow import record_benchmark
-from athanor.tasks.stage import StageRun, stage
-from athanor.tasks.stage_recipes import EvalTaskRecipe, ModelName
+from athanor.data.hub_access import Repository
+from athanor.tasks.benchmarks.local import local_names, reads_documents
+from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
+from athanor.tasks.cost import STARTUP_S, Cost
+from athanor.tasks.external import External
+from athanor.tasks.stage import Lifecycle, ModelName, Stage, StageRun, Wanted
 
-__all__ = ["EvaluateRecipe", "evaluate", "reads_documents"]
+if TYPE_CHECKING:
+    from athanor.tasks.preset_recipe import Preset
+
+BENCHMARK_DOCUMENTS = 1500  # of a benchmark without limit
+PROMPT_TOKENS, ANSWER_TOKENS = 1000, 256  # of lm-eval's benchmarks, examples included
+LOCAL_PROMPT_TOKENS, LOCAL_ANSWER_TOKENS = 60, 64  # of those in tasks/benchmarks
+LAYER_STEP_S = 1e-3  # a layer of a decoding step costs so much however small it is
 
 
-class EvaluateRecipe(Recipe):
+class EvalRecipe(Recipe):
+    """The preset's section `evaluate`: benchmarks, each scored on the base and the fine-tuned model."""
+
+    tasks: dict[str, EvalTaskRecipe] = Field(description="Label in the report -> task")
+    models: tuple[ModelName, ...] = Field(default=("base", "sft"), description="Which checkpoints are scored")
+    seed: int = Field(default=0, ge=0, description="Seed of few-shot sampling and bootstrap")
+
+
+class EvalStageRecipe(Recipe):
     """What fixes a score besides the model: the task, its local file's content, the seed."""
 
     task: EvalTaskRecipe = Field(exclude=True)
@@ -30,7 +47,7 @@ class EvaluateRecipe(Recipe):
     seed: int
 
     @classmethod
-    def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvaluateRecipe:
+    def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvalStageRecipe:
         """The recipe. Raises UserError if the task's local file is missing."""
         sha256 = None
         if task.path is not None:
@@ -41,9 +58,46 @@ class EvaluateRecipe(Recipe):
         return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed)
 
 
-@stage("evaluate")
-def evaluate(recipe: EvaluateRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
+def wanted(life: Lifecycle) -> Iterator[Wanted]:
+    """The scores of each model on each task: one artifact each, so an interrupted evaluation goes on at the next."""
+    if (asked := life.preset.evaluate) is None:
+        return
+    models = life.models()
+    for name in asked.models:
+        for label, task in asked.tasks.items() if name in models else ():
+            recipe = EvalStageRecipe.of(task, label, name, asked.seed)
+            documents = life.all("acquire") if reads_documents(task) else {}
+            inputs = {"model": models[name], "documents": documents}
+            yield Wanted(_member(label, name), _member(label, name), recipe, inputs)
+
+
+def external(preset: Preset) -> Iterator[External]:
+    """Every task: its name, its local file, its data sets on the hub."""
+    if preset.evaluate is not None:
+        for label, task in preset.evaluate.tasks.items():
+            members = tuple(_member(label, model) for model in preset.evaluate.models)
+            yield External(
+                f"evaluate.tasks.{label}", members, lambda task=task: _check(task), lambda task=task: _on_hub(task)
+            )
+
+
+def cost(recipe: EvalStageRecipe, preset: Preset, **inputs: Any) -> Cost:
+    """Reading prompts and answers; decoding the answers in batches, a step of which costs what its layers do."""
+    task = recipe.task
+    local = task.name in local_names()
+    documents = task.limit or BENCHMARK_DOCUMENTS
+    answer_tokens = task.max_new_tokens or (LOCAL_ANSWER_TOKENS if local else ANSWER_TOKENS)
+    prompt_tokens = LOCAL_PROMPT_TOKENS if local else PROMPT_TOKENS
+    batches = -(-documents // preset.runtime.eval_batch_rows)
+    decode_s = batches * answer_tokens * preset.model.n_layers * LAYER_STEP_S
+    return Cost(STARTUP_S + decode_s, forward_tokens=documents * (prompt_tokens + answer_tokens))
+
+
+def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
     """Write `result.json` (scores with 95 % intervals) and `samples.jsonl`."""
+    from athanor.tasks.benchmarks.lm_eval_run import run_task
+    from athanor.tasks.runs.follow import record_benchmark
+
     result = run_task(
         recipe.task,
         label=recipe.label,
@@ -59,3 +113,23 @@ def evaluate(recipe: EvaluateRecipe, run: StageRun, *, model: Artifact, document
     scores = {name: score["value"] for name, score in result["metrics"].items()}
     run.log(f"{recipe.label} ({recipe.model}): " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
     return {"metrics": scores}
+
+
+def _member(label: str, model: ModelName) -> str:
+    return f"{label}-{model}"
+
+
+def _check(task: EvalTaskRecipe) -> None:
+    from athanor.tasks.benchmarks.lm_eval_run import validate_task
+
+    validate_task(task)
+
+
+def _on_hub(task: EvalTaskRecipe) -> Iterator[Repository]:
+    from athanor.tasks.benchmarks.catalogue import hub_datasets
+
+    for repo in sorted(hub_datasets(task)):
+        yield Repository("dataset", repo)
+
+
+STAGE = Stage("evaluate", part="evaluate", wanted=wanted, external=external, cost=cost, build=build)

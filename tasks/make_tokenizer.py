@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from athanor.core.errors import UserError
 from athanor.core.keys import sha256_file
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.documents import read_documents
+from athanor.data.hub_access import Repository
 from athanor.data.tokenizer import build_tokenizer, tokenizer_file
-from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.cost import Cost, passing_over
+from athanor.tasks.external import External
+from athanor.tasks.stage import Lifecycle, Stage, StageRun, Wanted
+
+if TYPE_CHECKING:
+    from athanor.tasks.preset_recipe import Preset
+
+TRAIN_BYTES_PER_S = 1e6  # of text
 
 
 class TokenizerStageRecipe(Recipe):
@@ -27,7 +37,7 @@ class TokenizerStageRecipe(Recipe):
     @classmethod
     def of(cls, tokenizer: TokenizerRecipe, proportions: dict[str, float]) -> TokenizerStageRecipe:
         """The recipe. Raises UserError if a tokenizer file is missing."""
-        trained = tokenizer.path is None and tokenizer.hub is None
+        trained = _is_trained(tokenizer)
         unused = {"path"} if trained else {"path", "vocab_size", "train_bytes"}
         return cls(
             tokenizer=tokenizer,
@@ -37,15 +47,40 @@ class TokenizerStageRecipe(Recipe):
         )
 
 
-def label(tokenizer: TokenizerRecipe) -> str:
-    """A readable name for a tokenizer's artifact."""
-    if tokenizer.hub is not None:
-        return tokenizer.hub.rpartition("/")[2].lower()
-    return "file" if tokenizer.path is not None else f"bpe-{tokenizer.vocab_size}"
+def wanted(life: Lifecycle) -> Iterator[Wanted]:
+    """The tokenizer that every later stage uses."""
+    asked = life.preset.tokenizer
+    recipe = TokenizerStageRecipe.of(asked, life.preset.data.mixture.start)
+    documents = life.all("acquire") if _is_trained(asked) else {}
+    yield Wanted("tokenizer", _label(asked), recipe, {"documents": documents})
 
 
-@stage("tokenizer")
-def tokenizer(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:
+def external(preset: Preset) -> Iterator[External]:
+    """The file or the hub's model it is loaded from."""
+    path, hub, revision = preset.tokenizer.path, preset.tokenizer.hub, preset.tokenizer.hub_revision
+    if path is not None:
+        yield External("tokenizer", ("tokenizer",), lambda: vocabulary_size(path))
+    if hub is not None:
+        repository = Repository("model", hub, revision)
+        yield External("tokenizer", ("tokenizer",), lambda: None, lambda: [repository])
+
+
+def cost(recipe: TokenizerStageRecipe, preset: Preset, *, documents: dict[str, Cost]) -> Cost:
+    """Reading the text it is trained on."""
+    return passing_over(preset.tokenizer.train_bytes if recipe.proportions else 0.0, TRAIN_BYTES_PER_S, 0.0)
+
+
+def vocabulary_size(path: str) -> int:
+    """Ids of the tokenizer that `tokenizer.path` means, before it is an artifact. UserError if it is none."""
+    file = tokenizer_file(path)
+    try:
+        vocabulary = json.loads(file.read_text(encoding="utf-8"))
+        return max(*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])) + 1
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a tokenizer.json of the tokenizers library ({type(error).__name__})") from error
+
+
+def build(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:
     """Write `tokenizer.json` with its end-of-document id and the bytes each id stands for."""
     return build_tokenizer(recipe.tokenizer, _training_text(recipe, documents), run.out)
 
@@ -59,3 +94,16 @@ def _training_text(recipe: TokenizerStageRecipe, documents: dict[str, Artifact])
                 break
             left_bytes -= len(document.text.encode())
             yield document.text
+
+
+def _is_trained(tokenizer: TokenizerRecipe) -> bool:
+    return tokenizer.path is None and tokenizer.hub is None
+
+
+def _label(tokenizer: TokenizerRecipe) -> str:
+    if tokenizer.hub is not None:
+        return tokenizer.hub.rpartition("/")[2].lower()
+    return "file" if tokenizer.path is not None else f"bpe-{tokenizer.vocab_size}"
+
+
+STAGE = Stage("tokenizer", part="data", wanted=wanted, external=external, cost=cost, build=build)

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.stage import StageRun, stage
+from athanor.tasks.cost import TrainingCost
+from athanor.tasks.stage import TRAINER, Lifecycle, Stage, StageRun, Wanted
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import resolve_model, train
+
+if TYPE_CHECKING:
+    from athanor.tasks.preset_recipe import Preset
 
 
 class PretrainRecipe(Recipe):
@@ -19,14 +26,26 @@ class PretrainRecipe(Recipe):
     mixture: MixtureRecipe
 
 
-@stage("pretrain", resumable=True, code=("athanor.tasks.trainer.__main__",))
-def pretrain(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards: dict[str, Artifact]) -> dict:
+def wanted(life: Lifecycle) -> Iterator[Wanted]:
+    """The base model."""
+    preset = life.preset
+    recipe = PretrainRecipe(model=preset.model, train=preset.pretrain, mixture=preset.data.mixture)
+    inputs = {"tokenizer": life.one("tokenizer"), "shards": life.all("tokenize")}
+    yield Wanted("base", preset.model.family, recipe, inputs)
+
+
+def cost(recipe: PretrainRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
+    """Every source has held-out text."""
+    return TrainingCost(recipe.train, held_out_sources=len(recipe.mixture.start))
+
+
+def build(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards: dict[str, Artifact]) -> dict:
     """Train in a child process; a killed run continues from its newest whole checkpoint."""
     spec = RunSpec(
         objective="pretrain",
         key=run.key,
         train=recipe.train,
-        model=resolve_model(recipe.model, tokenizer),
+        model=resolve_model(recipe.model, tokenizer.facts["vocab_size"]),
         runtime=run.runtime,
         tokenizer_dir=str(tokenizer.path),
         shard_dirs={source: str(artifact.path) for source, artifact in shards.items()},
@@ -34,3 +53,8 @@ def pretrain(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shar
         run_name=f"pretrain-{recipe.model.family}-{run.key[:12]}",
     )
     return train(spec, run)
+
+
+STAGE = Stage(
+    "pretrain", part="pretrain", wanted=wanted, cost=cost, build=build, resumable=True, trains=True, code=(TRAINER,)
+)

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from athanor.core.recipe import Recipe
 from athanor.core.run_files import METRICS, SCHEDULE
+from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.splits import SPLITS, Split
-from athanor.models.counts import parameter_counts
-from athanor.models.maps import Map
 from athanor.models.model_recipe import ModelRecipe
-from athanor.reports.card import write_report
 from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
-from athanor.tasks.stage import Inputs, StageRun, stage
-from athanor.tasks.stage_recipes import ReportRecipe
+from athanor.tasks.cost import STARTUP_S, Cost
+from athanor.tasks.stage import CONVERSATIONS, Inputs, Lifecycle, Stage, StageRun, Wanted
+
+if TYPE_CHECKING:
+    from athanor.tasks.preset_recipe import Preset
+
+
+class ReportRecipe(Recipe):
+    """The preset's section `report`."""
+
+    title: str = Field(default="", description="Heading; empty uses the preset's name")
+    samples: int = Field(default=6, ge=0, description="Generated samples shown")
 
 
 class ReportStageRecipe(Recipe):
@@ -33,14 +41,49 @@ class ReportStageRecipe(Recipe):
     steps: int
 
 
-@stage("report")
-def report(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
+def wanted(life: Lifecycle) -> Iterator[Wanted]:
+    """The report card over everything that other stages make."""
+    asked = life.preset.model_copy(update={"runtime": Runtime()})
+    recipe = ReportStageRecipe(
+        report=asked.report,
+        preset=asked.name,
+        preset_yaml=asked.to_yaml(),
+        command=life.command,
+        mixture=asked.data.mixture,
+        steps=asked.pretrain.steps,
+    )
+    conversations = {}
+    if asked.sft is not None:
+        conversations = {"documents": life.one("acquire", CONVERSATIONS), "shards": life.one("chat")}
+    inputs = {
+        "documents": life.all("acquire"),
+        "tokenizer": life.one("tokenizer"),
+        "shards": life.all("tokenize"),
+        "conversations": conversations,
+        "models": life.models(),
+        "evaluations": life.all("evaluate"),
+        "maps": life.all("interpret"),
+    }
+    yield Wanted("report", asked.name, recipe, inputs)
+
+
+def cost(recipe: ReportStageRecipe, preset: Preset, **inputs: Any) -> Cost:
+    """Drawing takes no longer than starting."""
+    return Cost(STARTUP_S)
+
+
+def build(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
     """Write `report.html`, `report.md`, the figures, and `preset.yaml`, which reproduces it all."""
+    from athanor.reports.card import write_report
+
     (run.out / "preset.yaml").write_text(recipe.preset_yaml, encoding="utf-8")
     return write_report(_collect(recipe, inputs), run.out)
 
 
 def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
+    from athanor.models.counts import parameter_counts
+    from athanor.models.maps import Map
+
     models: dict[str, Artifact] = inputs["models"]
     base = models["base"]
     model = _json(base, "config.json")
@@ -90,3 +133,6 @@ def _maps(artifact: Artifact) -> list[dict[str, Any]]:
 def _shard_row(source: str, split: Split, artifact: Artifact) -> ShardRow:
     shards = _json(artifact, f"{split}/shards.json")
     return ShardRow(source, split, shards["total_tokens"], shards["total_documents"], shards["text_bytes"])
+
+
+STAGE = Stage("report", part="report", wanted=wanted, cost=cost, build=build)

@@ -1,48 +1,47 @@
-"""Stages: a function body becomes a Prefect task whose result is an artifact in the store.
+"""What a stage is: a record beside the code it describes. A new stage is one file, `tasks/<stage>.py`.
 
-The store decides what is done. Prefect's own record of the result is kept inside the artifact's directory, under
-the artifact's key, so the two agree: a hit is a task run in state `Cached`, also after Prefect's database is wiped,
-and deleting the directory makes that stage alone run again. Torn artifacts are named and rebuilt. Two runs that want
-one key at once: one builds, the other waits and then finds it.
+The file declares `STAGE`, and nothing lists them: the chain, the plan and the flows read `STAGES`. It holds the recipe
+that is hashed into the key, and four functions:
+
+`wanted(life)`    the artifacts a preset wants of the stage, each with its recipe, its label and its inputs
+`external(preset)`  what it reads that no stage makes (tasks/external.py), for stages that do
+`cost(recipe, preset, **inputs)`  what building one takes (tasks/cost.py)
+`build(recipe, run, **inputs)`  the work: fills the folder `run.out` and returns facts for the manifest
+
+A stage knows no other stage's code: it asks for artifacts by the stage's name. Its file imports nothing heavy before it
+builds, because presets are made of the recipes in it.
 """
 
 from __future__ import annotations
 
-import inspect
-import platform
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
-
-from prefect import Task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import CachePolicy
-from prefect.context import FlowRunContext
-from prefect.logging import get_logger, get_run_logger
-from prefect.states import Completed
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from athanor.core.code import code_fingerprint
-from athanor.core.disk import no_space
 from athanor.core.keys import artifact_key
-from athanor.core.numbers import duration
+from athanor.core.kinds import Kinds
 from athanor.core.progress import Progress
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
-from athanor.core.store import ENGINE_RECORD, Artifact, Store
-from athanor.tasks.trainer.process.exit_codes import Retryable
+from athanor.core.store import Artifact, Store
+from athanor.tasks.cost import Cost, TrainingCost
+from athanor.tasks.external import External
+from athanor.tasks.parts import LIFECYCLE, PARTS
 
-PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
-Inputs = dict[str, Artifact | dict[str, Artifact]]
+if TYPE_CHECKING:
+    from athanor.tasks.preset_recipe import Preset
+
+TRAINER = "athanor.tasks.trainer.__main__"  # the module that the training stages start
+CONVERSATIONS = "sft.source"  # what `acquire` calls the documents of SFT; no pretraining source has a dot in its name
+ModelName = Literal["base", "sft"]  # what the stages that train make: the pretrained model, the fine-tuned one
+Inputs = Mapping[str, Artifact | Mapping[str, Artifact]]
 
 
 @dataclass
 class StageRun:
-    """What a stage body sees of the run it belongs to."""
+    """What a stage's `build` sees of the run it belongs to."""
 
     out: Path
     key: str
@@ -52,128 +51,91 @@ class StageRun:
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Options of one invocation that do not change what is built, only whether."""
+class Wanted:
+    """One artifact that a preset wants of a stage. `member` tells it from the stage's others, `label` is for people.
 
-    rebuild: bool = False
-    verify: bool = False
+    One that is `on_request` belongs to no part: it is made for the stage that asks for it by its member's name.
+    """
+
+    member: str
+    label: str
+    recipe: Recipe
+    inputs: Inputs = field(default_factory=dict)
+    on_request: bool = False
 
 
+class Lifecycle(Protocol):
+    """What a stage can ask: the preset, and what other stages make for it, built or found when asked for."""
+
+    @property
+    def preset(self) -> Preset:
+        """What the user asked for."""
+        ...
+
+    @property
+    def command(self) -> str:
+        """The command line that asks for it again."""
+        ...
+
+    def one(self, stage: str, member: str | None = None) -> Artifact:
+        """That artifact of a stage; without `member` its only one."""
+        ...
+
+    def all(self, stage: str) -> dict[str, Artifact]:
+        """Member -> artifact of a stage, without those on request."""
+        ...
+
+    def models(self) -> dict[ModelName, Artifact]:
+        """What every stage that trains makes, in order: `base` and, with SFT, `sft`."""
+        ...
+
+
+def reads_nothing(preset: Preset) -> Iterable[External]:
+    """`external` of a stage that reads artifacts alone."""
+    return ()
+
+
+@dataclass(frozen=True)
 class Stage:
-    """A stage of the lifecycle. Call it inside a flow to get its artifact, built or found."""
+    """The record of a stage; `name` is its folder in the store.
 
-    def __init__(self, body: Callable[..., dict], name: str, code_version: int, resumable: bool, code: tuple[str, ...]):
-        self.body = body
-        self.name = name
-        self.code_version = code_version
-        self.resumable = resumable
-        self.modules = (body.__module__, *code)
-        self.task = Task(
-            fn=self._run,
-            name=name,
-            description=inspect.getdoc(body),
-            persist_result=True,
-            result_serializer="json",
-            retry_condition_fn=lambda task, run, state: _retryable(state),
-            retry_delay_seconds=1,
-        )
+    Raise `code_version` when the same recipe must give other bytes than before. `build` of a `resumable` stage finds in
+    `run.out` what an earlier attempt left there. One that `trains` has a TrainingCost, and gets from a budget what the
+    others leave. `code` names modules that `build` starts but does not import.
+    """
 
-    def artifact(self, recipe: Recipe, label: str, inputs: Inputs, store: Store) -> Artifact:
-        """Where the result for this recipe and these inputs lies; nothing is built."""
-        return store.artifact(self.name, label, artifact_key(self.name, self.code_version, recipe, parent_keys(inputs)))
+    name: str
+    part: str
+    wanted: Callable[[Lifecycle], Iterable[Wanted]]
+    cost: Callable[..., Cost | TrainingCost]
+    build: Callable[..., dict]
+    external: Callable[[Preset], Iterable[External]] = reads_nothing
+    code_version: int = 1
+    resumable: bool = False
+    trains: bool = False
+    code: tuple[str, ...] = ()
 
-    def __call__(
-        self, recipe: Recipe, *, label: str, runtime: Runtime, decision: Decision = Decision(), **inputs: Any
-    ) -> Artifact:
-        """The artifact of `recipe`, from the store if it is whole there, else built now.
+    def __post_init__(self):
+        if self.part not in PARTS:
+            raise TypeError(f"stage {self.name}: there is no part {self.part!r}, there are {', '.join(PARTS)}")
 
-        Raises UserError for whatever the user can mend, in one line.
-        """
-        store = Store()
-        artifact = self.artifact(recipe, label, inputs, store)
-        stale = False
-        if artifact.path.exists():
-            stale = decision.rebuild or self._is_stale(store, artifact, runtime, decision.verify)
-        record = f"{artifact.name}/{ENGINE_RECORD}"
-        if stale:
-            (store.root / record).unlink(missing_ok=True)
-        task = self.task.with_options(
-            task_run_name=f"{self.name} {label}",
-            result_storage=store.root,
-            cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
-            retries=runtime.retries,
-        )
-        task(recipe, artifact, runtime, inputs, stale)  # pyright: ignore[reportUnusedCoroutine]
-        return store.artifact(self.name, label, artifact.key)
-
-    def _is_stale(self, store: Store, artifact: Artifact, runtime: Runtime, verify: bool) -> bool:
-        """Whether an existing directory must be built again: torn, altered, or drifted and so asked for."""
-        if (problem := store.problem(artifact, verify)) is not None:
-            _logger().warning("%s is not whole: %s; rebuilding it", artifact.name, problem)
-            return True
-        if artifact.manifest["code"] == self.fingerprint():
-            return False
-        action = "rebuilding it" if runtime.rebuild_drifted else "used as it is (--rebuild-drifted rebuilds it)"
-        _logger().warning("%s was made by other code than today's: %s", artifact.name, action)
-        return runtime.rebuild_drifted
+    def artifact(self, wanted: Wanted, store: Store) -> Artifact:
+        """Where what is wanted lies, or will lie; nothing is built."""
+        key = artifact_key(self.name, self.code_version, wanted.recipe, parent_keys(wanted.inputs))
+        return store.artifact(self.name, wanted.label, key)
 
     def fingerprint(self) -> str:
         """Fingerprint of the code this stage runs."""
-        return "-".join(code_fingerprint(module)[:16] for module in self.modules)
-
-    def _run(self, recipe: Recipe, artifact: Artifact, runtime: Runtime, inputs: Inputs, stale: bool) -> Any:
-        store = Store()
-        log = _logger()
-        started = time.time()
-        try:
-            with store.lock(artifact, lambda: log.info("another run is building %s; waiting for it", artifact.name)):
-                if store.problem(artifact) is None and (not stale or artifact.path.stat().st_mtime > started):
-                    return Completed(name="Cached", message=f"{artifact.name} was in the store", data=artifact.name)
-                self._build(store, artifact, recipe, runtime, inputs)
-        except OSError as error:
-            if (full := no_space(error, store.root)) is None:
-                raise
-            raise full from None
-        return artifact.name
-
-    def _build(self, store: Store, artifact: Artifact, recipe: Recipe, runtime: Runtime, inputs: Inputs) -> None:
-        log = _logger()
-        partial = store.partial(artifact, resume=self.resumable)
-        if self.resumable and any(partial.iterdir()):
-            log.info("%s: continuing what an earlier run left", artifact.name)
-        started = time.monotonic()
-        progress = _ProgressArtifact(f"{self.name} {artifact.label}")
-        run = StageRun(partial, artifact.key, runtime, log.info, progress)
-        facts = self.body(recipe, run, **inputs)
-        progress.finish()
-        wall_s = facts.pop("wall_s", time.monotonic() - started)
-        store.publish(
-            artifact,
-            partial,
-            {
-                "code_version": self.code_version,
-                "recipe": recipe.model_dump(mode="json", exclude_none=True),
-                "parents": parent_keys(inputs),
-                "code": self.fingerprint(),
-                "versions": versions(),
-                "wall_s": round(wall_s, 3),
-                "cost_usd": facts.pop("cost_usd", round(wall_s / 3600 * runtime.price_usd_per_hour, 6)),
-                "facts": facts,
-                "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            },
-        )
-        log.info("%s: made in %.1f s", artifact.name, wall_s)
+        return "-".join(code_fingerprint(module)[:16] for module in (self.build.__module__, *self.code))
 
 
-def stage(
-    name: str, code_version: int = 1, resumable: bool = False, code: tuple[str, ...] = ()
-) -> Callable[[Callable[..., dict]], Stage]:
-    """Decorator: `body(recipe, run, **inputs) -> facts` becomes the stage `name`.
+STAGES: Kinds[Stage] = Kinds("stage", "athanor.tasks", "STAGE")
 
-    Raise `code_version` when the same recipe must give other bytes than before. A `resumable` body finds in
-    `run.out` what an earlier attempt left there. `code` names modules the body starts but does not import.
-    """
-    return lambda body: Stage(body, name, code_version, resumable, code)
+
+def stages_of(flow: str = LIFECYCLE) -> list[Stage]:
+    """The stages of a part, or of all parts in their order."""
+    parts = PARTS if flow == LIFECYCLE else (flow,)
+    return [stage for part in parts for stage in STAGES.records() if stage.part == part]
 
 
 def parent_keys(inputs: Inputs) -> dict[str, str]:
@@ -185,51 +147,3 @@ def parent_keys(inputs: Inputs) -> dict[str, str]:
         else:
             parents |= {f"{name}.{inner}": artifact.key for inner, artifact in value.items()}
     return dict(sorted(parents.items()))
-
-
-def _retryable(state: Any) -> bool:
-    return isinstance(state.result(raise_on_failure=False), Retryable)
-
-
-def _logger() -> Any:
-    return get_run_logger() if FlowRunContext.get() else get_logger("athanor")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide numbers."""
-    found = {"python": platform.python_version()}
-    for package in ("athanor", "torch", "triton", "numpy", "tokenizers", "datasets", "lm-eval", "prefect"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-class _ProgressArtifact:
-    """A progress bar in the Prefect UI, updated at most every PROGRESS_EVERY_S, with the time left."""
-
-    def __init__(self, title: str):
-        self.title = title
-        self.id: Any = None
-        self.started = time.monotonic()
-        self.updated = self.started
-
-    def __call__(self, done: float, total: float | None, unit: str) -> None:
-        now = time.monotonic()
-        if not total or now - self.updated < PROGRESS_EVERY_S or FlowRunContext.get() is None:
-            return
-        self.updated = now
-        share = min(1.0, done / total)
-        left_s = (now - self.started) * (1 - share) / share if share else 0.0
-        text = f"{self.title}: {done:,.0f} of {total:,.0f} {unit}, about {duration(left_s)} left"
-        if self.id is None:
-            self.id = create_progress_artifact(progress=100 * share, description=text)
-        else:
-            update_progress_artifact(self.id, progress=100 * share, description=text)
-
-    def finish(self) -> None:
-        """Show a bar that was started as complete."""
-        if self.id is not None:
-            update_progress_artifact(self.id, progress=100.0, description=f"{self.title}: done")

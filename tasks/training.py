@@ -12,7 +12,6 @@ from athanor.core.errors import UserError
 from athanor.core.numbers import duration, money
 from athanor.core.rows import Row, read_rows
 from athanor.core.run_files import CHECKPOINTS, METRICS, OF_THE_PROCESS, SPEC, SUMMARY
-from athanor.core.store import Artifact
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.runs.follow import Recorder
 from athanor.tasks.stage import StageRun
@@ -23,9 +22,8 @@ from athanor.tasks.trainer.train_recipe import RunSpec
 LOG_EVERY_S = 10.0
 
 
-def resolve_model(recipe: ModelRecipe, tokenizer: Artifact) -> ModelRecipe:
+def resolve_model(recipe: ModelRecipe, vocab_size: int) -> ModelRecipe:
     """The model recipe with the tokenizer's vocabulary filled in, or checked against it (UserError)."""
-    vocab_size = tokenizer.facts["vocab_size"]
     if recipe.vocab_size is not None and recipe.vocab_size < vocab_size:
         raise UserError(
             f"model.vocab_size={recipe.vocab_size} is smaller than the tokenizer's {vocab_size} ids; "

@@ -28,7 +28,7 @@ import typer
 from athanor.core.errors import UserError
 from athanor.core.run_files import CHECKPOINTS, LOCK
 from athanor.core.store import Artifact, Store
-from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
+from athanor.tasks.stage import STAGES
 
 PATIENCE_S = 120.0  # without a step of training, before an attempt counts as hanging
 LONGEST_LIFE_S = 6.0  # of an attempt that trains, before it is killed
@@ -168,12 +168,12 @@ def _children(pid: int) -> list[psutil.Process]:
 def _share_data(source: Path, target: Path) -> None:
     """Everything but what was trained, so that the second home trains at once."""
     for stage in (source / "store").iterdir():
-        if stage.name not in TRAINING_STAGES:
+        if not STAGES[stage.name].trains:
             shutil.copytree(stage, target / "store" / stage.name, copy_function=os.link)
 
 
 def _trained(home: Path) -> Iterator[Artifact]:
-    return (artifact for artifact in Store(home / "store").artifacts() if artifact.stage in TRAINING_STAGES)
+    return (artifact for artifact in Store(home / "store").artifacts() if STAGES[artifact.stage].trains)
 
 
 def _differences(peace: Path, storm: Path) -> list[str]:

@@ -19,6 +19,7 @@ from athanor.core.errors import UserError
 from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
 from athanor.flows.cli.plan_command import BudgetHours, BudgetUsd, budget_settings
 from athanor.flows.cli.tables import table as _table
+from athanor.tasks.parts import LIFECYCLE, PARTS
 
 app = typer.Typer(
     help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
@@ -33,16 +34,7 @@ app = typer.Typer(
 INTERRUPTED = 130
 
 
-class Part(StrEnum):
-    """What `athanor run --only` can be limited to."""
-
-    data = "data"
-    pretrain = "pretrain"
-    sft = "sft"
-    evaluate = "evaluate"
-    interpret = "interpret"
-    report = "report"
-
+Part = StrEnum("Part", PARTS)  # what `athanor run --only` can be limited to
 
 Setting = Annotated[
     list[str] | None,
@@ -76,7 +68,7 @@ def run(
     overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
     overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
     try:
-        run_flow(only.value if only else "lifecycle", load_preset(preset, overrides), rebuild=rebuild, verify=verify)
+        run_flow(only.value if only else LIFECYCLE, load_preset(preset, overrides), rebuild=rebuild, verify=verify)
     except KeyboardInterrupt:
         _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
 

@@ -42,7 +42,7 @@ def plan(
     and why: the fields in which it differs from the nearest one of its kind.
 
     Times are measured in earlier runs, timed here, or assumed; the table says
-    which. Prices stand in flows/prices.yaml; yours go into
+    which. Prices stand in flows/plan/prices.yaml; yours go into
     ATHANOR_HOME/prices.yaml, written as H100: {usd_per_hour: 2.5}.
 
     Hub data sets and tokenizers that are still to be read are asked for

@@ -81,7 +81,7 @@ def _model(plan: Plan) -> Iterator[str]:
     if estimator is None:
         return
     if estimator.model is None or estimator.parameters is None:
-        yield f"model    parameters unknown until {escape(estimator.survey.tokenizer.name)} is built"
+        yield f"model    parameters unknown until {escape(estimator.survey.one('tokenizer').name)} is built"
         return
     flops = estimator.flops(plan.preset.pretrain)
     assert flops is not None
@@ -121,16 +121,17 @@ def _total(plan: Plan) -> Iterator[str]:
 
 
 def _budget(plan: Plan) -> Iterator[str]:
-    split = plan.split
-    if split is None:
+    allowance = plan.allowance
+    if allowance is None:
         return
-    line = f"budget   {duration(split.left_s)}{_aside(_cost(plan, split.left_s))} left"
-    if split.training is not None and split.estimate is not None and split.steps is not None:
+    line = f"budget   {duration(allowance.left_s)}{_aside(_cost(plan, allowance.left_s))} left"
+    if allowance.training is not None and allowance.estimate is not None and allowance.steps is not None:
         line += (
-            f", {duration(split.reserve_s)}{_aside(_cost(plan, split.reserve_s))} of it kept for the other stages: "
-            f"{split.training.stage} gets {split.steps:,} of its {split.estimate.steps_left:,} steps"
+            f", {duration(allowance.reserve_s)}{_aside(_cost(plan, allowance.reserve_s))} of it kept for the other "
+            f"stages: {allowance.training.stage} gets {allowance.steps:,} of its "
+            f"{allowance.estimate.steps_left:,} steps"
         )
-        if split.steps < split.estimate.steps_left:
+        if allowance.steps < allowance.estimate.steps_left:
             line += ", its decay moved earlier"
     yield line
 

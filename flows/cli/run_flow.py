@@ -12,8 +12,8 @@ from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import duration
 from athanor.flows.plan.plan import check_ready
-from athanor.flows.presets.preset import Preset
 from athanor.flows.server.temporary import server_settings
+from athanor.tasks.preset_recipe import Preset
 
 
 def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:

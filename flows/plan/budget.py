@@ -26,9 +26,11 @@ from athanor.core.store import Artifact, Store
 from athanor.flows.plan.estimate import Estimator, TrainingEstimate, known_s
 from athanor.flows.plan.machine import Machine, this_machine
 from athanor.flows.plan.survey import StageSurvey, Survey
-from athanor.flows.presets.preset import Preset
+from athanor.tasks.cost import TrainingCost
+from athanor.tasks.parts import LIFECYCLE
+from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.stage import STAGES
 from athanor.tasks.trainer.records.ledger import Ledger, ledger_total
-from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
 
 RESERVE_MARGIN = 1.25  # other stages are kept so much more than they are estimated at
 SMALLEST_MARGIN = 1.05  # the smallest budget is named so much larger, as estimates shift a little
@@ -36,8 +38,8 @@ TICK_S = 5.0
 
 
 @dataclass(frozen=True)
-class Split:
-    """How what is left is divided, wall seconds. `least_s` is what the next training cannot do without."""
+class Allowance:
+    """What the next training gets of what is left, wall seconds. `least_s` is what it cannot do without."""
 
     left_s: float
     reserve_s: float
@@ -65,7 +67,7 @@ class Budget:
         self._estimator = estimator
         self._runtime: Runtime = estimator.preset.runtime
         self._machine: Machine = estimator.machine
-        base = estimator.survey.base
+        base = estimator.survey.one("pretrain")
         self.folder: Path = home() / "budgets" / f"{estimator.preset.name}-{base.key[:12]}"
         if self._runtime.budget_usd is not None and not self._machine.usd_per_hour:
             raise UserError(
@@ -79,7 +81,7 @@ class Budget:
         if preset.runtime.budget_usd is None and preset.runtime.budget_hours is None:
             return None
         survey = Survey(preset)
-        survey.needed_by("lifecycle")
+        survey.needed_by(LIFECYCLE)
         budget = cls(Estimator(survey, this_machine(preset.runtime)))
         budget.check()
         return budget
@@ -94,42 +96,41 @@ class Budget:
             limits.append(self._runtime.budget_hours * 3600 - spent.device_s / self._machine.devices)
         return min(limits)
 
-    def split(self) -> Split:
+    def allowance(self) -> Allowance:
         """What the first training stage still to be built gets, as things stand now."""
-        waiting = self._waiting()
-        training = next((stage for stage in waiting if stage.stage in TRAINING_STAGES), None)
-        estimate = self._estimator.estimate(training) if training is not None else None
+        training = next((stage for stage in self._waiting() if stage.record.trains), None)
         reserve_s = self._reserve_s(training)
-        if not isinstance(estimate, TrainingEstimate) or training is None:
-            return Split(self.left_s, reserve_s, None, None, 0.0)
-        warmup_steps = max(0, self._recipe(training).warmup_steps + 1 - training.step)
-        return Split(self.left_s, reserve_s, training, estimate, warmup_steps * (estimate.step_s or 0.0))
+        if training is None:
+            return Allowance(self.left_s, reserve_s, None, None, 0.0)
+        estimate, cost = self._estimator.estimate(training), self._estimator.cost(training.artifact)
+        assert isinstance(estimate, TrainingEstimate) and isinstance(cost, TrainingCost)
+        warmup_steps = max(0, cost.train.warmup_steps + 1 - training.step)
+        return Allowance(self.left_s, reserve_s, training, estimate, warmup_steps * (estimate.step_s or 0.0))
 
     def check(self) -> None:
         """Raise UserError, one line with the numbers, when the budget cannot pay for the warm-up and what follows."""
-        split = self.split()
-        if split.training is None or split.training_s >= split.least_s:
-            if split.left_s <= 0:
+        allowance = self.allowance()
+        if allowance.training is None or allowance.training_s >= allowance.least_s:
+            if allowance.left_s <= 0:
                 raise UserError(self._spent())
             return
-        assert split.estimate is not None
+        assert allowance.estimate is not None
         used_s = ledger_total(self.folder).device_s / self._machine.devices
-        smallest_s = used_s + SMALLEST_MARGIN * (split.reserve_s + split.least_s)
+        smallest_s = used_s + SMALLEST_MARGIN * (allowance.reserve_s + allowance.least_s)
         raise UserError(
-            f"the budget of {self._amount()} is too small: {self.show(split.left_s)} are left, but the warm-up of "
-            f"{split.training.stage} takes {self.show(split.least_s)}, the other stages {self.show(split.reserve_s)}; "
-            f"the smallest that works is {self._option(smallest_s)}"
+            f"the budget of {self._amount()} is too small: {self.show(allowance.left_s)} are left, but the warm-up of "
+            f"{allowance.training.stage} takes {self.show(allowance.least_s)}, the other stages "
+            f"{self.show(allowance.reserve_s)}; the smallest that works is {self._option(smallest_s)}"
         )
 
     def runtime_for(self, stage: str, artifact: Artifact) -> Runtime:
         """The runtime of a stage about to be built. Raises UserError when nothing is left."""
         if self.left_s <= 0:
             raise UserError(self._spent())
-        if stage not in TRAINING_STAGES:
+        if not STAGES[stage].trains:
             return self._runtime
         used_device_s = ledger_total(Store().partial_path(artifact)).device_s
-        this = next(found for found in self._estimator.survey.stages if found.artifact.key == artifact.key)
-        may_use_s = max(1.0, self.left_s - self._reserve_s(this))
+        may_use_s = max(1.0, self.left_s - self._reserve_s(self._estimator.survey.surveyed(artifact)))
         return self._runtime.model_copy(update={"budget_s": used_device_s + may_use_s * self._machine.devices})
 
     @contextmanager
@@ -160,10 +161,6 @@ class Budget:
     def _reserve_s(self, training: StageSurvey | None) -> float:
         others = [stage for stage in self._waiting() if stage is not training]
         return RESERVE_MARGIN * known_s(map(self._estimator.estimate, others))
-
-    def _recipe(self, stage: StageSurvey):
-        preset = self._estimator.preset
-        return preset.pretrain if stage.stage == "pretrain" or preset.sft is None else preset.sft.train
 
     def _amount(self) -> str:
         given = self._runtime

@@ -1,23 +1,20 @@
-"""What each stage still to be built costs: tokens, FLOPs, seconds, money, bytes on disk and in memory.
+"""What each stage still to be built costs: seconds, money, bytes on disk and in memory.
 
-Training is counted exactly and divided by a rate (flows/plan/training_rate.py). Other stages take what the newest
-artifact of the same stage and label took; without one, rough rates that stand here, and the plan says `assumed`.
+What a stage takes in units of no machine is its own to say (tasks/cost.py). Training is counted exactly and divided by
+a rate (flows/plan/training_rate.py). Other stages take what the newest artifact of the same stage and label took;
+without one, what their costs assume, and the plan says `assumed`.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import assert_never
 
 import torch
 
-from athanor.core.errors import UserError
 from athanor.core.store import Artifact
-from athanor.data.sources.source import source_of
-from athanor.data.tokenizer import tokenizer_file
 from athanor.flows.plan.machine import Machine
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.flows.plan.training_rate import Rate, training_rate
@@ -25,25 +22,15 @@ from athanor.models.build import build_model
 from athanor.models.counts import Flops, flops_per_token, parameter_counts
 from athanor.models.memory import StepMemory
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.benchmarks.local import local_names
-from athanor.tasks.stage_recipes import EvalTaskRecipe
+from athanor.tasks.cost import STARTUP_S, Cost, TrainingCost
+from athanor.tasks.make_tokenizer import vocabulary_size
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.records.checkpoint import Retention
 from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
-from athanor.tasks.trainer.train_recipe import TRAINING_STAGES, TrainRecipe
+from athanor.tasks.trainer.train_recipe import TrainRecipe
 from athanor.tasks.training import resolve_model
 
-TOKENIZE_BYTES_PER_S = 3e6  # of text
-TRAIN_TOKENIZER_BYTES_PER_S = 1e6  # of text
-BYTES_PER_TOKEN = 4.0
-BENCHMARK_DOCUMENTS = 1500  # of a benchmark without limit
-PROMPT_TOKENS, ANSWER_TOKENS = 1000, 256  # of lm-eval's benchmarks, examples included
-LOCAL_PROMPT_TOKENS, LOCAL_ANSWER_TOKENS = 60, 64  # of those in tasks/benchmarks
-LAYER_STEP_S = 1e-3  # a layer of a decoding step costs so much however small it is
-PROBING_SLOWDOWN = 3.0  # measuring maps, against a forward pass
-STARTUP_S = 10.0  # importing, loading a model
 WEIGHT_BYTES = 4  # of a parameter, in training and in every checkpoint
-DOCUMENTS_SHARE, SHARDS_SHARE = 0.4, 1.0  # bytes on disk for a byte of text
 
 
 @dataclass(frozen=True)
@@ -77,16 +64,13 @@ class Estimator:
     def model(self) -> ModelRecipe | None:
         """The model with its vocabulary; None until the tokenizer that decides it is built. UserError if it is too
         small for the tokenizer."""
-        recipe, tokenizer = self.preset.model, self.preset.tokenizer
-        if self._whole(self.survey.tokenizer):
-            return resolve_model(recipe, self.survey.tokenizer)
-        if tokenizer.path is not None:
-            size = _vocabulary(tokenizer.path)
-            if recipe.vocab_size is not None and recipe.vocab_size < size:
-                raise UserError(f"model.vocab_size={recipe.vocab_size} is smaller than the tokenizer's {size} ids")
-        else:
-            size = tokenizer.vocab_size if tokenizer.hub is None else None
-        chosen = recipe.vocab_size or size
+        recipe, tokenizer = self.preset.model, self.survey.one("tokenizer")
+        if self._whole(tokenizer):
+            return resolve_model(recipe, tokenizer.facts["vocab_size"])
+        asked = self.preset.tokenizer
+        if asked.path is not None:
+            return resolve_model(recipe, vocabulary_size(asked.path))
+        chosen = recipe.vocab_size or (asked.vocab_size if asked.hub is None else None)
         return None if chosen is None else recipe.model_copy(update={"vocab_size": chosen})
 
     @cached_property
@@ -116,29 +100,52 @@ class Estimator:
         """What building `stage` from its present state costs; nothing if it is cached."""
         if stage.state == "cached":
             return Estimate(0.0, "cached")
-        if stage.stage in TRAINING_STAGES:
-            train = self.preset.pretrain if stage.stage == "pretrain" else self.preset.sft and self.preset.sft.train
-            assert train is not None
-            return self._training(stage, train)
-        guess = self._assumed(stage)
-        if (before := self._before(stage)) is not None:
-            return Estimate(before, "measured before", guess.disk_bytes)
-        return guess
+        match self.cost(stage.artifact):
+            case TrainingCost() as training:
+                return self._training(stage, training)
+            case Cost() as cost:
+                assumed = self._assumed(cost)
+                if (before := self._before(stage)) is not None:
+                    return replace(assumed, wall_s=before, source="measured before")
+                return assumed
+            case other:
+                assert_never(other)
 
-    def _training(self, stage: StageSurvey, train: TrainRecipe) -> TrainingEstimate:
+    def cost(self, artifact: Artifact) -> Cost | TrainingCost:
+        """What its stage says of an artifact; of a text that is built, as long as it is."""
+        return self._cost(artifact, {})
+
+    def _cost(self, artifact: Artifact, known: dict[str, Cost | TrainingCost]) -> Cost | TrainingCost:
+        if artifact.key not in known:
+            found = self.survey.surveyed(artifact)
+            inputs = {
+                name: self._cost(given, known)
+                if isinstance(given, Artifact)
+                else {member: self._cost(one, known) for member, one in given.items()}
+                for name, given in found.wanted.inputs.items()
+            }
+            cost = found.record.cost(found.wanted.recipe, self.preset, **inputs)
+            if isinstance(cost, Cost) and self._whole(artifact):
+                cost = replace(cost, text_bytes=artifact.facts.get("text_bytes", cost.text_bytes))
+            known[artifact.key] = cost
+        return known[artifact.key]
+
+    def _training(self, stage: StageSurvey, cost: TrainingCost) -> TrainingEstimate:
+        train = cost.train
         left = train.steps - stage.step
         flops = self.flops(train)
         if flops is None or self.model is None or self.parameters is None:
             return TrainingEstimate(
                 None,
-                f"unknown until {self.survey.tokenizer.name} is built",
+                f"unknown until {self.survey.one('tokenizer').name} is built",
                 steps=train.steps,
                 steps_left=left,
                 tokens=train.steps * train.batch_tokens,
             )
         whole, rest = self._training_flops(train, 0), self._training_flops(train, stage.step)
         rate = self.rate(stage.stage, train)
-        held_out = self._held_out_flops(stage, train, flops)
+        evaluations = (left // train.eval_every_steps + 2) * cost.held_out_sources
+        held_out = evaluations * train.eval_tokens * flops.forward
         return TrainingEstimate(
             wall_s=(rest + held_out) / rate.flops_per_s + STARTUP_S if rate is not None else None,
             source=rate.source if rate is not None else f"unknown: {self.machine.name} has no known speed",
@@ -181,11 +188,6 @@ class Estimator:
     def _rates(self) -> dict[str, Rate | None]:
         return {}
 
-    def _held_out_flops(self, stage: StageSurvey, train: TrainRecipe, flops: Flops) -> float:
-        sources = len(self.preset.data.sources) if stage.stage == "pretrain" else 1
-        evaluations = (train.steps - stage.step) // train.eval_every_steps + 2
-        return sources * evaluations * train.eval_tokens * flops.forward
-
     def _before(self, stage: StageSurvey) -> float | None:
         """Seconds the newest whole artifact of the same stage and label took."""
         alike = [
@@ -195,53 +197,17 @@ class Estimator:
         ]
         return max(alike, key=lambda manifest: manifest["created"])["wall_s"] if alike else None
 
-    def _assumed(self, stage: StageSurvey) -> Estimate:
-        match stage.stage:
-            case "acquire":
-                source = getattr(stage.recipe, "source")  # noqa: B009  AcquireRecipe's, an excluded field
-                return _over(self._text_bytes(stage), source_of(source).read_bytes_per_s, DOCUMENTS_SHARE)
-            case "tokenize" | "chat":
-                return _over(
-                    self._text_bytes(self._stage_of(stage.inputs["documents"])), TOKENIZE_BYTES_PER_S, SHARDS_SHARE
-                )
-            case "tokenizer":
-                trained = self.preset.tokenizer.path is None and self.preset.tokenizer.hub is None
-                return _over(self.preset.tokenizer.train_bytes if trained else 0.0, TRAIN_TOKENIZER_BYTES_PER_S, 0.0)
-            case "evaluate":
-                return self._evaluation(getattr(stage.recipe, "task"))  # noqa: B009  an excluded field
-            case "interpret":
-                assert self.preset.interpret is not None
-                return self._forward(self.preset.interpret.tokens * len(self.preset.data.sources) * PROBING_SLOWDOWN)
-        return Estimate(STARTUP_S, "assumed")
-
-    def _evaluation(self, task: EvalTaskRecipe) -> Estimate:
-        """Prompts are read at training's FLOP/s; answers are decoded in batches, a step costing what its layers do."""
-        local = task.name in local_names()
-        documents = task.limit or BENCHMARK_DOCUMENTS
-        answer_tokens = task.max_new_tokens or (LOCAL_ANSWER_TOKENS if local else ANSWER_TOKENS)
-        read = self._forward(documents * ((LOCAL_PROMPT_TOKENS if local else PROMPT_TOKENS) + answer_tokens))
-        if read.wall_s is None:
-            return read
-        batches = -(-documents // self.preset.runtime.eval_batch_rows)
-        decode_s = batches * answer_tokens * self.preset.model.n_layers * LAYER_STEP_S
-        return Estimate(read.wall_s + decode_s, read.source)
-
-    def _forward(self, tokens: float) -> Estimate:
+    def _assumed(self, cost: Cost) -> Estimate:
+        if cost.wall_s is None:
+            return Estimate(None, cost.unknown)
+        if not cost.forward_tokens:
+            return Estimate(cost.wall_s, "assumed", cost.disk_bytes)
         train = self.preset.pretrain
         flops, rate = self.flops(train), self.rate("pretrain", train)
         if flops is None or rate is None:
-            return Estimate(None, "unknown, as the model's speed is")
-        return Estimate(tokens * flops.forward / rate.flops_per_s + STARTUP_S, "assumed")
-
-    def _text_bytes(self, stage: StageSurvey) -> float | None:
-        """UTF-8 bytes of a source's documents; None where only reading it tells."""
-        if self._whole(stage.artifact):
-            return stage.artifact.facts["text_bytes"]
-        recipe: Any = stage.recipe
-        return source_of(recipe.source).text_bytes(recipe.source, recipe.identity)
-
-    def _stage_of(self, artifact: Any) -> StageSurvey:
-        return next(stage for stage in self.survey.stages if stage.artifact.key == artifact.key)
+            return Estimate(None, "unknown, as the model's speed is", cost.disk_bytes)
+        forward_s = cost.forward_tokens * flops.forward / rate.flops_per_s
+        return Estimate(forward_s + cost.wall_s, "assumed", cost.disk_bytes)
 
     def _whole(self, artifact: Artifact) -> bool:
         return self._store.problem(artifact) is None
@@ -250,15 +216,3 @@ class Estimator:
 def known_s(estimates: Iterable[Estimate]) -> float:
     """Sum of the times that are known."""
     return sum(estimate.wall_s or 0.0 for estimate in estimates)
-
-
-def _over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Estimate:
-    if text_bytes is None:
-        return Estimate(None, "unknown: set max_bytes to bound the source")
-    return Estimate(text_bytes / bytes_per_s + 1.0, "assumed", disk_share * text_bytes)
-
-
-def _vocabulary(path: str) -> int:
-    vocabulary = json.loads(tokenizer_file(path).read_text(encoding="utf-8"))
-    ids = [*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])]
-    return max(ids) + 1

@@ -1,7 +1,7 @@
 """The machine a run happens on: its device, how fast and how large it is, and what it costs.
 
-Prices stand in flows/prices.yaml, a user's own in ATHANOR_HOME/prices.yaml; `runtime.price_usd_per_hour` beats both.
-A device nobody has named costs nothing.
+Prices stand in flows/plan/prices.yaml, a user's own in ATHANOR_HOME/prices.yaml; `runtime.price_usd_per_hour` beats
+both. A device nobody has named costs nothing.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _offer(device_name: str) -> tuple[str, Offer] | None:
     for source in (home() / "prices.yaml", SHIPPED):
         for fragment, offer in _read(source).items():
             if fragment.lower() in device_name.lower():
-                return str(source) if source != SHIPPED else "flows/prices.yaml", offer
+                return str(source) if source != SHIPPED else "flows/plan/prices.yaml", offer
     return None
 
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from athanor.core.errors import UserError
 from athanor.core.numbers import memory
-from athanor.flows.plan.budget import Budget, Split
+from athanor.flows.plan.budget import Allowance, Budget
 from athanor.flows.plan.estimate import Estimate, Estimator, known_s
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
 from athanor.flows.plan.preflight import Finding, access_findings, disk_finding, recipe_findings, version_findings
 from athanor.flows.plan.survey import StageSurvey, Survey
-from athanor.flows.presets.preset import Preset
 from athanor.models.memory import DEVICE_OVERHEAD_BYTES, StepMemory
-from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
+from athanor.tasks.parts import LIFECYCLE
+from athanor.tasks.preset_recipe import Preset
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Plan:
     estimator: Estimator | None = None
     stages: tuple[tuple[StageSurvey, Estimate], ...] = ()
     memory: tuple[int, StepMemory] | None = None
-    split: Split | None = None
+    allowance: Allowance | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -49,7 +49,7 @@ class Plan:
         return [stage.artifact.name for stage, estimate in self.stages if estimate.wall_s is None]
 
 
-def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) -> Plan:
+def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> Plan:
     """Plan a flow of a preset on this machine, or on a GPU named `on` that is not here."""
     findings = recipe_findings(preset)
     try:
@@ -65,7 +65,7 @@ def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) ->
     estimator = Estimator(survey, machine)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
-        trains = any(stage.stage in TRAINING_STAGES and stage.state != "cached" for stage in needed)
+        trains = any(stage.record.trains and stage.state != "cached" for stage in needed)
         counted = estimator.memory() if trains else None
     except UserError as error:  # the vocabulary, the precision
         return Plan(preset, machine, [*findings, Finding("error", "model", str(error))])
@@ -73,8 +73,8 @@ def make_plan(preset: Preset, flow: str = "lifecycle", on: str | None = None) ->
         findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
     if counted is not None:
         findings += _memory_findings(counted, machine)
-    split, over = _budget(preset, estimator)
-    return Plan(preset, machine, findings + over, estimator, stages, counted, split)
+    allowance, over = _budget(preset, estimator)
+    return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
 
 
 def check_ready(preset: Preset, flow: str) -> None:
@@ -108,24 +108,24 @@ def plan_json(plan: Plan) -> dict[str, Any]:
             "disk_bytes": sum(estimate.disk_bytes for _, estimate in plan.stages),
             "unknown": plan.unknown,
         },
-        "budget": _split_json(plan.split),
+        "budget": _allowance_json(plan.allowance),
         "checks": [asdict(finding) for finding in plan.findings],
         "ok": not plan.errors,
     }
 
 
-def _budget(preset: Preset, estimator: Estimator) -> tuple[Split | None, list[Finding]]:
+def _budget(preset: Preset, estimator: Estimator) -> tuple[Allowance | None, list[Finding]]:
     if preset.runtime.budget_usd is None and preset.runtime.budget_hours is None:
         return None, []
     try:
         budget = Budget(estimator)
-        split = budget.split()
-        if split.estimate is not None and split.estimate.step_s is None:
-            return split, [Finding("error", "budget", f"no time can be planned: {split.estimate.source}")]
+        allowance = budget.allowance()
+        if allowance.estimate is not None and allowance.estimate.step_s is None:
+            return allowance, [Finding("error", "budget", f"no time can be planned: {allowance.estimate.source}")]
         budget.check()
     except UserError as error:
         return None, [Finding("error", "budget", str(error))]
-    return split, []
+    return allowance, []
 
 
 def _memory_findings(counted: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
@@ -166,16 +166,16 @@ def _memory_json(plan: Plan) -> dict[str, Any] | None:
     return {"micro_batch_rows": rows, **asdict(step), "total_bytes": step.total_bytes}
 
 
-def _split_json(split: Split | None) -> dict[str, Any] | None:
-    if split is None:
+def _allowance_json(allowance: Allowance | None) -> dict[str, Any] | None:
+    if allowance is None:
         return None
     return {
-        "left_s": split.left_s,
-        "reserve_s": split.reserve_s,
-        "training": None if split.training is None else split.training.artifact.name,
-        "training_s": split.training_s,
-        "least_s": split.least_s,
-        "steps": split.steps,
+        "left_s": allowance.left_s,
+        "reserve_s": allowance.reserve_s,
+        "training": None if allowance.training is None else allowance.training.artifact.name,
+        "training_s": allowance.training_s,
+        "least_s": allowance.least_s,
+        "steps": allowance.steps,
     }
 
 

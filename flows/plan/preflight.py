@@ -13,22 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Literal, assert_never
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
-from athanor.data.data_recipe import SourceRecipe, TokenizerRecipe
-from athanor.data.hub_access import Kind, hub_access
-from athanor.data.sources.source import source_of
+from athanor.data.hub_access import Repository, hub_access
 from athanor.flows.plan.survey import StageSurvey
-from athanor.flows.presets.preset import Preset
-from athanor.tasks import acquire
-from athanor.tasks.benchmarks import catalogue
-from athanor.tasks.benchmarks.lm_eval_run import validate_task
-from athanor.tasks.make_tokenizer import TokenizerStageRecipe
-from athanor.tasks.stage import versions
-from athanor.tasks.stage_recipes import EvalTaskRecipe
+from athanor.tasks.external import External
+from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.stage import stages_of
+from athanor.tasks.stage_task import versions
 
 CONSTRAINTS = Path(__file__).parent.parent.parent / "constraints.txt"
 DISK_WARNING_SHARE = 0.8
@@ -44,26 +39,10 @@ class Finding:
     message: str
 
 
-@dataclass(frozen=True)
-class _Repository:
-    """A hub repository the run reads, and whether a copy of it lies in a local cache."""
-
-    subject: str
-    kind: Kind
-    repo: str
-    revision: str | None
-    cached: Callable[[], bool]
-
-
 def recipe_findings(preset: Preset) -> list[Finding]:
     """Errors of local files and of task names, each by itself; with any of them the keys are not known."""
-    checks: list[tuple[str, Callable[[], object]]] = [
-        (subject, lambda source=source: acquire.AcquireRecipe.of(source)) for subject, source in _sources(preset)
-    ]
-    checks.append(("tokenizer", lambda: TokenizerStageRecipe.of(preset.tokenizer, preset.data.mixture.start)))
-    for label, task in preset.evaluate.tasks.items() if preset.evaluate else ():
-        checks.append((f"evaluate.tasks.{label}", lambda task=task: validate_task(task)))
-    return [finding for subject, check in checks for finding in _caught(subject, check)]
+    externals = [external for stage in stages_of() for external in stage.external(preset)]
+    return [finding for external in externals for finding in _caught(external.field, external.check)]
 
 
 def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Finding]:
@@ -73,7 +52,7 @@ def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Fi
     """
     wanted = list(_repositories(preset, stages))
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(pool.map(_access, wanted))
+        return list(pool.map(lambda asked: _access(*asked), wanted))
 
 
 def disk_finding(needed_bytes: float) -> Finding:
@@ -105,13 +84,6 @@ def version_findings() -> list[Finding]:
     return findings or [Finding("ok", "versions", "those the tests ran with")]
 
 
-def _sources(preset: Preset) -> Iterator[tuple[str, SourceRecipe]]:
-    for name, source in preset.data.sources.items():
-        yield f"data.sources.{name}", source
-    if preset.sft is not None:
-        yield "sft.source", preset.sft.source
-
-
 def _caught(subject: str, check: Callable[[], object]) -> Iterator[Finding]:
     try:
         check()
@@ -119,48 +91,52 @@ def _caught(subject: str, check: Callable[[], object]) -> Iterator[Finding]:
         yield Finding("error", subject, str(error))
 
 
-def _repositories(preset: Preset, stages: list[StageSurvey] | None) -> Iterator[_Repository]:
-    def waiting(stage: str, field: str = "", value: object = None) -> bool:
-        alike = (s for s in stages or () if s.stage == stage and (not field or getattr(s.recipe, field) == value))
-        return stages is None or any(found.state != "cached" for found in alike)
-
-    for subject, source in _sources(preset):
-        repository = source_of(source).repository(source)
-        if repository is not None and waiting("acquire", "source", source):  # streamed, so no cache helps
-            yield _Repository(subject, *repository, lambda: False)
-    tokenizer = preset.tokenizer
-    if tokenizer.hub is not None and waiting("tokenizer"):
-        revision = tokenizer.hub_revision
-        yield _Repository("tokenizer", "model", tokenizer.hub, revision, lambda: _tokenizer_cached(tokenizer))
-    asked: set[str] = set()
-    for label, task in preset.evaluate.tasks.items() if preset.evaluate else ():
-        for repo in sorted(_hub_datasets(task) - asked) if waiting("evaluate", "label", label) else ():
-            asked.add(repo)
-            yield _Repository(f"task {task.name}", "dataset", repo, None, lambda repo=repo: _dataset_cached(repo))
+def _repositories(preset: Preset, stages: list[StageSurvey] | None) -> Iterator[tuple[str, Repository]]:
+    """Field of the preset and repository, each repository once."""
+    asked: set[Repository] = set()
+    for stage in stages_of():
+        waiting = {s.wanted.member for s in stages or () if s.record is stage and s.state != "cached"}
+        for external in stage.external(preset):
+            if stages is None or waiting.intersection(external.members):
+                for repository in _known_repositories(external):
+                    if repository not in asked:
+                        asked.add(repository)
+                        yield external.field, repository
 
 
-def _hub_datasets(task: EvalTaskRecipe) -> set[str]:
+def _known_repositories(external: External) -> list[Repository]:
     try:
-        return catalogue.hub_datasets(task)
+        return list(external.repositories())
     except UserError:  # an unknown task, which is an error of its own
-        return set()
+        return []
 
 
-def _access(wanted: _Repository) -> Finding:
-    access = hub_access(wanted.kind, wanted.repo, wanted.revision)
-    subject = f"{wanted.subject}: hub {wanted.repo}"
+def _access(field: str, repository: Repository) -> Finding:
+    access = hub_access(repository.kind, repository.repo, repository.revision)
+    subject = f"{field}: hub {repository.repo}"
     if access.problem is None:
         return Finding("ok", subject, "can be read")
-    if access.state in ("offline", "unreachable") and wanted.cached():
+    if access.state in ("offline", "unreachable") and _is_cached(repository):
         return Finding("warning", subject, f"{access.problem}; a copy is cached and will be used")
     return Finding("error", subject, access.problem)
 
 
-def _tokenizer_cached(tokenizer: TokenizerRecipe) -> bool:
+def _is_cached(repository: Repository) -> bool:
+    if repository.streamed:
+        return False
+    match repository.kind:
+        case "model":
+            return _tokenizer_cached(repository.repo, repository.revision or "main")
+        case "dataset":
+            return _dataset_cached(repository.repo)
+        case other:
+            assert_never(other)
+
+
+def _tokenizer_cached(repo: str, revision: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
-    revision = tokenizer.hub_revision or "main"
-    return isinstance(try_to_load_from_cache(str(tokenizer.hub), "tokenizer.json", revision=revision), str)
+    return isinstance(try_to_load_from_cache(repo, "tokenizer.json", revision=revision), str)
 
 
 def _dataset_cached(repo: str) -> bool:

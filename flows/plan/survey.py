@@ -13,24 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from athanor.core.recipe import Recipe
 from athanor.core.run_files import CHECKPOINT_MANIFEST, CHECKPOINTS
 from athanor.core.store import Artifact, Store
 from athanor.flows.chain import Chain
-from athanor.flows.presets.preset import Preset
-from athanor.tasks.stage import Inputs, Stage, parent_keys
+from athanor.tasks.parts import LIFECYCLE
+from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.stage import Stage, Wanted, parent_keys
 
 State = Literal["cached", "resume", "run"]
-# Flow name -> what of the chain it is about.
-GOALS = {
-    "lifecycle": "report",
-    "data": "shards",
-    "pretrain": "base",
-    "sft": "tuned",
-    "evaluate": "evaluations",
-    "interpret": "maps",
-    "report": "report",
-}
 _SHOWN_CHARACTERS = 30
 
 
@@ -55,14 +45,18 @@ class Difference:
 class StageSurvey:
     """One artifact: its state and the reason for it. `step` is the training step it resumes at."""
 
-    stage: str
+    record: Stage
+    wanted: Wanted
     artifact: Artifact
-    recipe: Recipe
-    inputs: Inputs
     state: State
     why: str
     differences: tuple[Difference, ...] = ()
     step: int = 0
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return self.record.name
 
 
 class Survey(Chain):
@@ -75,22 +69,26 @@ class Survey(Chain):
 
     def needed_by(self, flow: str) -> list[StageSurvey]:
         """What a flow needs, in the order it is made; the whole lifecycle is surveyed as well."""
-        getattr(self, GOALS[flow])
+        self.make(flow)
         needed = list(self.stages)
-        _ = self.report
+        self.make(LIFECYCLE)
         return needed
 
-    def _make(self, stage: Stage, recipe: Any, label: str, **inputs: Any) -> Artifact:
-        artifact = stage.artifact(recipe, label, inputs, self.store)
-        self.stages.append(_survey(stage, recipe, artifact, inputs, self.store, self.preset.runtime.rebuild_drifted))
-        return artifact
+    def surveyed(self, artifact: Artifact) -> StageSurvey:
+        """What was noted of an artifact."""
+        return next(found for found in self.stages if found.artifact.key == artifact.key)
+
+    def _make(self, stage: Stage, wanted: Wanted) -> Artifact:
+        found = _survey(stage, wanted, self.store, self.preset.runtime.rebuild_drifted)
+        self.stages.append(found)
+        return found.artifact
 
 
-def _survey(
-    stage: Stage, recipe: Recipe, artifact: Artifact, inputs: Inputs, store: Store, rebuild_drifted: bool
-) -> StageSurvey:
+def _survey(stage: Stage, wanted: Wanted, store: Store, rebuild_drifted: bool) -> StageSurvey:
+    artifact = stage.artifact(wanted, store)
+
     def found(state: State, why: str, differences: Iterable[Difference] = (), step: int = 0) -> StageSurvey:
-        return StageSurvey(stage.name, artifact, recipe, inputs, state, why, tuple(differences), step)
+        return StageSurvey(stage, wanted, artifact, state, why, tuple(differences), step)
 
     torn = ""
     if artifact.path.exists():
@@ -108,7 +106,7 @@ def _survey(
             return found("resume", f"after {tokens:,} tokens")
     if torn:
         return found("run", torn)
-    nearest, differences = _nearest(stage, recipe, artifact, parent_keys(inputs), store)
+    nearest, differences = _nearest(stage, wanted, artifact, store)
     if nearest is None:
         return found("run", "nothing there yet")
     return found("run", f"{', '.join(map(str, differences))} (nearest: {nearest.key[:12]})", differences)
@@ -135,19 +133,20 @@ def _tokens_written(partial: Path) -> int | None:
 
 
 def _nearest(
-    stage: Stage, recipe: Recipe, wanted: Artifact, parents: dict[str, str], store: Store
+    stage: Stage, wanted: Wanted, artifact: Artifact, store: Store
 ) -> tuple[Artifact | None, list[Difference]]:
     """The whole artifact of this stage and label with the fewest differing fields, the newest among equals."""
-    fields = _flat(_identity(stage.code_version, recipe.model_dump(mode="json", exclude_none=True), parents))
+    recipe = wanted.recipe.model_dump(mode="json", exclude_none=True)
+    fields = _flat(_identity(stage.code_version, recipe, parent_keys(wanted.inputs)))
     candidates = []
-    for artifact in store.artifacts():
-        alike = (artifact.stage, artifact.label) == (wanted.stage, wanted.label)
-        if alike and artifact.path != wanted.path and store.problem(artifact) is None:
-            manifest = artifact.manifest
+    for other in store.artifacts():
+        alike = (other.stage, other.label) == (artifact.stage, artifact.label)
+        if alike and other.path != artifact.path and store.problem(other) is None:
+            manifest = other.manifest
             theirs = _flat(_identity(manifest["code_version"], manifest["recipe"], manifest["parents"]))
             names = sorted(theirs.keys() | fields.keys())
             differences = [Difference(n, theirs.get(n), fields.get(n)) for n in names if theirs.get(n) != fields.get(n)]
-            candidates.append((artifact, differences))
+            candidates.append((other, differences))
     if not candidates:
         return None, []
     newest_first = sorted(candidates, key=lambda found: found[0].manifest["created"], reverse=True)

@@ -21,7 +21,7 @@ from athanor.core.store import Store
 from athanor.flows.plan.machine import Machine
 from athanor.models.counts import Flops
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.trainer.train_recipe import TRAINING_STAGES
+from athanor.tasks.stage import stages_of
 
 ASSUMED_UTILISATION = 0.35  # of the bf16 peak, in training
 ALIKE_SIZE = 3.0  # the FLOPs per token of two models, one through the other, at most
@@ -57,7 +57,8 @@ def training_rate(
 
 def _newest_logs(store: Store, stage: str, family: str) -> Iterator[Path]:
     """Logs of finished and interrupted training of a family: this stage's first, the newest first."""
-    for name in sorted(TRAINING_STAGES, key=lambda other: other != stage):
+    trained = [record.name for record in stages_of() if record.trains]
+    for name in sorted(trained, key=lambda other: other != stage):
         logs = [
             p for p in (store.root / name).glob(f"*/{METRICS}") if p.parent.name.lstrip(".").startswith(f"{family}-")
         ]

@@ -16,9 +16,9 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.utilities.callables import parameter_schema
 
-from athanor.flows.chain import OWN_STAGES
 from athanor.flows.presets.preset import load_preset, preset_names
 from athanor.flows.server import worker_folder
+from athanor.tasks.parts import FLOWS
 
 WORK_POOL = "athanor"
 PULL = [{f"{worker_folder.__name__}.{worker_folder.note_worker_folder.__name__}": {}}]
@@ -42,7 +42,7 @@ def deployments() -> list[dict[str, Any]]:
             "work_pool": {"name": WORK_POOL},
         }
         for preset in parameters
-        for flow in ("lifecycle", *OWN_STAGES)
+        for flow in FLOWS
     ]
 
 

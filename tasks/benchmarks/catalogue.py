@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
-from athanor.tasks.stage_recipes import EvalTaskRecipe
+from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager

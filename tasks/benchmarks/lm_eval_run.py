@@ -20,8 +20,8 @@ from athanor.core.disk import write_json
 from athanor.core.progress import Progress, silent
 from athanor.core.runtime import Runtime
 from athanor.tasks.benchmarks import catalogue, scores
-from athanor.tasks.benchmarks.local import BITS_PER_BYTE, local_names, write_test_documents
-from athanor.tasks.stage_recipes import EvalTaskRecipe
+from athanor.tasks.benchmarks.local import local_names, reads_documents, write_test_documents
+from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 RESULT, SAMPLES = "result.json", "samples.jsonl"
 
@@ -29,11 +29,6 @@ RESULT, SAMPLES = "result.json", "samples.jsonl"
 def validate_task(recipe: EvalTaskRecipe) -> None:
     """Raise UserError, one line, for a task that cannot run; cheap enough for a plan."""
     catalogue.check(recipe)
-
-
-def reads_documents(recipe: EvalTaskRecipe) -> bool:
-    """Whether the task is scored on the held-out documents of the data sources."""
-    return recipe.name == BITS_PER_BYTE
 
 
 def run_task(

@@ -15,6 +15,7 @@ from typing import Any
 from athanor.core.errors import UserError
 from athanor.data.documents import read_documents
 from athanor.data.sources.word_problems import SUMS_AND_DIFFERENCES, Problem, generate
+from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 FOLDER = Path(__file__).parent
 BITS_PER_BYTE = "bits_per_byte"
@@ -27,6 +28,11 @@ Documents = Mapping[str, Path]  # source -> documents artifact
 def local_names() -> list[str]:
     """Names of the local tasks: each is a file of this folder."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def reads_documents(recipe: EvalTaskRecipe) -> bool:
+    """Whether the task is scored on the held-out documents of the data sources."""
+    return recipe.name == BITS_PER_BYTE
 
 
 def write_test_documents(name: str, file: Path, documents: Documents | None, limit: int | None) -> None:

@@ -129,7 +129,7 @@ class TrainRecipe(Recipe):
     @classmethod
     def _optimizer_defaults(cls, fields: Any) -> Any:
         """Write the optimizer's own values where the recipe has none: the key holds the numbers a run trained with."""
-        if not isinstance(fields, dict) or (name := fields.get("optimizer", "adamw")) not in list(OPTIMIZERS):
+        if not isinstance(fields, dict) or (name := fields.get("optimizer", "adamw")) not in OPTIMIZERS:
             return fields
         return with_defaults(name, fields)
 

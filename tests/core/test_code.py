@@ -59,3 +59,15 @@ def test_what_a_table_finds_in_its_room_belongs_to_the_fingerprint(tmp_path, mon
             athanor.core.code._imports.cache_clear()
             seen.add(athanor.core.code.code_fingerprint("athanor.toy.stage"))
     assert len(seen) == 4
+
+
+def test_what_only_a_type_checker_imports_does_not_belong_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(athanor.core.code, "ROOT", tmp_path)
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "stage.py").write_text("if TYPE_CHECKING:\n    from athanor.toy.helper import f\n")
+    found = []
+    for helper_code in (CODE, CODE.replace("1", "2")):
+        (tmp_path / "toy" / "helper.py").write_text(helper_code)
+        athanor.core.code.syntax_tree.cache_clear()
+        found.append(athanor.core.code.code_fingerprint("athanor.toy.stage"))
+    assert found[0] == found[1]

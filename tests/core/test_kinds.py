@@ -46,6 +46,14 @@ def test_the_room_is_not_imported_before_it_is_asked(room):
         Recipe(metal="lead")
 
 
+def test_what_comes_after_a_record_is_not_imported_for_it(room):
+    metals = room("lazy_metals", lead=RECORD + "METALS = Record(name='lead')", zinc="raise RuntimeError('imported')")
+    assert metals["lead"].name == "lead"
+    assert "lead" in metals
+    with pytest.raises(RuntimeError, match="imported"):
+        list(metals)
+
+
 def test_an_unknown_name_is_told_with_those_there_are(room):
     metals = room("two_metals", noble=RECORD + "METALS = Record(name='gold'), Record(name='silver')")
     with pytest.raises(UserError, match="no metal 'tin': there are gold, silver"):

@@ -15,9 +15,8 @@ from athanor.core.disk import write_json
 from athanor.core.store import Store
 from athanor.flows.cli.main import main
 from athanor.flows.plan.survey import StageSurvey
-from athanor.flows.presets.preset import Preset, load_preset
-from athanor.tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize
-from athanor.tasks import make_tokenizer as tokenizer
+from athanor.flows.presets.preset import load_preset
+from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import parent_keys
 
 SMALL = (
@@ -25,16 +24,7 @@ SMALL = (
     "model.d_ff=64", "pretrain.steps=40", "pretrain.batch_tokens=512", "pretrain.warmup_steps=10",
     "runtime.device=cpu", 'runtime.wandb="off"',
 )  # fmt: skip
-STAGES = {
-    "acquire": acquire.acquire, "tokenizer": tokenizer.tokenizer, "tokenize": tokenize.tokenize, "chat": chat.chat,
-    "pretrain": pretrain.pretrain, "sft": sft.sft, "evaluate": evaluate.evaluate, "interpret": interpret.interpret,
-    "report": report.report,
-}  # fmt: skip
-FACTS = {
-    "acquire": {"text_bytes": 1_000_000},
-    "tokenizer": {"vocab_size": 700},
-    "tokenize": {"train_tokens": 250_000},
-}
+FACTS = {"acquire": {"text_bytes": 1_000_000}, "tokenizer": {"vocab_size": 700}}  # those that plans read
 
 
 @pytest.fixture
@@ -64,14 +54,13 @@ def publish() -> Callable[..., None]:
 
     def put(found: StageSurvey, wall_s: float = 50.0, **manifest: Any) -> None:
         store = Store()
-        stage = STAGES[found.stage]
         partial = store.partial(found.artifact, resume=False)
         (partial / "file").write_text("content")
         fields = {
-            "code_version": stage.code_version,
-            "recipe": found.recipe.model_dump(mode="json", exclude_none=True),
-            "parents": parent_keys(found.inputs),
-            "code": stage.fingerprint(),
+            "code_version": found.record.code_version,
+            "recipe": found.wanted.recipe.model_dump(mode="json", exclude_none=True),
+            "parents": parent_keys(found.wanted.inputs),
+            "code": found.record.fingerprint(),
             "versions": {},
             "wall_s": wall_s,
             "cost_usd": 0.0,

@@ -1,33 +1,130 @@
-"""The chain finds what it needs or builds it, and reads a user's files no oftener than it must."""
+"""A stage is one file: what it declares is in its part's flow and in the plan, is built, and is then cached."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 
 import pytest
 from prefect import flow
+from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+import athanor.tasks
 from athanor.core import digests
+from athanor.core.errors import UserError
+from athanor.core.kinds import Kinds
+from athanor.core.store import Store
 from athanor.flows.chain import Chain
+from athanor.flows.data import data_flow
 from athanor.flows.plan.plan import check_ready, make_plan
-from athanor.flows.presets.preset import Preset
+from athanor.flows.presets.preset import load_preset
+from athanor.tasks.parts import FLOWS
+from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.stage import STAGES, stages_of
+
+TOY = """
+from athanor.core.recipe import Recipe
+from athanor.tasks.cost import Cost
+from athanor.tasks.stage import Stage, Wanted
 
 
-@pytest.fixture(scope="module", autouse=True)
+class ToyRecipe(Recipe):
+    text: str
+
+
+def wanted(life):
+    yield Wanted("toy", "toy", ToyRecipe(text=life.preset.name), {"tokenizer": life.one("tokenizer")})
+
+
+def cost(recipe, preset, *, tokenizer):
+    return Cost(7.0, disk_bytes=100.0)
+
+
+def build(recipe, run, *, tokenizer):
+    (run.out / "text").write_text(f"{recipe.text} {tokenizer.facts['vocab_size']}")
+    return {"length": len(recipe.text)}
+
+
+STAGE = Stage("toy", part="data", wanted=wanted, cost=cost, build=build)
+"""
+TINY = (
+    "data.sources.math.max_documents=100", "data.sources.stem.max_documents=2", "data.sources.code.max_documents=2",
+    "tokenizer.vocab_size=300", "tokenizer.train_bytes=2000", "runtime.device=cpu",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
 def server():
+    """A Prefect server of this file's own."""
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """The stages with one more, whose file is all there is of it."""
+    (tmp_path / "toy.py").write_text(TOY)
+    monkeypatch.setattr(athanor.tasks, "__path__", [*athanor.tasks.__path__, str(tmp_path)])
+    monkeypatch.setitem(vars(STAGES), "table", Kinds("stage", "athanor.tasks", "STAGE").table)
+    yield STAGES["toy"]
+    del sys.modules["athanor.tasks.toy"]
+
+
+def test_a_new_stage_is_its_file_alone(toy, server):
+    preset = load_preset("quickstart", TINY)
+    estimates = {found.stage: estimate for found, estimate in make_plan(preset, "data").stages}
+    assert list(estimates) == ["acquire", "tokenizer", "tokenize", "toy"]
+    assert (estimates["toy"].wall_s, estimates["toy"].source, estimates["toy"].disk_bytes) == (7.0, "assumed", 100.0)
+    assert "toy" in {found.stage for found, _ in make_plan(preset).stages}
+    assert "toy" not in {found.stage for found, _ in make_plan(preset, "report").stages}
+
+    with get_client(sync_client=True) as client:
+        for name in ("Completed", "Cached"):
+            state = data_flow(preset, return_state=True)
+            assert state.is_completed(), state.message
+            runs = client.read_task_runs()
+            (run,) = [r for r in runs if r.name == "toy toy" and r.flow_run_id == state.state_details.flow_run_id]
+            assert run.state_name == name
+    (artifact,) = [a for a in Store().artifacts() if a.stage == "toy"]
+    assert (artifact.path / "text").read_text() == "quickstart 300"
+    assert artifact.facts == {"length": len("quickstart")}
+    assert {found.state for found, _ in make_plan(preset, "data").stages} == {"cached"}
+
+
+def test_every_part_and_the_lifecycle_have_a_flow_of_their_name():
+    for name in FLOWS:
+        flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")
+        assert flow.name == f"{name}-flow"
+
+
+def test_a_stage_that_no_flow_would_make_is_refused_when_it_is_declared(toy):
+    with pytest.raises(TypeError, match=r"stage toy: there is no part 'date', there are data, pretrain, sft"):
+        type(toy)(toy.name, "date", toy.wanted, toy.cost, toy.build)
+
+
+def test_only_the_stages_of_a_part_are_its_own_and_the_parts_come_in_order():
+    assert [stage.name for stage in stages_of("sft")] == ["chat", "sft"]
+    assert [stage.name for stage in stages_of()] == [
+        "acquire", "tokenizer", "tokenize", "pretrain", "chat", "sft", "evaluate", "interpret", "report",
+    ]  # fmt: skip
+
+
+def test_what_would_fail_later_fails_before_the_first_stage():
+    for setting in ("tokenizer.path=gone", "data.sources.math.path=gone.txt", "evaluate.tasks.x.name=gsm9k"):
+        with pytest.raises(UserError, match=r"gone|gsm9k"):
+            Chain(load_preset("quickstart", [setting])).check()
 
 
 @flow
 def acquire_flow(preset: Preset) -> None:
     chain = Chain(preset)
     chain.check()
-    _ = chain.documents
+    chain.all("acquire")
 
 
-def test_a_users_file_is_hashed_once_over_a_plan_and_two_runs(tmp_path, small_preset, monkeypatch):
+def test_a_users_file_is_hashed_once_over_a_plan_and_two_runs(tmp_path, small_preset, monkeypatch, server):
     hashed = []
     sha256_file = digests.sha256_file
     monkeypatch.setattr(digests, "sha256_file", lambda path: hashed.append(path.name) or sha256_file(path))

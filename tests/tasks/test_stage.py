@@ -1,219 +1,31 @@
-"""A stage is built once, served from the store ever after, and rebuilt exactly when it must be."""
+"""What every stage declares of itself holds together."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import time
+import inspect
 from pathlib import Path
 
 import pytest
-from prefect import flow
-from prefect.client.orchestration import get_client
-from prefect.testing.utilities import prefect_test_harness
 
-from athanor.core.errors import UserError
-from athanor.core.recipe import Recipe
-from athanor.core.runtime import Runtime
-from athanor.core.store import ENGINE_RECORD, Store
-from athanor.tasks.stage import Decision, StageRun, stage
-from athanor.tasks.trainer.process.exit_codes import Preempted
-
-BUILDS: list[str] = []
+import athanor.tasks
+from athanor.tasks.stage import STAGES, TRAINER
 
 
-class ToyRecipe(Recipe):
-    text: str = "a"
+@pytest.mark.parametrize("name", list(STAGES))
+def test_a_stage_costs_what_it_builds_from(name):
+    """`cost` takes the recipe and the inputs that `build` takes."""
+    stage = STAGES[name]
+    named = [p.name for p in inspect.signature(stage.build).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    inspect.signature(stage.cost).bind("recipe", "preset", **dict.fromkeys(named))
+    assert stage.build.__module__ == stage.cost.__module__ == stage.wanted.__module__
 
 
-@stage("toy")
-def toy(recipe: ToyRecipe, run: StageRun, **inputs) -> dict:
-    BUILDS.append(recipe.text)
-    (run.out / "text").write_text(recipe.text)
-    (run.out / "result.json").write_text("{}")
-    if recipe.text == "broken":
-        raise UserError("recipe.text=broken: use another")
-    return {"length": len(recipe.text)}
+def test_training_resumes_and_its_fingerprint_covers_the_process_it_starts():
+    trained = [stage for stage in STAGES.records() if stage.trains]
+    assert [stage.name for stage in trained] == ["pretrain", "sft"]
+    assert all(stage.resumable and stage.code == (TRAINER,) for stage in trained)
 
 
-@stage("toy-resumable", resumable=True)
-def resumable(recipe: ToyRecipe, run: StageRun) -> dict:
-    BUILDS.append("resumable")
-    (run.out / "first").touch()
-    if len(BUILDS) == 1:
-        raise Preempted("stopped half-way")
-    return {}
-
-
-@flow
-def two_stages(runtime: Runtime, decision: Decision) -> None:
-    first = toy(ToyRecipe(text="a"), label="a", runtime=runtime, decision=decision)
-    toy(ToyRecipe(text="b"), label="b", runtime=runtime, decision=decision, first=first)
-
-
-@flow
-def one_stage(text: str) -> None:
-    toy(ToyRecipe(text=text), label="x", runtime=Runtime(retries=0))
-
-
-@flow
-def one_resumable(retries: int) -> None:
-    resumable(ToyRecipe(), label="x", runtime=Runtime(retries=retries))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server():
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
-
-
-@pytest.fixture(autouse=True)
-def no_builds_yet():
-    BUILDS.clear()
-
-
-def run(runtime: Runtime | None = None, decision: Decision | None = None) -> list[str]:
-    """Run the two-stage flow and return the names of its task runs' states."""
-    state = two_stages(runtime or Runtime(), decision or Decision(), return_state=True)
-    assert state.is_completed(), state.message
-    with get_client(sync_client=True) as client:
-        runs = client.read_task_runs()
-    mine = [r for r in runs if r.flow_run_id == state.state_details.flow_run_id]
-    return [r.state_name for r in sorted(mine, key=lambda r: r.name) if r.state_name]
-
-
-def first_artifact() -> Path:
-    return next(Store().root.glob("toy/a-*"))
-
-
-def test_a_second_run_is_cached_in_the_prefect_ui():
-    assert run() == ["Completed", "Completed"]
-    assert run() == ["Cached", "Cached"]
-    assert BUILDS == ["a", "b"]
-
-
-def test_a_deleted_directory_reruns_that_stage_alone():
-    run()
-    shutil.rmtree(first_artifact())
-    assert run() == ["Completed", "Cached"]
-
-
-def test_an_artifact_without_prefects_record_is_still_cached():
-    run()
-    (first_artifact() / ENGINE_RECORD).unlink()
-    assert run() == ["Cached", "Cached"]
-    assert BUILDS == ["a", "b"]
-
-
-def test_a_torn_file_is_rebuilt_although_prefect_has_a_record():
-    run()
-    (first_artifact() / "text").write_text("")
-    assert run() == ["Completed", "Cached"]
-    assert (first_artifact() / "text").read_text() == "a"
-
-
-def test_a_flipped_byte_is_rebuilt_under_verify():
-    run()
-    (first_artifact() / "text").write_text("z")
-    assert run() == ["Cached", "Cached"]
-    assert run(decision=Decision(verify=True)) == ["Completed", "Cached"]
-    assert (first_artifact() / "text").read_text() == "a"
-
-
-def test_rebuild_builds_again_under_the_same_key():
-    run()
-    before = first_artifact()
-    assert run(decision=Decision(rebuild=True)) == ["Completed", "Completed"]
-    assert first_artifact() == before
-
-
-def test_other_hardware_keeps_the_key():
-    run(Runtime(device="cpu", workers=1, threads=1, micro_batch_rows=1, price_usd_per_hour=0.0))
-    moved = Runtime(device="auto", workers=7, threads=3, micro_batch_rows=9, price_usd_per_hour=9.0, precision="bf16")
-    assert run(moved) == ["Cached", "Cached"]
-
-
-def test_changed_code_is_served_with_a_warning_and_rebuilt_on_request(monkeypatch, caplog):
-    run()
-    monkeypatch.setattr(type(toy), "fingerprint", lambda self: "other code")
-    with caplog.at_level("WARNING"):
-        assert run() == ["Cached", "Cached"]
-    assert "was made by other code than today's" in caplog.text
-    assert run(Runtime(rebuild_drifted=True)) == ["Completed", "Completed"]
-    assert run(Runtime(rebuild_drifted=True)) == ["Cached", "Cached"]
-
-
-def test_a_users_mistake_fails_with_its_own_message_and_leaves_no_artifact():
-    state = one_stage("broken", return_state=True)
-    assert state.is_failed() and "recipe.text=broken: use another" in (state.message or "")
-    assert list(Store().artifacts()) == []
-
-
-def test_a_preempted_resumable_stage_is_retried_and_finds_its_files():
-    assert one_resumable(1, return_state=True).is_completed()
-    assert BUILDS == ["resumable", "resumable"]
-
-
-def test_a_users_mistake_is_not_retried():
-    @flow
-    def retrying() -> None:
-        toy(ToyRecipe(text="broken"), label="x", runtime=Runtime(retries=3))
-
-    assert retrying(return_state=True).is_failed()
-    assert BUILDS == ["broken"]
-
-
-BUILDER = """
-import sys, time
-from pathlib import Path
-from prefect import flow
-from athanor.core.recipe import Recipe
-from athanor.core.runtime import Runtime
-from athanor.tasks.stage import stage
-
-@stage("shared")
-def shared(recipe, run):
-    with open(sys.argv[1], "a") as log:
-        log.write("built\\n")
-    time.sleep(2)
-    return {}
-
-@flow
-def build():
-    shared(Recipe(), label="x", runtime=Runtime())
-
-build()
-"""
-
-
-@pytest.mark.slow
-def test_two_processes_that_want_one_key_build_it_once(tmp_path):
-    log = tmp_path / "log"
-    (tmp_path / "build.py").write_text(BUILDER)
-    command = [sys.executable, str(tmp_path / "build.py"), str(log)]
-    both = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(2)]
-    for process in both:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()[-2000:]
-    assert log.read_text() == "built\n"
-
-
-@pytest.mark.slow
-def test_a_stage_killed_half_way_leaves_nothing_half_valid(tmp_path):
-    log = tmp_path / "log"
-    (tmp_path / "build.py").write_text(BUILDER.replace("time.sleep(2)", "time.sleep(60)"))
-    process = subprocess.Popen(
-        [sys.executable, str(tmp_path / "build.py"), str(log)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    while not log.exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)  # its temporary Prefect server too
-    process.wait()
-    assert list(Store().artifacts()) == []
+def test_no_stage_is_written_and_left_undeclared():
+    files = [path for path in Path(athanor.tasks.__path__[0]).glob("*.py") if "\ndef build(" in path.read_text()]
+    assert {STAGES[name].build.__module__.rpartition(".")[2] for name in STAGES} == {path.stem for path in files}

@@ -5,10 +5,12 @@ Its rate is relative to the size of the matrix, so it is larger than AdamW's. It
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from athanor.tasks.trainer.optimizers.kind import FP32_BYTES, OptimizerKind
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def _state_bytes(name: str, parameter: Tensor) -> float:
@@ -18,10 +20,16 @@ def _state_bytes(name: str, parameter: Tensor) -> float:
     return (rows + columns) * FP32_BYTES
 
 
+def _build(groups: list[dict[str, Any]], model: Any, **arguments: Any) -> Any:
+    import torch
+
+    return torch.optim.Adafactor(groups, **arguments)
+
+
 DECLARED = OptimizerKind(
     name="adafactor",
     defaults={"weight_decay": 0.1},
-    build=lambda groups, model, **arguments: torch.optim.Adafactor(groups, **arguments),
+    build=_build,
     state_bytes=_state_bytes,
     lr_scale=10.0,
 )

@@ -6,12 +6,13 @@ from typing import Any
 
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 
+FIELDS = ("beta1", "beta2", "eps", "weight_decay", "sophia_gamma")  # of the recipe, for an optimizer to read
+
 
 def with_defaults(optimizer: str, given: dict[str, Any]) -> dict[str, Any]:
     """The fields of a recipe, those the optimizer reads filled in. ValueError for one it does not read."""
     read = OPTIMIZERS[optimizer].defaults
-    fields = {field for kind in OPTIMIZERS.records() for field in kind.defaults}
-    chosen = {field: given[field] for field in fields if given.get(field) is not None}
+    chosen = {field: given[field] for field in FIELDS if given.get(field) is not None}
     if unread := sorted(chosen.keys() - read.keys()):
         raise ValueError(
             f"{unread[0]}={chosen[unread[0]]} is not read by optimizer={optimizer}: leave it out; "

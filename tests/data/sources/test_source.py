@@ -19,7 +19,7 @@ from athanor.data.documents import read_documents
 from athanor.data.sources.source import _ORIGINS, source_of
 from athanor.flows.plan.plan import make_plan
 from athanor.flows.presets.preset import load_preset
-from athanor.tasks.acquire import AcquireRecipe, acquire, label
+from athanor.tasks.acquire import AcquireRecipe, build
 from athanor.tasks.stage import StageRun
 
 TOY = """
@@ -54,8 +54,12 @@ def poems(tmp_path, monkeypatch):
 def test_a_source_dropped_into_the_package_is_known_planned_and_acquired(poems, tmp_path):
     recipe = SourceRecipe(builtin="poems", max_documents=4)
     stage = AcquireRecipe.of(recipe)
-    assert (stage.asked["builtin"], stage.identity, label(recipe)) == ("poems", {"edition": 2}, "poems")
-    facts = acquire.body(stage, StageRun(tmp_path / "out", "", Runtime(), print, lambda *done: None))
+    assert (stage.asked["builtin"], stage.identity, source_of(recipe).label(recipe)) == (
+        "poems",
+        {"edition": 2},
+        "poems",
+    )
+    facts = build(stage, StageRun(tmp_path / "out", "", Runtime(), print, lambda *done: None))
     assert facts["documents"] == 4
     assert next(read_documents(tmp_path / "out", "train")).text == "poem 1"
     plan = make_plan(load_preset("quickstart", ["data.sources.math={builtin: poems}"]))

@@ -87,7 +87,7 @@ def test_a_stage_that_is_built_needs_no_reserve(small_preset, publish):
         publish(stage(budget, name))
     assert sorted(set(before)) == before
     assert budget.runtime_for("pretrain", pretrain.artifact).budget_s == pytest.approx(
-        50_000 - budget.split().reserve_s
+        50_000 - budget.allowance().reserve_s
     )
 
 
@@ -97,8 +97,8 @@ def test_a_budget_below_warm_up_and_reserves_is_refused_with_the_smallest_that_w
     assert "\n" not in str(caught.value)
     smallest = re.search(r"the smallest that works is --budget-usd ([\d.]+)$", str(caught.value))
     assert smallest is not None
-    split = make_plan(small_preset(PRICE, f"runtime.budget_usd={smallest[1]}")).split
-    assert split is not None and split.steps is not None and split.steps > 10  # the warm-up
+    allowance = make_plan(small_preset(PRICE, f"runtime.budget_usd={smallest[1]}")).allowance
+    assert allowance is not None and allowance.steps is not None and allowance.steps > 10  # the warm-up
 
 
 def test_hours_that_do_not_suffice_are_refused_in_hours(small_preset):

@@ -29,7 +29,7 @@ def test_a_processor_costs_nothing_until_somebody_says_so(private_home):
 
 def test_a_rented_gpu_is_known_by_name_and_the_users_price_goes_first(private_home):
     shipped = rented_machine("NVIDIA H100 80GB HBM3", Runtime())
-    assert shipped.usd_per_hour > 0 and shipped.price_source == "flows/prices.yaml"
+    assert shipped.usd_per_hour > 0 and shipped.price_source == "flows/plan/prices.yaml"
     assert shipped.memory_bytes == 80 << 30 and shipped.peak_flops_per_s == 989e12
     write_prices(private_home, "h100: {usd_per_hour: 1.5, memory_gib: 79}")
     mine = rented_machine("H100", Runtime())

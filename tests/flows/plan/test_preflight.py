@@ -37,7 +37,7 @@ def test_every_hub_id_that_is_still_read_is_asked_once(small_preset, hub):
     assert [(f.level, f.subject) for f in findings] == [
         ("ok", "data.sources.math: hub o/math"),
         ("ok", "tokenizer: hub o/tokenizer"),
-        ("ok", "task gsm8k: hub openai/gsm8k"),
+        ("ok", "evaluate.tasks.gsm8k: hub openai/gsm8k"),
     ]
 
 
@@ -67,7 +67,7 @@ def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
 def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_error(small_preset, hub, monkeypatch):
     gone = Access("unreachable", "out of reach")
     hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
-    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda _: True)
+    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda *_: True)
     monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
     levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)))]
     assert levels == ["error", "warning", "warning"]
@@ -93,6 +93,15 @@ def test_a_vocabulary_smaller_than_the_tokenizers_fails_the_plan(small_preset, p
     publish(next(stage for stage in survey(preset) if stage.stage == "tokenizer"))
     (error,) = make_plan(preset).errors
     assert error.message.startswith("model.vocab_size=500 is smaller than the tokenizer's 700 ids")
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"model": {"vocab": {}}, "added_tokens": []}', '{"model": null}'])
+def test_a_file_that_is_no_tokenizer_fails_the_plan_in_one_line(small_preset, tmp_path, text):
+    file = tmp_path / "tokenizer.json"
+    file.write_text(text)
+    (error,) = make_plan(small_preset(f"tokenizer.path={file}")).errors
+    assert error.subject == "tokenizer" and error.message.startswith(f"{file}: not a tokenizer.json")
+    assert "\n" not in error.message
 
 
 def test_a_gpu_that_is_not_here_fails_the_plan(small_preset, monkeypatch):

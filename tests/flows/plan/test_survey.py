@@ -40,6 +40,14 @@ def test_a_flow_needs_only_what_leads_to_it(small_preset):
     assert stages == {"acquire", "tokenizer", "tokenize", "pretrain"}
 
 
+def test_conversations_are_read_for_fine_tuning_alone(small_preset):
+    def read_by(flow: str) -> set[str]:
+        return {s.wanted.member for s in Survey(small_preset()).needed_by(flow) if s.stage == "acquire"}
+
+    assert read_by("data") == read_by("pretrain") == {"math", "stem", "code"}
+    assert read_by("sft") == {"math", "stem", "code", "sft.source"}
+
+
 def test_what_is_there_is_cached(built):
     states = {name: stage.state for name, stage in survey(built()).items()}
     assert {name for name, state in states.items() if state != "cached"} == {"report"}

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Iterator
+
 import pytest
 import yaml
 
 from athanor.core.errors import UserError
-from athanor.flows.presets.preset import Preset, load_preset, preset_names, reproducing_command
+from athanor.flows.presets import preset as module
+from athanor.flows.presets.preset import load_preset, preset_names, reproducing_command
 from athanor.models.counts import parameter_counts
+from athanor.tasks.preset_recipe import Preset
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -118,3 +124,48 @@ def test_a_preset_cannot_extend_itself(tmp_path):
 def test_off_is_a_word_and_true_is_a_truth_value():
     preset = load_preset("quickstart", ["runtime.wandb=off", "runtime.compile=true"])
     assert (preset.runtime.wandb, preset.runtime.compile) == ("off", True)
+
+
+BAD_VALUES = (
+    "null", "-1", "x", "''", "[]", "[1]", "{}", "{a: 1}", "{1: 2}", "{[1]: 2}", "true", ".nan", "1e400", "9" * 24,
+    "2001-99-99", "0x_", "0b_", "&a [*a]", "!!python/object:os.system x",
+)  # fmt: skip
+
+
+def _keys(fields: dict, above: str = "") -> Iterator[str]:
+    for name, value in fields.items():
+        yield above + name
+        if isinstance(value, dict):
+            yield from _keys(value, f"{above}{name}.")
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_no_value_of_any_key_is_more_than_one_line(name, monkeypatch):
+    fields = load_preset(name).model_dump(mode="json")
+    monkeypatch.setattr(module, "_read", lambda *_: fields)
+    refused = 0
+    for key in _keys(fields):
+        for value in BAD_VALUES:
+            try:
+                load_preset(name, [f"{key}={value}"])
+            except UserError as error:
+                assert "\n" not in str(error)
+                refused += 1
+    assert refused > 500
+
+
+@pytest.mark.parametrize(
+    "text", ["{[1]: 2}", "name: 2001-99-99", "name: 0x_", "[" * 2000, "1: 2", 'extends: "\\0.yaml"']
+)
+def test_no_preset_file_is_more_than_one_line(tmp_path, text):
+    file = tmp_path / "broken.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        load_preset(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_preset_is_read_without_what_it_would_start():
+    heavy = {"torch", "prefect", "numpy", "pyarrow", "datasets", "tokenizers", "lm_eval", "matplotlib"}
+    code = "import sys; from athanor.flows.presets.preset import load_preset; load_preset('quickstart');"
+    subprocess.run([sys.executable, "-c", f"{code} assert not {heavy} & set(sys.modules)"], check=True)

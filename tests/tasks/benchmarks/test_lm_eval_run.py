@@ -26,9 +26,9 @@ from athanor.models.checkpoints.portable import load_portable, save_portable
 from athanor.models.decoding.harness import ChatPrompt, HarnessLM
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.benchmarks import catalogue
-from athanor.tasks.benchmarks.lm_eval_run import reads_documents, run_task, validate_task
-from athanor.tasks.benchmarks.local import SEED, local_names
-from athanor.tasks.stage_recipes import EvalTaskRecipe
+from athanor.tasks.benchmarks.lm_eval_run import run_task, validate_task
+from athanor.tasks.benchmarks.local import SEED, local_names, reads_documents
+from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 RUNTIME = Runtime(device="cpu", precision="fp32", eval_batch_rows=8)
 HELD_OUT = list(islice(generate(SEED, "held_out"), 60))
@@ -330,7 +330,7 @@ def test_a_group_is_found_with_all_its_members_without_indexing_everything():
 def test_checking_a_local_task_does_not_import_lm_eval():
     code = (
         "import sys; from athanor.tasks.benchmarks.lm_eval_run import validate_task;"
-        "from athanor.tasks.stage_recipes import EvalTaskRecipe;"
+        "from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe;"
         "validate_task(EvalTaskRecipe(name='word_problems'));"
         "assert not {'lm_eval', 'torch', 'datasets'} & set(sys.modules)"
     )

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from athanor.core.keys import canonical_json
+from athanor.tasks.trainer.optimizers.defaults import FIELDS
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
@@ -45,3 +46,8 @@ def test_an_optimizer_has_its_own_defaults_and_survives_the_run_description(opti
 def test_a_field_the_optimizer_cannot_use_is_refused_naming_both(optimizer, field, message):
     with pytest.raises(ValidationError, match=message):
         train_recipe(optimizer, **field)
+
+
+def test_every_field_of_the_recipe_that_is_an_optimizers_is_read_by_one():
+    read = {field for kind in OPTIMIZERS.records() for field in kind.defaults}
+    assert read == set(FIELDS) <= TrainRecipe.model_fields.keys()

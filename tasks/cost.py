@@ -1,0 +1,50 @@
+"""What building an artifact costs, in units that no machine changes. Every stage says it of itself, from its recipe.
+
+A stage's `cost(recipe, preset, **inputs)` gets the costs of its inputs under the names that `build` gets the artifacts
+under. What a second of a machine does, and what earlier artifacts took, is flows/plan's to know.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from athanor.tasks.trainer.train_recipe import TrainRecipe
+
+STARTUP_S = 10.0  # importing, loading a model
+TOKENIZE_BYTES_PER_S = 3e6  # of text
+SHARDS_SHARE = 1.0  # bytes on disk for a byte of text
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a stage that does not train. `wall_s` is None where only building tells, and `unknown` says what would help.
+
+    `forward_tokens` are those the preset's model reads beside it, at the speed of a forward pass; `text_bytes` is the
+    UTF-8 text in what is built, for the stages that read it.
+    """
+
+    wall_s: float | None
+    disk_bytes: float = 0.0
+    forward_tokens: float = 0.0
+    text_bytes: float | None = None
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """Of a stage that trains: its steps, and as many held-out evaluations of `held_out_sources` as they ask for."""
+
+    train: TrainRecipe
+    held_out_sources: int
+
+
+def passing_over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Cost:
+    """Of going through a text once, leaving `disk_share` bytes for each of its bytes; None is a text of any length."""
+    if text_bytes is None:
+        return Cost(None, unknown="unknown: set max_bytes to bound the source")
+    return Cost(text_bytes / bytes_per_s + 1.0, disk_share * text_bytes, text_bytes=text_bytes)
+
+
+def tokenizing(documents: Cost) -> Cost:
+    """Of turning documents into token shards."""
+    return passing_over(documents.text_bytes, TOKENIZE_BYTES_PER_S, SHARDS_SHARE)

@@ -1,0 +1,185 @@
+"""A stage as a Prefect task whose result is an artifact in the store. Nothing else in tasks/ knows Prefect.
+
+The store decides what is done. Prefect's own record of the result is kept inside the artifact's directory, under
+the artifact's key, so the two agree: a hit is a task run in state `Cached`, also after Prefect's database is wiped,
+and deleting the directory makes that stage alone run again. Torn artifacts are named and rebuilt. Two runs that want
+one key at once: one builds, the other waits and then finds it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import platform
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from prefect import Task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.cache_policies import CachePolicy
+from prefect.context import FlowRunContext
+from prefect.logging import get_logger, get_run_logger
+from prefect.states import Completed
+
+from athanor.core.disk import no_space
+from athanor.core.runtime import Runtime
+from athanor.core.store import ENGINE_RECORD, Artifact, Store
+from athanor.tasks.stage import Stage, StageRun, Wanted, parent_keys
+from athanor.tasks.trainer.process.exit_codes import Retryable
+
+PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Options of one invocation that do not change what is built, only whether."""
+
+    rebuild: bool = False
+    verify: bool = False
+
+
+def run_stage(stage: Stage, wanted: Wanted, runtime: Runtime, decision: Decision = Decision()) -> Artifact:
+    """What is wanted of a stage, from the store if it is whole there, else built now. To be called inside a flow.
+
+    Raises UserError for whatever the user can mend, in one line.
+    """
+    store = Store()
+    artifact = stage.artifact(wanted, store)
+    stale = False
+    if artifact.path.exists():
+        stale = decision.rebuild or _is_stale(stage, store, artifact, runtime, decision.verify)
+    record = f"{artifact.name}/{ENGINE_RECORD}"
+    if stale:
+        (store.root / record).unlink(missing_ok=True)
+    task = _task(stage).with_options(
+        task_run_name=f"{stage.name} {wanted.label}",
+        result_storage=store.root,
+        cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
+        retries=runtime.retries,
+    )
+    task(wanted, artifact, runtime, stale)  # pyright: ignore[reportUnusedCoroutine]
+    return stage.artifact(wanted, store)
+
+
+@cache
+def _task(stage: Stage) -> Task:
+    def find_or_build(wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool) -> Any:
+        return _find_or_build(stage, wanted, artifact, runtime, stale)
+
+    return Task(
+        fn=find_or_build,
+        name=stage.name,
+        description=inspect.getdoc(stage.build),
+        persist_result=True,
+        result_serializer="json",
+        retry_condition_fn=lambda task, run, state: _retryable(state),
+        retry_delay_seconds=1,
+    )
+
+
+def _is_stale(stage: Stage, store: Store, artifact: Artifact, runtime: Runtime, verify: bool) -> bool:
+    """Whether an existing directory must be built again: torn, altered, or drifted and so asked for."""
+    if (problem := store.problem(artifact, verify)) is not None:
+        _logger().warning("%s is not whole: %s; rebuilding it", artifact.name, problem)
+        return True
+    if artifact.manifest["code"] == stage.fingerprint():
+        return False
+    action = "rebuilding it" if runtime.rebuild_drifted else "used as it is (--rebuild-drifted rebuilds it)"
+    _logger().warning("%s was made by other code than today's: %s", artifact.name, action)
+    return runtime.rebuild_drifted
+
+
+def _find_or_build(stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool) -> Any:
+    store = Store()
+    log = _logger()
+    started = time.time()
+    try:
+        with store.lock(artifact, lambda: log.info("another run is building %s; waiting for it", artifact.name)):
+            if store.problem(artifact) is None and (not stale or artifact.path.stat().st_mtime > started):
+                return Completed(name="Cached", message=f"{artifact.name} was in the store", data=artifact.name)
+            _build(stage, store, wanted, artifact, runtime)
+    except OSError as error:
+        if (full := no_space(error, store.root)) is None:
+            raise
+        raise full from None
+    return artifact.name
+
+
+def _build(stage: Stage, store: Store, wanted: Wanted, artifact: Artifact, runtime: Runtime) -> None:
+    log = _logger()
+    partial = store.partial(artifact, resume=stage.resumable)
+    if stage.resumable and any(partial.iterdir()):
+        log.info("%s: continuing what an earlier run left", artifact.name)
+    started = time.monotonic()
+    progress = _ProgressArtifact(f"{stage.name} {artifact.label}")
+    run = StageRun(partial, artifact.key, runtime, log.info, progress)
+    facts = stage.build(wanted.recipe, run, **wanted.inputs)
+    progress.finish()
+    wall_s = facts.pop("wall_s", time.monotonic() - started)
+    store.publish(
+        artifact,
+        partial,
+        {
+            "code_version": stage.code_version,
+            "recipe": wanted.recipe.model_dump(mode="json", exclude_none=True),
+            "parents": parent_keys(wanted.inputs),
+            "code": stage.fingerprint(),
+            "versions": versions(),
+            "wall_s": round(wall_s, 3),
+            "cost_usd": facts.pop("cost_usd", round(wall_s / 3600 * runtime.price_usd_per_hour, 6)),
+            "facts": facts,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        },
+    )
+    log.info("%s: made in %.1f s", artifact.name, wall_s)
+
+
+def _retryable(state: Any) -> bool:
+    return isinstance(state.result(raise_on_failure=False), Retryable)
+
+
+def _logger() -> Any:
+    return get_run_logger() if FlowRunContext.get() else get_logger("athanor")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for package in ("athanor", "torch", "triton", "numpy", "tokenizers", "datasets", "lm-eval", "prefect"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+class _ProgressArtifact:
+    """A progress bar in the Prefect UI, updated at most every PROGRESS_EVERY_S, with the time left."""
+
+    def __init__(self, title: str):
+        self.title = title
+        self.id: Any = None
+        self.started = time.monotonic()
+        self.updated = self.started
+
+    def __call__(self, done: float, total: float | None, unit: str) -> None:
+        now = time.monotonic()
+        if not total or now - self.updated < PROGRESS_EVERY_S or FlowRunContext.get() is None:
+            return
+        self.updated = now
+        share = min(1.0, done / total)
+        left_s = (now - self.started) * (1 - share) / share if share else 0.0
+        text = f"{self.title}: {done:,.0f} of {total:,.0f} {unit}, about {left_s:.0f} s left"
+        if self.id is None:
+            self.id = create_progress_artifact(progress=100 * share, description=text)
+        else:
+            update_progress_artifact(self.id, progress=100 * share, description=text)
+
+    def finish(self) -> None:
+        """Show a bar that was started as complete."""
+        if self.id is not None:
+            update_progress_artifact(self.id, progress=100.0, description=f"{self.title}: done")
