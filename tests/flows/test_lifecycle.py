@@ -15,7 +15,9 @@ import yaml
 from athanor.core.store import Store
 
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
-TRAIN = {"steps": 4, "warmup_steps": 2, "eval_every_steps": 2, "batch_tokens": 128, "eval_tokens": 256}
+TRAIN = {
+    "steps": 4, "warmup_steps": 2, "seq_len_tokens": 128, "batch_tokens": 128, "eval_every_steps": 2, "eval_tokens": 256
+}  # fmt: skip
 SMALL = {
     "extends": "quickstart",
     "model": {"d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 16, "d_ff": 64},
