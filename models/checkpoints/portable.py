@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from athanor.core.errors import UserError
+from athanor.core.text import one_line
 from athanor.models.build import build_on_meta
 from athanor.models.checkpoints.files import CONFIG, WEIGHTS
 from athanor.models.model_recipe import ModelRecipe
@@ -65,7 +66,7 @@ def _read_json(path: Path) -> object:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a portable checkpoint, or not all of one") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_one_line(error)}): write the checkpoint again") from None
+        raise UserError(f"{path} cannot be read ({one_line(str(error), 200)}): write the checkpoint again") from None
 
 
 def _read_recipe(path: Path) -> ModelRecipe:
@@ -74,7 +75,7 @@ def _read_recipe(path: Path) -> ModelRecipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "model"
-        raise UserError(f"{path}: {where}: {_one_line(first['msg'])}; write the checkpoint again") from None
+        raise UserError(f"{path}: {where}: {one_line(first['msg'], 200)}; write the checkpoint again") from None
 
 
 def _check_tokenizer(path: Path, recipe: ModelRecipe) -> None:
@@ -92,7 +93,9 @@ def _read_weights(path: Path, device: str | torch.device) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a portable checkpoint, or not all of one") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({_one_line(error)}): copy or write the checkpoint again") from None
+        raise UserError(
+            f"{path} cannot be read ({one_line(str(error), 200)}): copy or write the checkpoint again"
+        ) from None
 
 
 def _check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -105,7 +108,3 @@ def _check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tenso
             raise UserError(
                 f"{path}: {name} has shape {list(tensor.shape)}, {CONFIG} asks for {list(expected[name].shape)}"
             )
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

@@ -75,8 +75,9 @@ class SwaMla(LanguageModel):
     def _block(self, layer: int) -> Block:
         recipe, section = self.recipe, self.section
         if layer % (section.n_swa + section.n_mla) < section.n_swa:
-            near = {"window": section.visible_window, "sink": section.sink}
-            return Block(recipe, section, GroupedQueryAttention(recipe, rotate_interleaved, qk_norm=False, **near))
+            window, sink = section.visible_window, section.sink
+            attention = GroupedQueryAttention(recipe, rotate_interleaved, qk_norm=False, window=window, sink=sink)
+            return Block(recipe, section, attention)
         return Block(recipe, section, LatentAttention(recipe, section))
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
