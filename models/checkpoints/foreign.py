@@ -19,9 +19,9 @@ from torch import Tensor
 
 from athanor.core.errors import UserError
 from athanor.core.store import write_json
-from athanor.core.text import one_line
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_on_meta
+from athanor.models.checkpoints.files import reason
 from athanor.models.checkpoints.layout import Layout
 from athanor.models.checkpoints.portable import save_portable
 from athanor.models.checkpoints.stored import Stored, read_stored
@@ -135,7 +135,7 @@ def _recipe(path: Path, layout_name: str, stored: Stored) -> ModelRecipe:
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(map(str, problem["loc"])) or "model"
-        raise UserError(f"{path}: its {where} is not supported: {one_line(problem['msg'], 200)}") from None
+        raise UserError(f"{path}: its {where} is not supported: {reason(problem['msg'])}") from None
     except (ValueError, TypeError, IndexError):
         raise UserError(f"{path} is not in the {layout_name} layout: its tensors have other shapes") from None
 
