@@ -11,9 +11,8 @@ from athanor.models.skeleton import Context
 
 def span(offset, length, window, sink, past):
     position_BT = torch.arange(offset, offset + length)[None]
-    return Span.of(
-        Context(offset, position_BT, torch.zeros_like(position_BT), None, None, Cache(1, [past])), window, sink
-    )
+    doc_start_BT = torch.zeros_like(position_BT)
+    return Span.of(Context(offset, position_BT, doc_start_BT, None, None, Cache(1, [past])), window, sink)
 
 
 @pytest.mark.parametrize(("window", "sink"), [(4, 2), (3, 0), (20, 1)])
@@ -25,7 +24,7 @@ def test_what_is_attended_to_is_what_is_visible_however_the_row_is_cut(window, s
         one = span(at, length, window, sink, past)
         found = one.remember(past)(keys[:, at : at + length], keys[:, at : at + length])[0].flatten()
         if at:  # of the first piece the mask is made in blocks
-            for query, mask in enumerate(one.mask.whole[0, 0]):
+            for query, mask in enumerate(one.mask.visible[0, 0]):
                 assert sorted(found[mask].tolist()) == (visible[at + query].nonzero().flatten() + 1.0).tolist()
         at += length
         held = [tensor for tensor in vars(past).values() if isinstance(tensor, torch.Tensor)]
