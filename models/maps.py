@@ -5,7 +5,7 @@ A family's probes watch modules through forward hooks, so that the forward path 
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Literal, Protocol
@@ -66,7 +66,7 @@ def measure(model: nn.Module, probes: Sequence[Probe], batches: Iterable[Batch])
     return [found for probe in probes for found in probe.maps()]
 
 
-class Observed(nn.Module):
+class Observed(nn.Module, ABC):
     """What a model says of itself: numbers as it is trained, maps of what it does on text."""
 
     def diagnostics(self) -> dict[str, float]:

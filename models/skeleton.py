@@ -9,7 +9,7 @@ the parameters.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
@@ -64,7 +64,7 @@ class Loss(NamedTuple):
     aux: dict[str, Tensor]
 
 
-class LanguageModel(Curriculum, ParameterGroups, Observed, ABC):
+class LanguageModel(Curriculum, ParameterGroups, Observed):
     """A decoder with tied embedding and head. Build on any device, then call `init_weights` or load a state dict."""
 
     cacheable = True  # False where a new token changes what earlier tokens computed

@@ -9,7 +9,7 @@ head's queries and keys, whose gains are vectors of head_dim shared by all heads
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from athanor.models.model_recipe import ModelRecipe
 Rotation = Callable[[Tensor, Tensor], Tensor]  # see kernels/rope.py
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """What follows the projection. A query sees at most `sink + window` keys, if there is a window."""
 
     out: nn.Linear

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from athanor.core.errors import UserError
 from athanor.models.build import build_on_meta
-from athanor.models.checkpoints.files import CONFIG, WEIGHTS
+from athanor.models.checkpoints.files import CONFIG, WEIGHTS, reason
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
@@ -65,7 +65,7 @@ def _read_json(path: Path) -> object:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a portable checkpoint, or not all of one") from None
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({_one_line(error)}): write the checkpoint again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): write the checkpoint again") from None
 
 
 def _read_recipe(path: Path) -> ModelRecipe:
@@ -74,7 +74,7 @@ def _read_recipe(path: Path) -> ModelRecipe:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "model"
-        raise UserError(f"{path}: {where}: {_one_line(first['msg'])}; write the checkpoint again") from None
+        raise UserError(f"{path}: {where}: {reason(first['msg'])}; write the checkpoint again") from None
 
 
 def _check_tokenizer(path: Path, recipe: ModelRecipe) -> None:
@@ -92,7 +92,7 @@ def _read_weights(path: Path, device: str | torch.device) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a portable checkpoint, or not all of one") from None
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read ({_one_line(error)}): copy or write the checkpoint again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): copy or write the checkpoint again") from None
 
 
 def _check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -105,7 +105,3 @@ def _check_state(path: Path, state: dict[str, Tensor], expected: dict[str, Tenso
             raise UserError(
                 f"{path}: {name} has shape {list(tensor.shape)}, {CONFIG} asks for {list(expected[name].shape)}"
             )
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())

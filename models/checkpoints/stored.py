@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from athanor.core.errors import UserError
-from athanor.models.checkpoints.files import CONFIG, WEIGHTS
+from athanor.models.checkpoints.files import CONFIG, WEIGHTS, reason
 
 INDEX = f"{WEIGHTS}.index.json"
 TENSOR_KEYS = ("model_state_dict", "model")  # what holds the tensors where they have neighbours
@@ -63,8 +63,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
             "code: ask for its weights alone, best as .safetensors"
         ) from None
     except Exception as error:  # a damaged file fails wherever torch happens to stumble over it
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} cannot be read ({reason}): it is damaged or cut short; copy it again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): it is damaged or cut short; copy it again") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} holds {type(found).__name__}, not the tensors of a model by name")
     return found
@@ -74,8 +73,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} cannot be read ({reason}): it is damaged or cut short; copy it again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): it is damaged or cut short; copy it again") from None
 
 
 def _read_folder(folder: Path) -> dict[str, Tensor]:
@@ -96,7 +94,7 @@ def _read_object(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({' '.join(str(error).split())[:120]}): copy it again") from None
+        raise UserError(f"{path} cannot be read ({reason(error)}): copy it again") from None
     if not isinstance(found, dict):
         raise UserError(f"{path} must hold an object; it holds {type(found).__name__}")
     return found

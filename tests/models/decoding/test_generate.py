@@ -2,15 +2,11 @@
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from athanor.core.errors import UserError
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
 from athanor.models.decoding.generate import TokenStream, generate, stream_text
 from athanor.models.decoding.sampling import GREEDY, Sampling
-from athanor.models.decoding.stop_strings import AnswerText, cut_at_stop
 
 PROMPTS = [[5, 9, 2], [7], [3, 3, 8, 1, 40, 22]]
 NO_EOS = -1
@@ -68,76 +64,11 @@ def test_a_row_ends_where_its_own_prompt_and_answer_fill_the_model(lively_model)
     assert answers[1] == generate(model, PROMPTS[1:2], max_new_tokens=50, eos_id=NO_EOS)[0]
 
 
-def test_sampling_repeats_with_its_seed_and_changes_with_it(lively_model):
-    model = lively_model("vanilla")
-    options = dict(max_new_tokens=12, eos_id=NO_EOS, temperature=1.5)
-    first = generate(model, [[4]] * 4, seed=1, **options)
-    assert first == generate(model, [[4]] * 4, seed=1, **options)
-    assert first != generate(model, [[4]] * 4, seed=2, **options)
-    assert len({tuple(answer) for answer in first}) == 4
-
-
-def test_sampled_tokens_follow_the_softmax(lively_model):
-    model = lively_model("vanilla", vocab_size=5)
-    with torch.no_grad():
-        wanted = (model(torch.tensor([[4]]))[0, -1] / 3.0).softmax(-1)
-    drawn = generate(model, [[4]] * 4000, max_new_tokens=1, eos_id=NO_EOS, temperature=3.0)
-    found = torch.tensor(drawn)[:, 0].bincount(minlength=5) / 4000
-    torch.testing.assert_close(found, wanted, atol=0.04, rtol=0)
-
-
-def test_top_k_and_top_p_keep_only_the_likeliest(lively_model):
-    model = lively_model("vanilla")
-    with torch.no_grad():
-        logits = model(torch.tensor([[4]]))[0, -1] / 5.0
-    order = logits.argsort(descending=True).tolist()
-    options = dict(max_new_tokens=1, eos_id=NO_EOS, temperature=5.0)
-    some = {answer[0] for answer in generate(model, [[4]] * 500, top_k=3, **options)}
-    assert some == set(order[:3])
-    mass = logits.softmax(-1)[order].cumsum(0)
-    within = int((mass < 0.3).sum()) + 1
-    some = {answer[0] for answer in generate(model, [[4]] * 500, top_p=0.3, **options)}
-    assert some == set(order[:within])
-
-
-def test_min_p_keeps_what_has_that_share_of_the_likeliest_tokens_probability(lively_model):
-    model = lively_model("vanilla")
-    with torch.no_grad():
-        share = (model(torch.tensor([[4]]))[0, -1] / 5.0).softmax(-1)
-    share = share / share.max()
-    least = share.sort(descending=True).values[3:5].mean().item()
-    options = dict(max_new_tokens=1, eos_id=NO_EOS, temperature=5.0)
-    some = {answer[0] for answer in generate(model, [[4]] * 500, min_p=least, **options)}
-    assert some == set((share >= least).nonzero()[:, 0].tolist()) and len(some) == 4
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"temperature": -0.1}, {"temperature": float("nan")}, {"top_k": 0}, {"top_p": 0.0}, {"min_p": 1.5}]
-)
-def test_an_impossible_sampling_setting_is_named_in_one_line(wrong):
-    ((name, value),) = wrong.items()
-    with pytest.raises(UserError, match=f"^{name}={value}: must be [^\n]*$"):
-        Sampling(**wrong)
-
-
-def test_greedy_ignores_top_k_one(lively_model):
-    model = lively_model("vanilla")
-    greedy = generate(model, PROMPTS, max_new_tokens=6, eos_id=NO_EOS)
-    assert greedy == generate(model, PROMPTS, max_new_tokens=6, eos_id=NO_EOS, temperature=1.0, top_k=1)
-
-
 @pytest.mark.filterwarnings("ignore:polychromatic.pool=sequence")
 def test_published_pooling_decodes_by_recomputation_row_by_row(lively_model):
     model = lively_model("polychromatic", polychromatic={"pool": "sequence"})
     answers = generate(model, PROMPTS, max_new_tokens=6, eos_id=NO_EOS)
     assert answers == [recomputed(model, prompt, 6) for prompt in PROMPTS]
-
-
-def test_every_token_is_drawn_with_noise_of_its_own(lively_model):
-    model = lively_model("vanilla")
-    torch.nn.init.zeros_(model.embedding.weight)  # every token equally likely
-    answer = generate(model, [[4]], max_new_tokens=40, eos_id=NO_EOS, temperature=1.0)[0]
-    assert len(set(answer)) > 20
 
 
 def test_generation_runs_in_eval_mode_and_restores_the_mode(lively_model):
@@ -194,45 +125,6 @@ def test_whoever_reads_a_stream_keeps_gradient_and_mode(lively_model):
     model = lively_model("vanilla").train()
     for _ in TokenStream(model, PROMPTS, max_new_tokens=2, stop_ids=(), sampling=GREEDY, seed=0):
         assert torch.is_grad_enabled() and model.training
-
-
-def test_cutting_takes_the_stop_string_that_is_complete_first_and_ignores_empty_ones():
-    assert cut_at_stop("abcdef", ["e", "cd", ""]) == ("ab", True)
-    assert cut_at_stop("abcdef", ["bcdef", "d"]) == ("abc", True)
-    assert cut_at_stop("abcdef", ["d", "bcd"]) == ("a", True)
-    assert cut_at_stop("abcdef", ["x", ""]) == ("abcdef", False)
-
-
-@given(
-    st.lists(st.sampled_from(["a", "b", "ab", "ba", "é", "漢字", "€", "\N{PILE OF POO}"]), max_size=12),
-    st.lists(st.text("abé漢€", max_size=4), max_size=3),
-    st.data(),
-)
-def test_pieces_of_an_answer_are_its_text_up_to_the_stop_however_it_is_cut_into_tokens(parts, stops, data):
-    # A token here is any run of bytes: whole characters or pieces of them.
-    text = "".join(parts)
-    raw = text.encode()
-    cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(raw) - 1)))))
-    tokens = [raw[a:b] for a, b in zip([0, *cuts], [*cuts, len(raw)], strict=True) if a < b]
-    answer = AnswerText(lambda ids: b"".join(tokens[i] for i in ids).decode(errors="replace"), stops)
-    pieces = []
-    for token in range(len(tokens)):
-        pieces.append(answer.add(token))
-        if answer.stopped:
-            break
-    pieces.append(answer.rest())
-    assert ("".join(pieces), answer.stopped) == cut_at_stop(text, stops)
-
-
-def test_text_is_given_out_as_soon_as_no_stop_string_can_begin_in_it():
-    answer = AnswerText(lambda ids: "".join(map(chr, ids)), ["END"])
-    assert [answer.add(ord(c)) for c in "aENbEND"] == ["a", "", "", "ENb", "", "", ""]
-    assert answer.stopped
-
-
-def test_bytes_that_are_never_a_character_are_given_out_at_the_end():
-    answer = AnswerText(lambda ids: bytes(ids).decode(errors="replace"), [])
-    assert [answer.add(0x61), answer.add(0xE2), answer.rest()] == ["a", "", "\N{REPLACEMENT CHARACTER}"]
 
 
 @pytest.fixture(scope="module")
