@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any, Literal
 
 import torch
@@ -163,15 +164,17 @@ class _StorageCount(TorchDispatchMode):
         self._live_bytes = 0
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in there}
         self._known = known
-        self._even_count = 0
+        self._even_counts: Iterator[int] = cycle([0])
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is aten._local_scalar_dense.default:
-            return self._known.get(args[0].untyped_storage()._cdata, self._even_count)
+            place = args[0].untyped_storage()._cdata
+            return self._known[place] if place in self._known else next(self._even_counts)
         if func is aten.bincount.default:
             bins = kwargs.get("minlength", args[-1])
-            self._even_count = -(-args[0].numel() // bins)
+            tokens = args[0].numel()
+            self._even_counts = cycle([(tokens + place) // bins for place in range(bins)])
             result = args[0].new_zeros(bins)
         else:
             result = func(*args, **kwargs)

@@ -3,7 +3,7 @@
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from athanor.kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
+from athanor.kernels.grouped_matmul import grouped_matmul
 
 SIZES = [3, 0, 7, 1]
 
@@ -35,9 +35,10 @@ def test_work_follows_the_rows_and_not_the_groups():
 
 
 @torch.no_grad()
-def test_a_padded_row_is_the_same_to_the_last_bit_whatever_else_is_in_its_group():
-    weight = torch.randn(1, 40, 24)
-    x = torch.randn(5 * STABLE_ROWS, 24)
-    whole = grouped_matmul(x, weight, [len(x)])
-    for rows in range(STABLE_ROWS, len(x), STABLE_ROWS):
-        assert torch.equal(grouped_matmul(x[:rows], weight, [rows]), whole[:rows])
+def test_a_row_is_the_same_within_rounding_whatever_else_is_in_its_group():
+    generator = torch.Generator().manual_seed(0)
+    weight, x = torch.randn(1, 40, 24, generator=generator), torch.randn(80, 24, generator=generator)
+    whole = grouped_matmul(x, weight, [80])
+    rounding = 24 * torch.finfo(torch.float32).eps * (x.abs() @ weight[0].abs().T)
+    for rows in range(1, 80):
+        assert ((grouped_matmul(x[:rows], weight, [rows]) - whole[:rows]).abs() <= rounding[:rows]).all()

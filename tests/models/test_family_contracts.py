@@ -13,6 +13,7 @@ from athanor.core.targets import IGNORE
 from athanor.kernels.cross_entropy import chunk_positions
 from athanor.models.build import build_model
 
+FIXED_SHAPES = ("hydra static", "hydra attention alone")  # the modes of hydra that leave no token out
 layouts = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 any_layout = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -43,6 +44,18 @@ def random_ids(rows, length, seed=0):
     return torch.randint(1, 61, (rows, length), generator=torch.Generator().manual_seed(seed))
 
 
+def assert_unchanged(mode, recipe, found, wanted):
+    """Equal to the last bit. In hydra a later token may change how many tokens go through a matrix product together,
+    and with it the order in which each row's products are summed: two orders of a sum of n products are up to
+    n * eps times their magnitudes apart, n here that of the longest sum, the magnitudes those of the logits."""
+    if not mode.startswith("hydra") or mode in FIXED_SHAPES:
+        assert torch.equal(found, wanted)
+    else:
+        longest = max(recipe.d_model, recipe.d_ff, recipe.n_heads * recipe.head_dim)
+        rounding = longest * torch.finfo(torch.float32).eps * wanted.abs().max().item()
+        torch.testing.assert_close(found, wanted, atol=rounding, rtol=0)
+
+
 @any_layout
 @given(layouts, st.data())
 @torch.no_grad()
@@ -52,7 +65,7 @@ def test_later_tokens_change_nothing_before_them(mode, lively_model, lengths, da
     ids, other = random_ids(2, length), random_ids(2, length)
     other[:, cut:] = random_ids(2, length - cut, seed=1)
     starts = doc_start(lengths, rows=2)
-    assert torch.equal(model(ids, starts)[:, :cut], model(other, starts)[:, :cut])
+    assert_unchanged(mode, model.recipe, model(ids, starts)[:, :cut], model(other, starts)[:, :cut])
 
 
 @any_layout
@@ -74,7 +87,7 @@ def test_models_of_any_shape_look_neither_ahead_nor_across_documents(mode, livel
     ids, other, starts = random_ids(2, length), random_ids(2, length), doc_start(lengths, rows=2)
     other[:, cut:] = random_ids(2, length - cut, seed=1)
     packed = model(ids, starts)
-    assert torch.equal(packed[:, :cut], model(other, starts)[:, :cut])
+    assert_unchanged(mode, model.recipe, packed[:, :cut], model(other, starts)[:, :cut])
     alone = [model(piece) for piece in ids.split(lengths, dim=1)]
     torch.testing.assert_close(packed, torch.cat(alone, dim=1), atol=1e-5, rtol=1e-5)
 

@@ -101,6 +101,13 @@ def test_recomputed_activations_are_not_counted():
     assert step_memory(recipe, ROWS, LENGTH, prepare=recompute).activations_bytes < 0.6 * kept
 
 
+def test_tokens_that_do_not_divide_among_the_experts_are_all_counted():
+    recipe = quickstart_recipe("quickstart-hydra")
+    three = recipe.model_copy(update={"hydra": recipe.hydra.model_copy(update={"experts": 3})})
+    sizes = [step_memory(three, 1, length).activations_bytes for length in (126, 127, 128)]
+    assert sizes[0] < sizes[1] < sizes[2]
+
+
 @pytest.mark.parametrize("fitting", [1, 2, 3, 7, 31, 32])
 def test_the_largest_micro_batch_fits_and_one_row_more_does_not(fitting):
     asked = []

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.kernels.grouped_matmul import STABLE_ROWS, grouped_matmul
+from athanor.kernels.grouped_matmul import grouped_matmul
 from athanor.kernels.noise import uniform
 from athanor.kernels.swiglu import swiglu
 from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, masked_mean
@@ -103,17 +103,12 @@ class MixtureOfExperts(nn.Module):
 
     def _chosen_experts(self, x_BTD: Tensor, weight_BTk: Tensor, chosen_BTk: Tensor) -> Tensor:
         expert_N = chosen_BTk.flatten()
-        count_E = torch.bincount(expert_N, minlength=self.experts.gate.shape[0])
-        room_E = count_E if self.training else count_E + -count_E % STABLE_ROWS
-        sizes_E = room_E.tolist()
-        # A choice stands behind the earlier ones of its expert, each expert's behind those of the experts before it.
+        sizes_E = torch.bincount(expert_N, minlength=self.experts.gate.shape[0]).tolist()
         order_N = expert_N.argsort(stable=True)
-        before_N = (room_E.cumsum(0) - room_E - count_E.cumsum(0) + count_E)[expert_N[order_N]]
-        place_N = torch.empty_like(order_N).scatter(0, order_N, before_N + torch.arange(len(order_N)).to(order_N))
         x_ND = x_BTD.flatten(0, 1).repeat_interleave(self.per_token, dim=0)
-        y_MD = self.experts.grouped(x_ND.new_zeros(sum(sizes_E), x_ND.shape[1]).index_copy(0, place_N, x_ND), sizes_E)
-        y_BTkD = y_MD[place_N].view(*chosen_BTk.shape, -1)
-        return (y_BTkD * weight_BTk[..., None].to(y_MD.dtype)).sum(2)
+        y_ND = self.experts.grouped(x_ND.index_select(0, order_N), sizes_E)
+        y_BTkD = torch.empty_like(y_ND).index_copy(0, order_N, y_ND).view(*chosen_BTk.shape, -1)
+        return (y_BTkD * weight_BTk[..., None].to(y_ND.dtype)).sum(2)
 
     def flops_per_token(self, dense: bool = False) -> float:
         """Forward matrix-product FLOPs of a token with its k experts, or with all of them."""

@@ -139,11 +139,8 @@ class ExpertChoiceRecursions(Recursions):
         if not lessons:
             return h_BTD, {}, Depths(depth_BT)
         losses, samples = zip(*lessons, strict=True)
-        return (
-            h_BTD,
-            {"mor_choice": EXPERT_CHOICE_LOSS * adaptive * torch.stack(losses).mean()},
-            Depths(depth_BT, samples),
-        )
+        loss = EXPERT_CHOICE_LOSS * adaptive * torch.stack(losses).mean()
+        return h_BTD, {"mor_choice": loss}, Depths(depth_BT, samples)
 
 
 class TokenChoiceRecursions(Recursions):

@@ -1,7 +1,8 @@
 """Some tokens of each row, gathered into shorter rows so that only they are computed.
 
-The shorter rows all hold a multiple of STABLE_ROWS places, so that what a token yields does not depend, to the last
-bit, on how many others were chosen; places left over compute something that is dropped.
+The shorter rows are as long as the row with the most needs; places left over in the others compute something that is
+dropped. How many tokens go through a matrix product may change the order of its sums, so what a token yields depends on
+how many others were chosen, but only within the rounding of those sums.
 """
 
 from __future__ import annotations
@@ -9,10 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-
-from athanor.kernels.grouped_matmul import STABLE_ROWS
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,12 @@ class TokenSubset:
 
     @classmethod
     def of(cls, chosen_BT: Tensor) -> TokenSubset:
-        """The tokens marked True, each row's in their order. A single column is taken or left as a whole."""
-        count_B, columns = chosen_BT.sum(1), chosen_BT.shape[1]
+        """The tokens marked True, each row's in their order."""
+        count_B = chosen_BT.sum(1)
         most = int(count_B.max())
-        width = most if columns == 1 else most + -most % STABLE_ROWS
-        order_BT = torch.argsort(chosen_BT.byte(), dim=1, descending=True, stable=True)
-        index_BN = F.pad(order_BT, (0, max(0, width - columns)))[:, :width]
-        chosen_BN = torch.arange(width, device=index_BN.device) < count_B[:, None]
-        return cls(index_BN, chosen_BN, columns)
+        index_BN = torch.argsort(chosen_BT.byte(), dim=1, descending=True, stable=True)[:, :most]
+        chosen_BN = torch.arange(most, device=index_BN.device) < count_B[:, None]
+        return cls(index_BN, chosen_BN, chosen_BT.shape[1])
 
     def gather(self, x: Tensor) -> Tensor:
         """`[B, T, ...]` -> `[B, N, ...]`."""

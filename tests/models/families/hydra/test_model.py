@@ -10,7 +10,6 @@ from athanor.core.targets import IGNORE
 from athanor.models.build import build_model
 from athanor.models.decoding.generate import generate
 from athanor.models.families.hydra.token_subset import TokenSubset
-from athanor.models.maps import measure
 
 KINDS = ("hard exit", "expert_choice", "token_choice", "static", "wide", "mlp", "first keys", "middle_cycle")
 ROUTED = ["hydra", *(f"hydra {kind}" for kind in KINDS)]
@@ -23,16 +22,6 @@ def random_ids(rows, length, seed=0):
 
 def routers(model):
     return {name: p for name, p in model.named_parameters() if "router" in name.split(".")}
-
-
-def calibrated(model, ids, steps=1):
-    """Thresholds measured on these rows, as training does."""
-    model.train()
-    with torch.no_grad():
-        for _ in range(steps):
-            model.loss(ids, ids.roll(-1, 1))
-            model.after_step(4.0)
-    return model.eval()
 
 
 @pytest.mark.parametrize("curriculum", [True, False])
@@ -71,7 +60,7 @@ def test_training_weighs_every_token_by_the_gate(lively_model, watched):
 
 
 @torch.no_grad()
-def test_skipped_tokens_pass_unchanged_but_still_write_keys_and_values(lively_model, watched):
+def test_skipped_tokens_pass_unchanged_but_still_write_keys_and_values(lively_model, watched, calibrated):
     model = lively_model("hydra")
     ids = random_ids(2, 40)
     calibrated(model, ids)
@@ -92,7 +81,7 @@ def test_skipped_tokens_pass_unchanged_but_still_write_keys_and_values(lively_mo
 
 
 @torch.no_grad()
-def test_the_calibrated_threshold_lets_the_capacity_through(lively_model, watched):
+def test_the_calibrated_threshold_lets_the_capacity_through(lively_model, watched, calibrated):
     model, ids = lively_model("hydra", max_seq_len=256), random_ids(4, 256)
     calibrated(model, ids, steps=40)
     seen = watched(model.train())
@@ -101,7 +90,7 @@ def test_the_calibrated_threshold_lets_the_capacity_through(lively_model, watche
         assert routed.gate.chosen_BT.float().mean().item() == pytest.approx(0.75, abs=0.02)
 
 
-def test_routers_learn_from_the_tokens_that_training_keeps(lively_model):
+def test_routers_learn_from_the_tokens_that_training_keeps(lively_model, calibrated):
     section, ids = lively_model("hydra").recipe.hydra.model_dump(), random_ids(2, 40)
     model = calibrated(lively_model("hydra", hydra={**section, "mod_skip_from": 0.0}), ids).train()
     model.apply_schedule(model.schedule(0.1))
@@ -110,7 +99,7 @@ def test_routers_learn_from_the_tokens_that_training_keeps(lively_model):
 
 
 @torch.no_grad()
-def test_training_can_skip_what_serving_skips(lively_model, watched):
+def test_training_can_skip_what_serving_skips(lively_model, watched, calibrated):
     section, ids = lively_model("hydra").recipe.hydra.model_dump(), random_ids(2, 40)
     model = calibrated(lively_model("hydra", hydra={**section, "mod_skip_from": 0.5}), ids)
     served, seen = model(ids), watched(model)
@@ -126,7 +115,7 @@ def test_training_can_skip_what_serving_skips(lively_model, watched):
 
 
 @torch.no_grad()
-def test_cached_decoding_with_skipped_tokens_equals_the_full_forward(lively_model):
+def test_cached_decoding_with_skipped_tokens_equals_the_full_forward(lively_model, calibrated):
     model, ids = lively_model("hydra hard exit"), random_ids(2, 20)
     calibrated(model, ids)
     cache = model.new_cache(2)
@@ -171,7 +160,7 @@ def test_choosing_the_best_of_a_document_leaks_the_future_and_says_so(lively_mod
 
 
 @torch.no_grad()
-def test_expert_choice_thresholds_settle_at_falling_capacities(lively_model, watched):
+def test_expert_choice_thresholds_settle_at_falling_capacities(lively_model, watched, calibrated):
     model, ids = lively_model("hydra expert_choice", max_seq_len=256), random_ids(4, 256)
     seen = watched(calibrated(model, ids, steps=60).train())
     model(ids)
@@ -180,7 +169,7 @@ def test_expert_choice_thresholds_settle_at_falling_capacities(lively_model, wat
 
 
 @torch.no_grad()
-def test_capacity_and_recursions_change_the_output(tiny_recipe, lively_model):
+def test_capacity_and_recursions_change_the_output(tiny_recipe, lively_model, calibrated):
     ids = random_ids(2, 24)
     base = lively_model("hydra").recipe.hydra.model_dump()
     model = calibrated(lively_model("hydra"), ids)
@@ -200,23 +189,3 @@ def test_diagnostics_are_finite_before_and_after_a_forward_pass(lively_model):
     found = model.diagnostics()
     assert {"mod_passing", "mod_variance", "mor_depth", "expert_load_max", "expert_divergence"} <= set(found)
     assert all(math.isfinite(value) for value in found.values())
-
-
-@torch.no_grad()
-def test_maps_show_depths_capacity_and_load_as_they_are(lively_model, watched):
-    model, ids = lively_model("hydra hard exit"), random_ids(2, 24)
-    calibrated(model, ids)
-
-    class Given:
-        ids_BT, doc_start_BT = ids.numpy(), torch.zeros_like(ids).numpy()
-
-    seen = watched(model)
-    maps = {one.name: one for one in measure(model, model.probes(), [Given()])}
-    computed = [routed.computed_BT.float().mean().item() for routed in seen.blocks]
-    assert maps["capacity"].values[0] == pytest.approx(computed)
-    histogram = torch.tensor(maps["depth_histogram"].values)
-    assert histogram.shape == (3, 4)
-    torch.testing.assert_close(histogram.sum(1), torch.ones(3))
-    torch.testing.assert_close(histogram[:, 0], 1 - torch.tensor(computed))
-    assert (histogram @ torch.arange(4.0)).tolist() == pytest.approx(maps["mean_depth"].values[0])
-    assert maps["expert_load"].values[0] == pytest.approx(seen.experts[0].load().tolist())
