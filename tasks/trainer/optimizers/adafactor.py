@@ -23,5 +23,5 @@ DECLARED = OptimizerKind(
     defaults={"weight_decay": 0.1},
     build=lambda groups, model, **arguments: torch.optim.Adafactor(groups, **arguments),
     state_bytes=_state_bytes,
-    lr_scale=10.0,
+    relative_lr=10.0,
 )
