@@ -5,7 +5,7 @@
 
 The text is the language reference that comes with Python, a byte a token; its last part is held out. Each optimizer
 starts from the same weights and reads the same rows, with its own defaults, a warm-up and a cosine to zero. Peak rates
-are AdamW's times each one's `lr_scale`; none is tuned finely, so the losses show that all work, not which is best.
+are AdamW's times each one's `relative_lr`; none is tuned finely, so the losses show that all work, not which is best.
 Times are medians over the steps.
 """
 
@@ -69,9 +69,9 @@ class Measurement:
 
 
 def measure(optimizer: str, steps: int, peak_lr: float | None = None) -> Measurement:
-    """Train the model with one optimizer; `peak_lr` in place of AdamW's times its `lr_scale`."""
+    """Train the model with one optimizer; `peak_lr` in place of AdamW's times its `relative_lr`."""
     kind = OPTIMIZERS[optimizer]
-    lr = peak_lr or ADAMW_LR * kind.lr_scale
+    lr = peak_lr or ADAMW_LR * kind.relative_lr
     recipe = TrainRecipe(
         steps=steps,
         seq_len_tokens=TOKENS,

@@ -20,7 +20,7 @@ from athanor.tasks.trainer.step.step import Optimization
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 CPU = torch.device("cpu")
-PEAK_LR = {kind.name: 1e-2 * kind.lr_scale for kind in OPTIMIZERS.records()}
+PEAK_LR = {kind.name: 1e-2 * kind.relative_lr for kind in OPTIMIZERS.records()}
 ROWS, TOKENS = 8, 32
 SHAPE = dict(vocab_size=256, d_model=64, n_layers=2, n_heads=4, n_kv_heads=2, head_dim=16, d_ff=128, max_seq_len=TOKENS)
 EXPERTS = {"family": "hydra", "hydra": dict(recursions=2, experts=4, moe_layers=1, curriculum=False)}

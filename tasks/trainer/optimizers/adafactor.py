@@ -31,5 +31,5 @@ DECLARED = OptimizerKind(
     defaults={"weight_decay": 0.1},
     build=_build,
     state_bytes=_state_bytes,
-    lr_scale=10.0,
+    relative_lr=10.0,
 )

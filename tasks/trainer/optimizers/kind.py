@@ -32,7 +32,7 @@ class OptimizerKind:
     state_bytes  (name, parameter) -> bytes of the parameter's state, by its shape alone
     sharded_by   the engines under which its update of a sharded parameter is that of the whole one
     beta_limit   the largest beta it can carry out; none any
-    lr_scale     the peak rate that serves where AdamW's is 1; for comparisons
+    relative_lr  the peak rate that serves where AdamW's is 1; for comparisons
     after_update what it does after an update, if anything: (optimizer, sampled_gradient), where `sampled_gradient()`
                  replaces the gradients by those of the step's mean `LanguageModel.sampled_loss` at the new weights and
                  returns over how many targets
@@ -44,7 +44,7 @@ class OptimizerKind:
     state_bytes: StateBytes
     sharded_by: tuple[str, ...] = ()
     beta_limit: float | None = None
-    lr_scale: float = 1.0
+    relative_lr: float = 1.0
     after_update: AfterUpdate | None = None
 
 

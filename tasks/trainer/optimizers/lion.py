@@ -22,7 +22,7 @@ from athanor.tasks.trainer.optimizers.kind import BF16_BYTES, OptimizerKind, mom
 from athanor.tasks.trainer.optimizers.per_tensor import PerTensor
 
 LION = {"beta1": 0.9, "beta2": 0.99, "weight_decay": 1.0}  # arXiv 2302.06675 sec. 5: lr / 10 and decay x 10 of AdamW's
-LION_LR_SCALE = 1 / 10
+LION_RELATIVE_LR = 1 / 10
 
 
 class Lion(PerTensor):
@@ -62,7 +62,7 @@ DECLARED = (
         build=lambda groups, model, **arguments: Lion(groups, **arguments),
         state_bytes=moments(1),
         sharded_by=("fsdp",),
-        lr_scale=LION_LR_SCALE,
+        relative_lr=LION_RELATIVE_LR,
     ),
     OptimizerKind(
         "lion-bf16-moments",
@@ -71,7 +71,7 @@ DECLARED = (
         state_bytes=moments(1, BF16_BYTES),
         sharded_by=("fsdp",),
         beta_limit=BF16_BETA_LIMIT,
-        lr_scale=LION_LR_SCALE,
+        relative_lr=LION_RELATIVE_LR,
     ),
     OptimizerKind(
         "cautious-lion",
@@ -79,6 +79,6 @@ DECLARED = (
         build=lambda groups, model, **arguments: Lion(groups, **arguments, cautious=True),
         state_bytes=moments(1),
         sharded_by=("fsdp",),
-        lr_scale=LION_LR_SCALE,
+        relative_lr=LION_RELATIVE_LR,
     ),
 )

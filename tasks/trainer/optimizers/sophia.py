@@ -69,6 +69,6 @@ DECLARED = OptimizerKind(
     build=lambda groups, model, *, sophia_gamma, **arguments: SophiaG(groups, gamma=sophia_gamma, **arguments),
     state_bytes=moments(2),
     sharded_by=("fsdp",),
-    lr_scale=1 / 10,
+    relative_lr=1 / 10,
     after_update=SophiaG.after_update,
 )

@@ -1,8 +1,10 @@
 """The schedules in common use.
 
-cosine, linear      fall from the warm-up to the end
-wsd, trapezoid      stay at the peak, then fall along half a cosine, or linearly
-constant            stays at the peak
+    cosine, linear      fall from the warm-up to the end
+    wsd, trapezoid      stay at the peak, then fall along half a cosine, or linearly
+    constant            stays at the peak
+
+All but `constant` come to `min_lr_fraction` of the peak.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from athanor.tasks.trainer.optimizers.adamw import ADAMW
 from athanor.tasks.trainer.optimizers.kind import FP32_BYTES, OptimizerKind, StateBytes, moments
-from athanor.tasks.trainer.optimizers.lion import LION, LION_LR_SCALE
+from athanor.tasks.trainer.optimizers.lion import LION, LION_RELATIVE_LR
 
 QUANTISED_FROM, BLOCK, TABLE = 4096, 256, 256  # elements; bitsandbytes' choice
 
@@ -39,5 +39,5 @@ def _quantised(count: int) -> StateBytes:
 
 DECLARED = (
     OptimizerKind("adamw-8bit", defaults=ADAMW, build=_adamw, state_bytes=_quantised(2)),
-    OptimizerKind("lion-8bit", defaults=LION, build=_lion, state_bytes=_quantised(1), lr_scale=LION_LR_SCALE),
+    OptimizerKind("lion-8bit", defaults=LION, build=_lion, state_bytes=_quantised(1), relative_lr=LION_RELATIVE_LR),
 )
