@@ -52,9 +52,9 @@ def prose(page: Path) -> str:
     return re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
-def quoted(page: Path) -> set[str]:
-    """What stands between backticks in a line of prose."""
-    return set(re.findall(r"`([^`\n]+)`", prose(page)))
+def quoted(page: Path) -> list[str]:
+    """What stands between backticks in a line of prose, each once and in order."""
+    return list(dict.fromkeys(re.findall(r"`([^`\n]+)`", prose(page))))
 
 
 def blocks(*languages: str) -> list[Any]:
