@@ -18,7 +18,7 @@ from athanor.reports.canvas import FONT_STACK, Picture, css_variables
 from athanor.reports.findings import Findings
 from athanor.reports.headlines import headlines
 from athanor.reports.inputs import ReportInputs
-from athanor.reports.pieces import Answer, Code, Headline, Prose, Section, Table
+from athanor.reports.pieces import Answer, Code, Headline, Prose, ReportSection, Table
 from athanor.reports.sections import sections
 
 
@@ -47,7 +47,7 @@ def report_markdown_inline(out: Path) -> str:
     return re.sub(r"\]\((figures/[a-z0-9-]+\.png)\)", inline, (out / "report.md").read_text(encoding="utf-8"))
 
 
-def _render(template: str, inputs: ReportInputs, summary: list[Headline], parts: list[Section]) -> str:
+def _render(template: str, inputs: ReportInputs, summary: list[Headline], parts: list[ReportSection]) -> str:
     environment = _environment(template)
     return environment.get_template(template).render(
         inputs=inputs,

@@ -72,7 +72,7 @@ class Headline:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     """A titled part of the page; `id` is its anchor."""
 
     id: str

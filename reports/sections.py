@@ -22,7 +22,7 @@ from athanor.reports.inputs import MODEL_NAMES, ReportInputs, StageRow
 from athanor.reports.lineage import lineage_figure
 from athanor.reports.log import Log, Mix
 from athanor.reports.mapfigures import map_figure
-from athanor.reports.pieces import Answer, Block, Code, Link, Prose, Section, Table
+from athanor.reports.pieces import Answer, Block, Code, Link, Prose, ReportSection, Table
 from athanor.reports.scores import Scores, against, benchmark_figure, interval_text, is_share, score_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _SAMPLE_CHARACTERS = 4000
 
 
-def sections(findings: Findings) -> list[Section]:
+def sections(findings: Findings) -> list[ReportSection]:
     """Every section that has something to show."""
     inputs = findings.inputs
     candidates = (
@@ -51,7 +51,7 @@ def sections(findings: Findings) -> list[Section]:
         ("reproduce", "Reproduce", [Code(inputs.command, "sh", "The command that makes all of this again")]),
         ("versions", "Versions", _versions(inputs.versions)),
     )
-    return [Section(anchor, title, blocks) for anchor, title, blocks in candidates if blocks]
+    return [ReportSection(anchor, title, blocks) for anchor, title, blocks in candidates if blocks]
 
 
 def _drawn(*pictures: Picture | None) -> list[Block]:

@@ -45,7 +45,7 @@ class LayerState(Past):
         self.pooled.unpack(packed)
 
 
-class Block(nn.Module):
+class PolychromaticBlock(nn.Module):
     """Attention, then PolyGLU, each on the normed stream."""
 
     def __init__(self, recipe: ModelRecipe, section: PolychromaticRecipe):
@@ -86,7 +86,8 @@ class Polychromatic(LanguageModel):
                 stacklevel=2,
             )
         self.blocks = cast(
-            "Sequence[Block]", nn.ModuleList(Block(recipe, self.section) for _ in range(recipe.n_layers))
+            "Sequence[PolychromaticBlock]",
+            nn.ModuleList(PolychromaticBlock(recipe, self.section) for _ in range(recipe.n_layers)),
         )
         self.register_buffer("tau", torch.tensor(self.section.tau_start, dtype=torch.float32))
 

@@ -41,7 +41,7 @@ def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> nn.Module:
     return RMSNorm(recipe.d_model, recipe.norm_eps)
 
 
-class Block(nn.Module):
+class SwaMlaBlock(nn.Module):
     """Attention of either kind, then SwiGLU, each on the normed stream."""
 
     def __init__(self, recipe: ModelRecipe, section: SwaMlaRecipe, attention: GroupedQueryAttention | LatentAttention):
@@ -70,15 +70,15 @@ class SwaMla(LanguageModel):
         super().__init__(recipe)
         self.section = section = recipe.section(SwaMlaRecipe)
         self.final_norm = _norm(recipe, section)
-        self.blocks = cast("Sequence[Block]", nn.ModuleList(self._block(i) for i in range(recipe.n_layers)))
+        self.blocks = cast("Sequence[SwaMlaBlock]", nn.ModuleList(self._block(i) for i in range(recipe.n_layers)))
 
-    def _block(self, layer: int) -> Block:
+    def _block(self, layer: int) -> SwaMlaBlock:
         recipe, section = self.recipe, self.section
         if layer % (section.n_swa + section.n_mla) < section.n_swa:
             window, sink = section.visible_window, section.sink
             attention = GroupedQueryAttention(recipe, rotate_interleaved, qk_norm=False, window=window, sink=sink)
-            return Block(recipe, section, attention)
-        return Block(recipe, section, LatentAttention(recipe, section))
+            return SwaMlaBlock(recipe, section, attention)
+        return SwaMlaBlock(recipe, section, LatentAttention(recipe, section))
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe, section = self.recipe, self.section

@@ -37,7 +37,7 @@ def _norm(recipe: ModelRecipe, section: VanillaRecipe) -> nn.Module:
     return LayerNorm(recipe.d_model) if section.norm == "layernorm" else RMSNorm(recipe.d_model, recipe.norm_eps)
 
 
-class Block(nn.Module):
+class VanillaBlock(nn.Module):
     """Attention, then the feed-forward layer, each on the normed stream."""
 
     def __init__(self, recipe: ModelRecipe, section: VanillaRecipe, layer: int):
@@ -72,7 +72,8 @@ class Vanilla(LanguageModel):
         learned = section.positions == "learned"
         self.position_embedding = nn.Embedding(recipe.max_seq_len, recipe.d_model) if learned else None
         self.blocks = cast(
-            "Sequence[Block]", nn.ModuleList(Block(recipe, section, layer) for layer in range(recipe.n_layers))
+            "Sequence[VanillaBlock]",
+            nn.ModuleList(VanillaBlock(recipe, section, layer) for layer in range(recipe.n_layers)),
         )
         self.final_norm = _norm(recipe, section)
 
