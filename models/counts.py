@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-import torch
-
-from athanor.models.build import build_model
+from athanor.models.build import build_on_meta
 from athanor.models.model_recipe import ModelRecipe
-from athanor.models.skeleton import LanguageModel
 
 PARTS = ("embedding", "attention", "ffn", "routing", "norms", "adapter", "head")
 
@@ -20,11 +17,6 @@ class Flops:
 
     forward: float
     backward: float
-
-
-def _on_meta(recipe: ModelRecipe) -> LanguageModel:
-    with torch.device("meta"):
-        return build_model(recipe)
 
 
 def part_of(name: str) -> str:
@@ -42,7 +34,7 @@ def part_of(name: str) -> str:
 def parameter_counts(recipe: ModelRecipe) -> dict[str, int]:
     """Parameters by part, `total` (the tied head once) and `active`, those one token passes through."""
     counts: Counter[str] = Counter()
-    model = _on_meta(recipe)
+    model = build_on_meta(recipe)
     for name, parameter in model.named_parameters():
         counts[part_of(name)] += parameter.numel()
     parts = {part: counts[part] for part in PARTS if part in counts}
@@ -56,7 +48,7 @@ def flops_per_token(recipe: ModelRecipe, seq_len_tokens: int) -> Flops:
     embedding look-up and elementwise work count nothing; backward is twice the part of the forward pass that gradient
     goes through; nothing is recomputed.
     """
-    model = _on_meta(recipe)
+    model = build_on_meta(recipe)
     context_tokens, head = (seq_len_tokens + 1) / 2, 2.0 * model.head_weight.numel()
     return Flops(
         forward=model.body_flops_per_token(context_tokens) + head,
@@ -69,5 +61,5 @@ def cache_bytes_per_token(recipe: ModelRecipe, context_tokens: int) -> float:
 
     Convention: 2 bytes a value, as computed in bf16, but 4 where a family keeps fp32 sums.
     """
-    model = _on_meta(recipe)
+    model = build_on_meta(recipe)
     return model.cache_bytes_per_token(context_tokens) if model.cacheable else 0.0

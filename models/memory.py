@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from athanor.kernels import cross_entropy, polyglu
-from athanor.models.build import build_model
+from athanor.models.build import build_on_meta
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
@@ -117,8 +117,7 @@ def _count(
     device_type: str,
     prepare: Callable[[LanguageModel], None] | None,
 ) -> tuple[_Weights, int]:
-    with torch.device("meta"):
-        model = build_model(recipe)
+    model = build_on_meta(recipe)
     model.begin_step(0)
     tensors = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
     weights = _Weights(sum(p.numel() for p in model.parameters()), sum(t.nbytes for t in tensors.values()))
