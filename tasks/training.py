@@ -16,6 +16,7 @@ from athanor.tasks.stage import StageRun
 from athanor.tasks.trainer.process.launch import run_trainer
 from athanor.tasks.trainer.records.ledger import ledger_total
 from athanor.tasks.trainer.records.metrics import METRICS
+from athanor.tasks.trainer.records.retention import CHECKPOINTS
 from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
 
 LOG_EVERY_S = 10.0
@@ -47,7 +48,7 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
         recorder.record()
     for leftover in ("trainer.lock", "heartbeat.json", "outcome.json", "hostfile", "slices.json"):
         (run.out / leftover).unlink(missing_ok=True)
-    shutil.rmtree(run.out / "checkpoints", ignore_errors=True)
+    shutil.rmtree(run.out / CHECKPOINTS, ignore_errors=True)
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}
     total = ledger_total(run.out)
     return {

@@ -38,9 +38,10 @@ from athanor.tasks.trainer.optimizers.build import build_optimizer
 from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.process.world import World
-from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention
+from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position
 from athanor.tasks.trainer.records.journal import Journal
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
+from athanor.tasks.trainer.records.retention import CHECKPOINTS, Retention
 from athanor.tasks.trainer.records.throughput import Throughput
 from athanor.tasks.trainer.start import read_spec, seed_everything, starting_model, token_bytes
 from athanor.tasks.trainer.step.averaging import WeightAverage
@@ -52,7 +53,6 @@ from athanor.tasks.trainer.train_recipe import SUMMARY, RunSpec
 
 SCHEDULE = "schedule.json"
 WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
-CHECKPOINTS = "checkpoints"
 LOCK = "trainer.lock"
 LOCK_PATIENCE_S = 120.0  # an orphan of a killed flow needs this long to finish its step and save
 

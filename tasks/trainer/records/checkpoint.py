@@ -40,6 +40,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from athanor.core.errors import UserError
 from athanor.core.store import fsync_path, sha256_file, write_json
 from athanor.tasks.trainer.process.world import ALONE, World
+from athanor.tasks.trainer.records.retention import Retention
 
 MANIFEST = "manifest.json"
 STATE = "state.json"
@@ -53,22 +54,6 @@ class Position:
     step: int
     tokens: int
     state: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints are kept: the newest `newest`, the newest two at multiples of `anchor_steps`, which the guard
-    goes back to, and all at multiples of `permanent_steps`."""
-
-    newest: int
-    anchor_steps: int
-    permanent_steps: int | None = None
-
-    def of(self, steps: list[int]) -> set[int]:
-        """Those of the given steps, in ascending order, that are kept."""
-        anchors = [step for step in steps if step % self.anchor_steps == 0]
-        permanent = {step for step in steps if self.permanent_steps and step % self.permanent_steps == 0}
-        return {*steps[-self.newest :], *anchors[-2:], *permanent}
 
 
 def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

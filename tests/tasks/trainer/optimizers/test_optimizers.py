@@ -25,7 +25,8 @@ from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_paramete
 from athanor.tasks.trainer.optimizers.muon import is_orthogonalised
 from athanor.tasks.trainer.optimizers.sophia import CURVATURE_EVERY_STEPS
 from athanor.tasks.trainer.process.world import World
-from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention
+from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position
+from athanor.tasks.trainer.records.retention import Retention
 from athanor.tasks.trainer.step.step import Optimization
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
