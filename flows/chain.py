@@ -13,7 +13,6 @@ from typing import Any
 from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact, Store
 from athanor.data.data_recipe import SourceRecipe
-from athanor.data.tokenizer import tokenizer_file
 from athanor.flows.presets.preset import Preset, reproducing_command
 from athanor.tasks import acquire, chat, evaluate, interpret, pretrain, report, sft, tokenize
 from athanor.tasks import make_tokenizer as tokenizer
@@ -56,6 +55,8 @@ class Chain:
         """Raise UserError, one line, for what would fail later: missing files, unknown benchmarks."""
         _ = self._sources
         if self.preset.tokenizer.path is not None:
+            from athanor.data.tokenizer import tokenizer_file
+
             tokenizer_file(self.preset.tokenizer.path)
         for task in self.preset.evaluate.tasks.values() if self.preset.evaluate else ():
             validate_task(task)
@@ -74,7 +75,7 @@ class Chain:
         if self.runtime_of is not None:
             store = Store()
             artifact = stage.artifact(recipe, label, inputs, store)
-            if decision.rebuild or store.problem(artifact) is not None:
+            if decision.rebuild or runtime.rebuild_drifted or store.problem(artifact) is not None:
                 runtime = self.runtime_of(stage.name, artifact)
         return stage(recipe, label=label, runtime=runtime, decision=decision, **inputs)
 

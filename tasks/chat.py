@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
-from athanor.data.chatml import write_chat_shards
 from athanor.tasks.stage import StageRun, stage
 
 
@@ -15,4 +14,6 @@ class ChatRecipe(Recipe):
 @stage("chat")
 def chat(recipe: ChatRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
     """Encode conversations as ChatML, marking the assistant's tokens by their spans."""
+    from athanor.data.chatml import write_chat_shards
+
     return write_chat_shards(documents.path, tokenizer.path, run.out, run.progress)

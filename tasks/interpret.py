@@ -6,10 +6,6 @@ from itertools import chain
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact, write_json
-from athanor.data.loader import held_out_batches
-from athanor.data.shards import TokenShards
-from athanor.models.checkpoints.portable import load_portable
-from athanor.models.device import choose_device
 from athanor.tasks.stage import StageRun, stage
 from athanor.tasks.stage_recipes import InterpretRecipe, ModelName
 
@@ -24,6 +20,11 @@ class InterpretStageRecipe(Recipe):
 @stage("interpret")
 def interpret(recipe: InterpretStageRecipe, run: StageRun, *, model: Artifact, shards: dict[str, Artifact]) -> dict:
     """Write `maps.json`: every map the model's family declares."""
+    from athanor.data.loader import held_out_batches
+    from athanor.data.shards import TokenShards
+    from athanor.models.checkpoints.portable import load_portable
+    from athanor.models.device import choose_device
+
     network = load_portable(model.path, choose_device(run.runtime.device)).eval()
     asked = recipe.interpret
     batches = chain.from_iterable(

@@ -11,7 +11,6 @@ from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact, sha256_file
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.documents import read_documents
-from athanor.data.tokenizer import build_tokenizer, tokenizer_file
 from athanor.tasks.stage import StageRun, stage
 
 
@@ -31,7 +30,7 @@ class TokenizerStageRecipe(Recipe):
         return cls(
             tokenizer=tokenizer,
             asked=tokenizer.model_dump(mode="json", exclude=unused, exclude_none=True),
-            sha256=sha256_file(tokenizer_file(tokenizer.path)) if tokenizer.path is not None else None,
+            sha256=_sha256(tokenizer.path) if tokenizer.path is not None else None,
             proportions=proportions if trained else None,
         )
 
@@ -46,7 +45,15 @@ def label(tokenizer: TokenizerRecipe) -> str:
 @stage("tokenizer")
 def tokenizer(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:
     """Write `tokenizer.json` with its end-of-document id and the bytes each id stands for."""
+    from athanor.data.tokenizer import build_tokenizer
+
     return build_tokenizer(recipe.tokenizer, _training_text(recipe, documents), run.out)
+
+
+def _sha256(path: str) -> str:
+    from athanor.data.tokenizer import tokenizer_file
+
+    return sha256_file(tokenizer_file(path))
 
 
 def _training_text(recipe: TokenizerStageRecipe, documents: dict[str, Artifact]) -> Iterator[str]:

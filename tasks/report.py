@@ -11,10 +11,7 @@ from pydantic import Field
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
-from athanor.models.counts import parameter_counts
-from athanor.models.maps import Map
 from athanor.models.model_recipe import ModelRecipe
-from athanor.reports.card import write_report
 from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
 from athanor.tasks.stage import Inputs, StageRun, stage
 from athanor.tasks.stage_recipes import ReportRecipe
@@ -36,11 +33,16 @@ class ReportStageRecipe(Recipe):
 @stage("report")
 def report(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
     """Write `report.html`, `report.md`, the figures, and `preset.yaml`, which reproduces it all."""
+    from athanor.reports.card import write_report
+
     (run.out / "preset.yaml").write_text(recipe.preset_yaml)
     return write_report(_collect(recipe, inputs), run.out)
 
 
 def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
+    from athanor.models.counts import parameter_counts
+    from athanor.models.maps import Map
+
     models: dict[str, Artifact] = inputs["models"]
     base = models["base"]
     model = _json(base, "config.json")

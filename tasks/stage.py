@@ -4,6 +4,9 @@ The store decides what is done. Prefect's own record of the result is kept insid
 the artifact's key, so the two agree: a hit is a task run in state `Cached`, also after Prefect's database is wiped,
 and deleting the directory makes that stage alone run again. Torn artifacts are named and rebuilt. Two runs that want
 one key at once: one builds, the other waits and then finds it.
+
+Prefect is imported when a stage is run, inside the functions that need it, and what a stage's body needs inside the
+body: a plan asks for keys and states alone, and a run served from the store loads no more than Prefect.
 """
 
 from __future__ import annotations
@@ -14,17 +17,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
-
-from prefect import Task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import CachePolicy
-from prefect.context import FlowRunContext
-from prefect.logging import get_logger, get_run_logger
-from prefect.states import Completed
+from typing import TYPE_CHECKING, Any
 
 from athanor.core.code import code_fingerprint
 from athanor.core.progress import Progress
@@ -32,6 +28,9 @@ from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
 from athanor.core.store import ENGINE_RECORD, Artifact, Store, artifact_key, no_space
 from athanor.tasks.trainer.process.exit_codes import Retryable
+
+if TYPE_CHECKING:
+    from prefect import Task
 
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
 Inputs = dict[str, Artifact | dict[str, Artifact]]
@@ -65,10 +64,16 @@ class Stage:
         self.code_version = code_version
         self.resumable = resumable
         self.modules = (body.__module__, *code)
-        self.task = Task(
+
+    @cached_property
+    def task(self) -> Task:
+        """The Prefect task of this stage."""
+        from prefect import Task
+
+        return Task(
             fn=self._run,
-            name=name,
-            description=inspect.getdoc(body),
+            name=self.name,
+            description=inspect.getdoc(self.body),
             persist_result=True,
             result_serializer="json",
             retry_condition_fn=lambda task, run, state: _retryable(state),
@@ -86,6 +91,8 @@ class Stage:
 
         Raises UserError for whatever the user can mend, in one line.
         """
+        from prefect.cache_policies import CachePolicy
+
         store = Store()
         artifact = self.artifact(recipe, label, inputs, store)
         stale = False
@@ -115,10 +122,16 @@ class Stage:
         return runtime.rebuild_drifted
 
     def fingerprint(self) -> str:
-        """Fingerprint of the code this stage runs."""
+        """Fingerprint of the code this stage runs, read once per process."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return "-".join(code_fingerprint(module)[:16] for module in self.modules)
 
     def _run(self, recipe: Recipe, artifact: Artifact, runtime: Runtime, inputs: Inputs, stale: bool) -> Any:
+        from prefect.states import Completed
+
         store = Store()
         log = _logger()
         started = time.time()
@@ -189,6 +202,9 @@ def _retryable(state: Any) -> bool:
 
 
 def _logger() -> Any:
+    from prefect.context import FlowRunContext
+    from prefect.logging import get_logger, get_run_logger
+
     return get_run_logger() if FlowRunContext.get() else get_logger("athanor")
 
 
@@ -215,7 +231,12 @@ class _ProgressArtifact:
 
     def __call__(self, done: float, total: float | None, unit: str) -> None:
         now = time.monotonic()
-        if not total or now - self.updated < PROGRESS_EVERY_S or FlowRunContext.get() is None:
+        if not total or now - self.updated < PROGRESS_EVERY_S:
+            return
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+        from prefect.context import FlowRunContext
+
+        if FlowRunContext.get() is None:
             return
         self.updated = now
         share = min(1.0, done / total)
@@ -228,5 +249,7 @@ class _ProgressArtifact:
 
     def finish(self) -> None:
         """Show a bar that was started as complete."""
+        from prefect.artifacts import update_progress_artifact
+
         if self.id is not None:
             update_progress_artifact(self.id, progress=100.0, description=f"{self.title}: done")

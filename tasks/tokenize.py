@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
-from athanor.data.shards import write_shards
 from athanor.tasks.stage import StageRun, stage
 
 
@@ -15,4 +14,6 @@ class TokenizeRecipe(Recipe):
 @stage("tokenize", resumable=True)
 def tokenize(recipe: TokenizeRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
     """Write token shards of the training and held-out text; a killed run goes on at the next shard."""
+    from athanor.data.shards import write_shards
+
     return write_shards(documents.path, tokenizer.path, documents.label, run.out, run.runtime.workers, run.progress)

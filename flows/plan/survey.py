@@ -18,7 +18,7 @@ from athanor.core.store import Artifact, Store
 from athanor.flows.chain import Chain
 from athanor.flows.presets.preset import Preset
 from athanor.tasks.stage import Inputs, Stage, parent_keys
-from athanor.tasks.trainer.run import CHECKPOINTS
+from athanor.tasks.trainer.records.retention import CHECKPOINTS
 
 State = Literal["cached", "resume", "run"]
 # Flow name -> what of the chain it is about.

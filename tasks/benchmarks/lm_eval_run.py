@@ -19,7 +19,7 @@ from typing import Any, Literal
 from athanor.core.progress import Progress, silent
 from athanor.core.runtime import Runtime
 from athanor.core.store import write_json
-from athanor.tasks.benchmarks import catalogue, scores
+from athanor.tasks.benchmarks import catalogue
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, local_names, write_test_documents
 from athanor.tasks.stage_recipes import EvalTaskRecipe
 
@@ -57,6 +57,7 @@ def run_task(
     """
     validate_task(recipe)
     from athanor.models.decoding.harness import HarnessLM
+    from athanor.tasks.benchmarks import scores
 
     model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress)
     with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet():

@@ -19,6 +19,7 @@ from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
 from athanor.core.store import ENGINE_RECORD, Store
+from athanor.tasks import stage as stages
 from athanor.tasks.stage import Decision, StageRun, stage
 from athanor.tasks.trainer.process.exit_codes import Preempted
 
@@ -217,3 +218,11 @@ def test_a_stage_killed_half_way_leaves_nothing_half_valid(tmp_path):
     os.killpg(process.pid, signal.SIGKILL)  # its temporary Prefect server too
     process.wait()
     assert list(Store().artifacts()) == []
+
+
+def test_the_code_behind_a_stage_is_read_once_per_process(monkeypatch):
+    read = []
+    monkeypatch.setattr(stages, "code_fingerprint", lambda module: read.append(module) or "0" * 64)
+    fresh = stage("fresh", code=("athanor.tasks.trainer.__main__",))(toy.body)
+    assert {fresh.fingerprint() for _ in range(3)} == {f"{'0' * 16}-{'0' * 16}"}
+    assert read == [toy.body.__module__, "athanor.tasks.trainer.__main__"]
