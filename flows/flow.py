@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
 from athanor.core.errors import UserError
 from athanor.flows.chain import OWN_STAGES, Chain
-from athanor.flows.plan.budget import Budget
 from athanor.flows.plan.machine import priced
 from athanor.flows.presets.preset import Preset
+
+if TYPE_CHECKING:
+    from athanor.flows.plan.budget import Budget
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
@@ -26,9 +28,9 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             own = OWN_STAGES.get(name) or [stage for stages in OWN_STAGES.values() for stage in stages]
-            preset = preset.model_copy(update={"runtime": priced(preset.runtime)})
-            budget = Budget.of(preset)
-            chain = Chain(preset, own if rebuild else (), verify, budget.runtime_for if budget else None)
+            budget = _budget(preset)
+            runtime_of = budget.runtime_for if budget else lambda stage, artifact: priced(preset.runtime)
+            chain = Chain(preset, own if rebuild else (), verify, runtime_of)
             chain.check()
             with budget.charged() if budget else nullcontext():
                 body(chain)
@@ -36,6 +38,14 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
         return flow(name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")(run)
 
     return decorate
+
+
+def _budget(preset: Preset) -> Budget | None:
+    if not preset.runtime.has_budget:
+        return None
+    from athanor.flows.plan.budget import Budget
+
+    return Budget.of(preset)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
