@@ -1,32 +1,41 @@
-"""Running a flow from the command line, in this process."""
+"""Running a flow from the command line, in this process.
+
+Prefect is imported after its temporary server has been started, so that both start at once.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
 
-from prefect.settings import temporary_settings
-
 from athanor.core.errors import UserError
 from athanor.core.store import home
-from athanor.flows.plan.plan import check_ready
 from athanor.flows.presets.preset import Preset
-from athanor.flows.server.temporary import server_settings
+from athanor.flows.server.temporary import TemporaryServer
 
 
 def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
     """Run `<name>-flow` on a preset.
 
-    Uses the Prefect server of PREFECT_API_URL if that is set, else a temporary one of its own. Raises UserError with
-    the flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
+    Uses the Prefect server that Prefect's settings name, else a temporary one of its own. Raises UserError with the
+    flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
     """
-    check_ready(preset, name)
-    _make_home()
     started = time.monotonic()
+    temporary = None if os.environ.get("PREFECT_API_URL") else TemporaryServer()
+    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+
+    from athanor.flows.plan.plan import check_ready
+
+    check_ready(preset, name, rebuild)
+    _make_home()
     flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")
+    if temporary is not None and get_current_settings().api.url is not None:  # of a profile, or a settings file
+        temporary.stop()
+        temporary = None
     try:
-        with temporary_settings(server_settings()):
+        with temporary_settings({PREFECT_API_URL: temporary.wait()} if temporary is not None else {}):
             state = flow(preset, rebuild=rebuild, verify=verify, return_state=True)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):
