@@ -207,6 +207,6 @@ def test_generate_shows_every_piece_before_the_next_is_computed(checkpoint, monk
             yield 0, piece
             shown.append(capsys.readouterr().out)
 
-    monkeypatch.setattr(athanor.models.decoding.generate, "stream_text", pieces)
+    monkeypatch.setattr("athanor.models.decoding.generate.stream_text", pieces)
     assert athanor("generate", str(checkpoint), "x").stdout == "\n"
     assert shown == ["a", "b", "c"]
