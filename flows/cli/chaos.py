@@ -65,8 +65,8 @@ def chaos(
     """
     tally, rng = Tally(), random.Random(seed)
     with TemporaryDirectory(prefix="athanor-chaos-") as scratch:
-        if not os.environ.get("PREFECT_API_URL"):
-            os.environ["PREFECT_API_URL"] = TemporaryServer().wait()  # one server for all attempts
+        if url := TemporaryServer().wait():
+            os.environ["PREFECT_API_URL"] = url  # one server for all attempts
         command = [sys.executable, "-P", "-m", "athanor.flows.cli.main", "run", preset, "--only", "sft"]
         for override in (*(settings or ()), "runtime.retries=1000", "runtime.checkpoint_every_steps=7"):
             command += ["--set", override]

@@ -24,18 +24,16 @@ def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
     """
     started = time.monotonic()
     temporary = None if os.environ.get("PREFECT_API_URL") else TemporaryServer()
-    from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
+    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from athanor.flows.plan.plan import check_ready
 
     check_ready(preset, name, rebuild)
     _make_home()
     flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")
-    if temporary is not None and get_current_settings().api.url is not None:  # of a profile, or a settings file
-        temporary.stop()
-        temporary = None
+    url = temporary.wait() if temporary is not None else None
     try:
-        with temporary_settings({PREFECT_API_URL: temporary.wait()} if temporary is not None else {}):
+        with temporary_settings({PREFECT_API_URL: url} if url is not None else {}):
             state = flow(preset, rebuild=rebuild, verify=verify, return_state=True)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):

@@ -6,7 +6,8 @@ own and stops when its parent is gone. It listens on loopback only, without UI, 
 `prefect server start`.
 
 Starting it takes seconds, most of them imports. So nothing here imports Prefect before the server's process runs: a
-command starts the server first, then imports and checks what it needs itself, and then waits. The socket listens before
+command starts the server first, then imports and checks what it needs itself, and then waits. Whether Prefect's
+settings name another server is found out on both sides; then this one ends at once. The socket listens before
 the process does, so no port is guessed and nobody polls: the first request is answered when the server can.
 """
 
@@ -56,8 +57,12 @@ class TemporaryServer:
             )
         atexit.register(self.stop)  # before Prefect is imported, so after it has sent the last logs and events
 
-    def wait(self) -> str:
-        """The URL of its API, once it answers. Raises UserError if it does not."""
+    def wait(self) -> str | None:
+        """The URL of its API, once it answers; None if Prefect's settings name another one. UserError if it cannot."""
+        from prefect.settings import get_current_settings
+
+        if get_current_settings().api.url is not None:  # of a profile or a settings file
+            return None
         connection = http.client.HTTPConnection(HOST, self._port, timeout=START_PATIENCE_S)
         try:
             connection.request("GET", "/api/health")
@@ -86,7 +91,10 @@ def _serve(listening: socket.socket, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     gc.disable()  # what is imported stays
     import uvicorn
+    from prefect.settings import get_current_settings
 
+    if get_current_settings().api.url is not None:
+        return
     application = _application()
     gc.freeze()
     gc.enable()

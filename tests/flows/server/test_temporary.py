@@ -29,6 +29,7 @@ def test_it_answers_until_it_is_stopped(private_prefect):
     server = TemporaryServer()
     try:
         url = server.wait()
+        assert url is not None
         port = int(url.split(":")[2].split("/")[0])
     finally:
         server.stop()
