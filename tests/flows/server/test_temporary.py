@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 
+import httpx
 import psutil
 import pytest
 from prefect.server.utilities.messaging import memory
@@ -25,11 +26,12 @@ def private_prefect(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_it_answers_until_it_is_stopped(private_prefect):
+def test_it_answers_without_block_types_until_it_is_stopped(private_prefect):
     server = TemporaryServer()
     try:
         url = server.wait()
         assert url is not None
+        assert httpx.post(f"{url}/block_types/filter", json={}, timeout=60).json() == []
         port = int(url.split(":")[2].split("/")[0])
     finally:
         server.stop()
