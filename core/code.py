@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -38,17 +39,18 @@ PLUMBING = frozenset(
 
 def code_fingerprint(module: str) -> str:
     """Hex sha256 over `module` (dotted name) and the project modules it imports, transitively."""
-    seen: dict[str, ast.Module] = {}
-    waiting = [module]
+    sources: dict[str, Path | None] = {}  # of every name met; None where it is no module of ours
+    waiting = {module}
     while waiting:
         name = waiting.pop()
-        if name not in seen and name not in PLUMBING and (path := _source(name)) is not None:
-            seen[name] = syntax_tree(path)
-            waiting.extend(_imports(seen[name]))
+        sources[name] = None if name in PLUMBING else _source(name)
+        if (path := sources[name]) is not None:
+            waiting |= {imported for imported in _imports(syntax_tree(path)) if imported not in sources}
+    covered = {name: path for name, path in sorted(sources.items()) if path is not None}
     digest = hashlib.sha256()
-    for name, tree in sorted(seen.items()):
-        digest.update(f"{name}\0{normalised_code(tree)}\0".encode())
-    for folder in sorted({path.parent for name in seen if (path := _source(name))}):
+    for name, path in covered.items():
+        digest.update(f"{name}\0{normalised_code(syntax_tree(path))}\0".encode())
+    for folder in sorted({path.parent for path in covered.values()}):
         for file in sorted(file for pattern in RESOURCES for file in folder.glob(pattern)):
             digest.update(file.name.encode() + b"\0" + file.read_bytes())
     return digest.hexdigest()
@@ -97,7 +99,7 @@ def _room(package: str) -> list[str]:
 @cache
 def normalised_code(tree: ast.AST) -> str:
     """A text of the syntax tree in which comments, layout and docstrings leave no trace."""
-    for node in ast.walk(tree):
+    for node in _blocks(tree):
         body = getattr(node, "body", None)
         if (
             isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
@@ -108,3 +110,11 @@ def normalised_code(tree: ast.AST) -> str:
         ):
             node.body = body[1:]
     return ast.dump(tree)
+
+
+def _blocks(tree: ast.AST) -> Iterator[ast.AST]:
+    """The tree and every statement, handler and case below it, which is where definitions can stand."""
+    yield tree
+    for field in ("body", "handlers", "orelse", "finalbody", "cases"):
+        for inner in getattr(tree, field, ()):
+            yield from _blocks(inner)

@@ -97,6 +97,11 @@ class Runtime(BaseModel):
         return self.ranks * self.nodes
 
     @property
+    def has_budget(self) -> bool:
+        """Whether the lifecycle may cost or take only so much."""
+        return self.budget_usd is not None or self.budget_hours is not None
+
+    @property
     def training_engine(self) -> EngineName:
         """`engine`, chosen."""
         if self.engine != "auto":

@@ -85,6 +85,6 @@ class Chain:
         if self.runtime_of is not None:
             store = Store()
             artifact = stage.artifact(wanted, store)
-            if decision.rebuild or store.problem(artifact) is not None:
+            if decision.rebuild or runtime.rebuild_drifted or store.problem(artifact) is not None:
                 runtime = self.runtime_of(stage.name, artifact)
         return run_stage(stage, wanted, runtime, decision)

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from prefect import flow
 
 from athanor.core.errors import UserError
 from athanor.flows.chain import Chain
-from athanor.flows.plan.budget import Budget
 from athanor.flows.plan.machine import priced
 from athanor.flows.server.worker_folder import enter_worker_folder
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import stages_of
+
+if TYPE_CHECKING:
+    from athanor.flows.plan.budget import Budget
 
 ENGINE_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.flow_engine", "prefect.task_engine")
 
@@ -28,17 +30,36 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             enter_worker_folder()
-            preset = preset.model_copy(update={"runtime": priced(preset.runtime)})
-            budget = Budget.of(preset)
+            budget = _budget(preset)
+            runtime_of = budget.runtime_for if budget else lambda stage, artifact: priced(preset.runtime)
             rebuilt = [stage.name for stage in stages_of(name)] if rebuild else []
-            chain = Chain(preset, rebuilt, verify, budget.runtime_for if budget else None)
+            chain = Chain(preset, rebuilt, verify, runtime_of)
             chain.check()
             with budget.charged() if budget else nullcontext():
                 body(chain)
 
-        return flow(name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")(run)
+        with _untyped(run):
+            return flow(name=f"{name}-flow", description=body.__doc__, flow_run_name=f"{name} {{preset.name}}")(run)
 
     return decorate
+
+
+@contextmanager
+def _untyped(function: Callable) -> Iterator[None]:
+    """Takes the types off a function for a while. Prefect draws the form of a typed one when it becomes a flow, and
+    again when it is deployed, where alone it is shown; drawing asks every kind for its names, and so loads torch."""
+    types = dict(function.__annotations__)
+    function.__annotations__.clear()
+    yield
+    function.__annotations__.update(types)
+
+
+def _budget(preset: Preset) -> Budget | None:
+    if not preset.runtime.has_budget:
+        return None
+    from athanor.flows.plan.budget import Budget
+
+    return Budget.of(preset)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:

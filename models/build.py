@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch.overrides import TorchFunctionMode
 
 from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
@@ -17,5 +20,16 @@ def build_model(recipe: ModelRecipe) -> LanguageModel:
 
 def build_on_meta(recipe: ModelRecipe) -> LanguageModel:
     """The same on the meta device: names and shapes, but no memory."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NothingDrawn():
         return build_model(recipe)
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Passes over `torch.nn.init`: there is nothing to fill, and drawing normal numbers on the meta device would import
+    torch's compiler, which takes longer than all the rest."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)

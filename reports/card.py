@@ -6,7 +6,6 @@ security policy says so too), shows foreign text only escaped, and follows the r
 
 from __future__ import annotations
 
-import base64
 import re
 from pathlib import Path
 
@@ -35,16 +34,6 @@ def write_report(inputs: ReportInputs, out: Path) -> dict:
     (out / "report.html").write_text(page, encoding="utf-8")
     (out / "report.md").write_text(_render("card.md.j2", inputs, summary, parts), encoding="utf-8")
     return {"html_bytes": len(page.encode()), "figures": len(pictures), "sections": [part.id for part in parts]}
-
-
-def report_markdown_inline(out: Path) -> str:
-    """`report.md` of a written report with its images as `data:` URIs, for viewers that see no files."""
-
-    def inline(found: re.Match) -> str:
-        data = base64.b64encode((out / found[1]).read_bytes()).decode()
-        return f"](data:image/png;base64,{data})"
-
-    return re.sub(r"\]\((figures/[a-z0-9-]+\.png)\)", inline, (out / "report.md").read_text(encoding="utf-8"))
 
 
 def _render(template: str, inputs: ReportInputs, summary: list[Headline], parts: list[ReportSection]) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
-from athanor.data.chatml import write_chat_shards
 from athanor.tasks.cost import Cost, tokenizing
 from athanor.tasks.stage import CONVERSATIONS, Lifecycle, Stage, StageRun, Wanted
 
@@ -34,6 +33,8 @@ def cost(recipe: ChatRecipe, preset: Preset, *, documents: Cost, tokenizer: Cost
 
 def build(recipe: ChatRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
     """Encode conversations as ChatML, marking the assistant's tokens by their spans."""
+    from athanor.data.chatml import write_chat_shards
+
     return write_chat_shards(documents.path, tokenizer.path, run.out, run.progress)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -15,7 +16,6 @@ from athanor.core.store import Artifact
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.documents import read_documents
 from athanor.data.hub_access import Repository
-from athanor.data.tokenizer import build_tokenizer, tokenizer_file
 from athanor.tasks.cost import Cost, passing_over
 from athanor.tasks.external import External
 from athanor.tasks.stage import Lifecycle, Stage, StageRun, Wanted
@@ -42,7 +42,7 @@ class TokenizerStageRecipe(Recipe):
         return cls(
             tokenizer=tokenizer,
             asked=tokenizer.model_dump(mode="json", exclude=unused, exclude_none=True),
-            sha256=sha256_file(tokenizer_file(tokenizer.path)) if tokenizer.path is not None else None,
+            sha256=sha256_file(_file(tokenizer.path)) if tokenizer.path is not None else None,
             proportions=proportions if trained else None,
         )
 
@@ -72,7 +72,7 @@ def cost(recipe: TokenizerStageRecipe, preset: Preset, *, documents: dict[str, C
 
 def vocabulary_size(path: str) -> int:
     """Ids of the tokenizer that `tokenizer.path` means, before it is an artifact. UserError if it is none."""
-    file = tokenizer_file(path)
+    file = _file(path)
     try:
         vocabulary = json.loads(file.read_text(encoding="utf-8"))
         return max(*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])) + 1
@@ -82,7 +82,15 @@ def vocabulary_size(path: str) -> int:
 
 def build(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:
     """Write `tokenizer.json` with its end-of-document id and the bytes each id stands for."""
+    from athanor.data.tokenizer import build_tokenizer
+
     return build_tokenizer(recipe.tokenizer, _training_text(recipe, documents), run.out)
+
+
+def _file(path: str) -> Path:
+    from athanor.data.tokenizer import tokenizer_file
+
+    return tokenizer_file(path)
 
 
 def _training_text(recipe: TokenizerStageRecipe, documents: dict[str, Artifact]) -> Iterator[str]:

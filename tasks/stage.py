@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -125,7 +126,11 @@ class Stage:
         return store.artifact(self.name, wanted.label, key)
 
     def fingerprint(self) -> str:
-        """Fingerprint of the code this stage runs."""
+        """Fingerprint of the code this stage runs, read once per process."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return "-".join(code_fingerprint(module)[:16] for module in (self.build.__module__, *self.code))
 
 

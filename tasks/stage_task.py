@@ -4,6 +4,9 @@ The store decides what is done. Prefect's own record of the result is kept insid
 the artifact's key, so the two agree: a hit is a task run in state `Cached`, also after Prefect's database is wiped,
 and deleting the directory makes that stage alone run again. Torn artifacts are named and rebuilt. Two runs that want
 one key at once: one builds, the other waits and then finds it.
+
+Prefect is imported inside the functions, when a stage is run: the table of stages looks into every module beside this
+one, and a plan, which asks it for keys and states, needs no Prefect.
 """
 
 from __future__ import annotations
@@ -15,20 +18,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
-
-from prefect import Task
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.cache_policies import CachePolicy
-from prefect.context import FlowRunContext
-from prefect.logging import get_logger, get_run_logger
-from prefect.states import Completed
+from typing import TYPE_CHECKING, Any
 
 from athanor.core.disk import no_space
 from athanor.core.runtime import Runtime
 from athanor.core.store import ENGINE_RECORD, Artifact, Store
 from athanor.tasks.stage import Stage, StageRun, Wanted, parent_keys
 from athanor.tasks.trainer.process.exit_codes import Retryable
+
+if TYPE_CHECKING:
+    from prefect import Task
 
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
 
@@ -46,6 +45,8 @@ def run_stage(stage: Stage, wanted: Wanted, runtime: Runtime, decision: Decision
 
     Raises UserError for whatever the user can mend, in one line.
     """
+    from prefect.cache_policies import CachePolicy
+
     store = Store()
     artifact = stage.artifact(wanted, store)
     stale = False
@@ -66,6 +67,8 @@ def run_stage(stage: Stage, wanted: Wanted, runtime: Runtime, decision: Decision
 
 @cache
 def _task(stage: Stage) -> Task:
+    from prefect import Task
+
     def find_or_build(wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool) -> Any:
         return _find_or_build(stage, wanted, artifact, runtime, stale)
 
@@ -93,6 +96,8 @@ def _is_stale(stage: Stage, store: Store, artifact: Artifact, runtime: Runtime, 
 
 
 def _find_or_build(stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool) -> Any:
+    from prefect.states import Completed
+
     store = Store()
     log = _logger()
     started = time.time()
@@ -142,6 +147,9 @@ def _retryable(state: Any) -> bool:
 
 
 def _logger() -> Any:
+    from prefect.context import FlowRunContext
+    from prefect.logging import get_logger, get_run_logger
+
     return get_run_logger() if FlowRunContext.get() else get_logger("athanor")
 
 
@@ -168,7 +176,12 @@ class _ProgressArtifact:
 
     def __call__(self, done: float, total: float | None, unit: str) -> None:
         now = time.monotonic()
-        if not total or now - self.updated < PROGRESS_EVERY_S or FlowRunContext.get() is None:
+        if not total or now - self.updated < PROGRESS_EVERY_S:
+            return
+        from prefect.artifacts import create_progress_artifact, update_progress_artifact
+        from prefect.context import FlowRunContext
+
+        if FlowRunContext.get() is None:
             return
         self.updated = now
         share = min(1.0, done / total)
@@ -181,5 +194,7 @@ class _ProgressArtifact:
 
     def finish(self) -> None:
         """Show a bar that was started as complete."""
+        from prefect.artifacts import update_progress_artifact
+
         if self.id is not None:
             update_progress_artifact(self.id, progress=100.0, description=f"{self.title}: done")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
-from athanor.data.shards import write_shards
 from athanor.tasks.cost import Cost, tokenizing
 from athanor.tasks.stage import Lifecycle, Stage, StageRun, Wanted
 
@@ -33,6 +32,8 @@ def cost(recipe: TokenShardsRecipe, preset: Preset, *, documents: Cost, tokenize
 
 def build(recipe: TokenShardsRecipe, run: StageRun, *, documents: Artifact, tokenizer: Artifact) -> dict:
     """Write token shards of the training and held-out text; a killed run goes on at the next shard."""
+    from athanor.data.shards import write_shards
+
     return write_shards(documents.path, tokenizer.path, documents.label, run.out, run.runtime.workers, run.progress)
 
 

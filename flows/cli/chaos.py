@@ -28,6 +28,8 @@ import typer
 from athanor.core.errors import UserError
 from athanor.core.run_files import CHECKPOINTS, LOCK
 from athanor.core.store import Artifact, Store
+from athanor.flows.cli.options import PresetName, Settings
+from athanor.flows.server.temporary import TemporaryServer
 from athanor.tasks.stage import STAGES
 
 PATIENCE_S = 120.0  # without a step of training, before an attempt counts as hanging
@@ -51,12 +53,10 @@ class Tally:
 
 
 def chaos(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name, or a YAML file")] = "quickstart",
+    preset: PresetName = "quickstart",
     kills: Annotated[int, typer.Option(min=1, help="SIGKILLs to survive")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the moments and the victims")] = 0,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one preset field; repeatable")
-    ] = None,
+    settings: Settings = None,
 ) -> None:
     """Kill a run at random moments and compare its end with that of an undisturbed one.
 
@@ -64,13 +64,10 @@ def chaos(
 
     Prints a line for every kill and a summary as JSON; exit status 1 if a single bit differs.
     """
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    from athanor.flows.server.temporary import server_settings
-
     tally, rng = Tally(), random.Random(seed)
     with TemporaryDirectory(prefix="athanor-chaos-") as scratch:
-        for setting, value in server_settings().items():
-            os.environ[setting.name] = str(value)  # one server for all attempts
+        if url := TemporaryServer().wait():
+            os.environ["PREFECT_API_URL"] = url  # one server for all attempts
         command = [sys.executable, "-P", "-m", "athanor.flows.cli.main", "run", preset, "--only", "sft"]
         for override in (*(settings or ()), "runtime.retries=1000", "runtime.checkpoint_every_steps=7"):
             command += ["--set", override]

@@ -5,10 +5,15 @@ Heavy packages are imported inside the commands, so that `athanor --help` answer
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -17,8 +22,8 @@ from rich.markup import escape
 
 from athanor.core.errors import UserError
 from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
-from athanor.flows.cli.plan_command import BudgetHours, BudgetUsd, budget_settings
-from athanor.flows.cli.tables import table as _table
+from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
+from athanor.flows.cli.tables import table
 from athanor.tasks.parts import LIFECYCLE, PARTS
 
 app = typer.Typer(
@@ -32,15 +37,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 INTERRUPTED = 130
+GC_ALLOCATIONS = 50_000  # between two collections: what is imported stays, and looking for garbage in it takes long
 
 
 Part = StrEnum("Part", PARTS)  # what `athanor run --only` can be limited to
-
-Setting = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one preset field, e.g. pretrain.steps=900; repeatable"),
-]
-PresetName = Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name, or a YAML file of your own")]
 
 
 @app.command()
@@ -54,7 +54,7 @@ def run(
     verify: Annotated[bool, typer.Option("--verify", help="Compare every file's sha256, not only its size")] = False,
     budget_usd: BudgetUsd = None,
     budget_hours: BudgetHours = None,
-    settings: Setting = None,
+    settings: Settings = None,
 ) -> None:
     """Run a preset from raw text to its report card. The same command continues after any interruption.
 
@@ -67,32 +67,29 @@ def run(
 
     overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
     overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
-    try:
+    with _interruptible():
         run_flow(only.value if only else LIFECYCLE, load_preset(preset, overrides), rebuild=rebuild, verify=verify)
-    except KeyboardInterrupt:
-        _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
 
 
 @app.command()
 def presets(
     name: Annotated[str | None, typer.Argument(metavar="[PRESET]", help="Show this preset whole, as YAML")] = None,
-    settings: Setting = None,
+    settings: Settings = None,
 ) -> None:
-    """List the presets, or print one as YAML to start your own from."""
+    """List the presets, or print one as YAML to start your own from.
+
+    What one of them costs, and its exact number of parameters: athanor plan PRESET
+    """
     from athanor.flows.presets.preset import load_preset, preset_names
 
     if name is not None:
         print(load_preset(name, settings or ()).to_yaml(), end="")
         return
-    table = _table("preset", "family", "parameters", "tokens", "what it is")
-    from athanor.models.counts import parameter_counts
-
+    listing = table("preset", "family", "tokens", "what it is")
     for preset in map(load_preset, preset_names()):
-        model = preset.model.model_copy(update={"vocab_size": preset.model.vocab_size or preset.tokenizer.vocab_size})
         tokens = preset.pretrain.steps * preset.pretrain.batch_tokens
-        total = parameter_counts(model)["total"]
-        table.add_row(preset.name, preset.model.family, f"{total:,}", f"{tokens:,}", escape(preset.description))
-    Console().print(table)
+        listing.add_row(preset.name, preset.model.family, f"{tokens:,}", escape(preset.description))
+    Console().print(listing)
 
 
 @app.command()
@@ -105,7 +102,7 @@ def artifacts(
     from athanor.core.store import Store
 
     store = Store()
-    table = _table("artifact", "state", "size", "made in", "created")
+    listing = table("artifact", "state", "size", "made in", "created")
     for artifact in store.artifacts():
         problem = store.problem(artifact, verify=verify)
         manifest = artifact.manifest if problem is None else {}
@@ -114,11 +111,13 @@ def artifacts(
             print(json.dumps({"name": artifact.name, "path": str(artifact.path), "problem": problem, **manifest}))
         elif problem is None:
             row = (artifact.name, "whole", size(size_bytes), duration(manifest["wall_s"]), manifest["created"])
-            table.add_row(*map(escape, row))
+            listing.add_row(*map(escape, row))
         else:
-            table.add_row(escape(artifact.name), escape(f"torn: {problem}"), "", "", "")
+            listing.add_row(escape(artifact.name), escape(f"torn: {problem}"), "", "", "")
     if not as_json:
-        Console().print(table if table.row_count else f"the store {store.root} is empty: try `athanor run quickstart`")
+        Console().print(
+            listing if listing.row_count else f"the store {store.root} is empty: try `athanor run quickstart`"
+        )
 
 
 @app.command()
@@ -158,10 +157,31 @@ app.add_typer(runs_commands.app, name="runs")
 
 def main() -> None:
     """Entry point: a mistake of the user's is one line on stderr, several are one line each; exit status 2."""
+    gc.set_threshold(GC_ALLOCATIONS)
     try:
         app(standalone_mode=True)
     except UserError as error:
         _fail(str(error), 2)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Whatever a Ctrl-C becomes on its way through libraries (pydantic makes an error of its own of it) is one line."""
+    interrupted = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        interrupted.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    except BaseException:
+        if not interrupted:
+            raise
+        _fail("interrupted; the same command continues where it stopped", INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _fail(message: str, status: int) -> Any:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from athanor.core.errors import UserError
+from athanor.flows.cli.options import PresetName
 
 app = typer.Typer()
 
@@ -84,7 +85,7 @@ def models(
 
 @app.command()
 def twin(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name, or a YAML file of your own")],
+    preset: PresetName,
     match: Annotated[Match, typer.Option(help="What the two are to have in common, within 1 %")] = Match.parameters,
 ) -> None:
     """Print the control of a preset: the same run with a vanilla model (GQA + SwiGLU) of equal cost.

@@ -8,32 +8,20 @@ from typing import Annotated
 
 import typer
 
+from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
+
 app = typer.Typer()
-
-BudgetUsd = Annotated[
-    float | None,
-    typer.Option(metavar="USD", help="What the lifecycle may cost over all attempts; training ends annealed inside it"),
-]
-BudgetHours = Annotated[float | None, typer.Option(metavar="HOURS", help="The same in hours of this machine")]
-
-
-def budget_settings(usd: float | None, hours: float | None) -> list[str]:
-    """The two options as overrides of the preset."""
-    given = {"budget_usd": usd, "budget_hours": hours}
-    return [f"runtime.{name}={value}" for name, value in given.items() if value is not None]
 
 
 @app.command()
 def plan(
-    preset: Annotated[str, typer.Argument(metavar="PRESET", help="A preset's name, or a YAML file of your own")],
+    preset: PresetName,
     on: Annotated[
         str | None, typer.Option(metavar="GPU", help="Plan for a GPU that is not here, e.g. H100, before renting it")
     ] = None,
     budget_usd: BudgetUsd = None,
     budget_hours: BudgetHours = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one preset field; repeatable")
-    ] = None,
+    settings: Settings = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with every number")] = False,
 ) -> None:
     """Say what a run would do, what it costs and whether it can succeed.

@@ -1,33 +1,40 @@
-"""Running a flow from the command line, in this process."""
+"""Running a flow from the command line, in this process.
+
+Prefect is imported after its temporary server has been started, so that both start at once.
+"""
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import time
-
-from prefect.settings import temporary_settings
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import duration
-from athanor.flows.plan.plan import check_ready
-from athanor.flows.server.temporary import server_settings
+from athanor.flows.server.temporary import TemporaryServer
 from athanor.tasks.preset_recipe import Preset
 
 
 def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool) -> None:
     """Run `<name>-flow` on a preset.
 
-    Uses the Prefect server of PREFECT_API_URL if that is set, else a temporary one of its own. Raises UserError with
-    the flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
+    Uses the Prefect server that Prefect's settings name, else a temporary one of its own. Raises UserError with the
+    flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
     """
-    check_ready(preset, name)
-    _make_home()
     started = time.monotonic()
+    temporary = None if os.environ.get("PREFECT_API_URL") else TemporaryServer()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from athanor.flows.plan.plan import check_ready
+
+    check_ready(preset, name, rebuild)
+    _make_home()
     flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")
+    url = temporary.wait() if temporary is not None else None
     try:
-        with temporary_settings(server_settings()):
+        with temporary_settings({PREFECT_API_URL: url} if url is not None else {}):
             state = flow(preset, rebuild=rebuild, verify=verify, return_state=True)
     except RuntimeError as error:
         if "Failed to reach API" not in str(error):

@@ -76,13 +76,13 @@ class Budget:
             )
 
     @classmethod
-    def of(cls, preset: Preset) -> Budget | None:
-        """The budget of a preset on this machine; None if it has none. UserError if it is spent or too small."""
-        if preset.runtime.budget_usd is None and preset.runtime.budget_hours is None:
-            return None
-        survey = Survey(preset)
+    def of(cls, preset: Preset) -> Budget:
+        """The budget of a preset that has one, on this machine. UserError if it is spent or too small."""
+        machine = this_machine(preset.runtime)
+        runtime = preset.runtime.model_copy(update={"price_usd_per_hour": machine.usd_per_hour})
+        survey = Survey(preset.model_copy(update={"runtime": runtime}))
         survey.needed_by(LIFECYCLE)
-        budget = cls(Estimator(survey, this_machine(preset.runtime)))
+        budget = cls(Estimator(survey, machine))
         budget.check()
         return budget
 

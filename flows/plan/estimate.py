@@ -12,20 +12,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import assert_never
 
-import torch
-
 from athanor.core.store import Artifact
 from athanor.flows.plan.machine import Machine
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.flows.plan.training_rate import Rate, training_rate
-from athanor.models.build import build_model
+from athanor.models.build import build_on_meta
 from athanor.models.counts import Flops, flops_per_token, parameter_counts
 from athanor.models.memory import StepMemory
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import STARTUP_S, Cost, TrainingCost
 from athanor.tasks.make_tokenizer import vocabulary_size
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
-from athanor.tasks.trainer.records.checkpoint import Retention
+from athanor.tasks.trainer.records.retention import Retention
 from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 from athanor.tasks.training import resolve_model
@@ -54,10 +52,13 @@ class TrainingEstimate(Estimate):
 
 
 class Estimator:
-    """Estimates for one survey on one machine. Facts of artifacts that are built replace assumptions."""
+    """Estimates for one survey on one machine. Facts of artifacts that are built replace assumptions.
 
-    def __init__(self, survey: Survey, machine: Machine):
-        self.survey, self.machine, self.preset = survey, machine, survey.preset
+    Without `timing` nothing is timed here, which takes seconds: what only that would tell stays unknown.
+    """
+
+    def __init__(self, survey: Survey, machine: Machine, timing: bool = True):
+        self.survey, self.machine, self.preset, self.timing = survey, machine, survey.preset, timing
         self._store = survey.store
 
     @cached_property
@@ -89,8 +90,7 @@ class Estimator:
 
     def _optimizer_bytes(self, train: TrainRecipe) -> float:
         assert self.model is not None
-        with torch.device("meta"):
-            return optimizer_bytes_per_parameter(train, build_model(self.model))
+        return optimizer_bytes_per_parameter(train, build_on_meta(self.model))
 
     def flops(self, train: TrainRecipe) -> Flops | None:
         """Of one token; None while the vocabulary is unknown."""
@@ -179,9 +179,8 @@ class Estimator:
     def rate(self, stage: str, train: TrainRecipe) -> Rate | None:
         """Training speed of the preset's model; worked out once per stage."""
         if stage not in self._rates and self.model is not None and (flops := self.flops(train)) is not None:
-            self._rates[stage] = training_rate(
-                self._store, stage, self.model, flops, train.seq_len_tokens, self.machine, self.preset.runtime
-            )
+            asked = (self._store, stage, self.model, flops, train.seq_len_tokens, self.machine, self.preset.runtime)
+            self._rates[stage] = training_rate(*asked, self.timing)
         return self._rates.get(stage)
 
     @cached_property

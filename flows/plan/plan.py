@@ -1,24 +1,29 @@
 """The plan of a run: what would be built and why, what it costs, and whether it can succeed; nothing is built.
 
 `check_ready` is the part that `athanor run` does first, so that a run that must fail fails before anything is paid.
+What estimates, and torch with it, is imported inside the functions: where everything is in the store there is nothing
+to estimate.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
 from athanor.core.numbers import memory
-from athanor.flows.plan.budget import Allowance, Budget
-from athanor.flows.plan.estimate import Estimate, Estimator, known_s
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
 from athanor.flows.plan.preflight import Finding, access_findings, disk_finding, recipe_findings, version_findings
 from athanor.flows.plan.survey import StageSurvey, Survey
-from athanor.models.memory import DEVICE_OVERHEAD_BYTES, StepMemory
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
+
+if TYPE_CHECKING:
+    from athanor.flows.plan.budget import Allowance
+    from athanor.flows.plan.estimate import Estimate, Estimator
+    from athanor.models.memory import StepMemory
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,8 @@ class Plan:
     @property
     def total_s(self) -> float:
         """Seconds of the stages whose time is known."""
+        from athanor.flows.plan.estimate import known_s
+
         return known_s(estimate for _, estimate in self.stages)
 
     @property
@@ -49,8 +56,13 @@ class Plan:
         return [stage.artifact.name for stage, estimate in self.stages if estimate.wall_s is None]
 
 
-def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> Plan:
-    """Plan a flow of a preset on this machine, or on a GPU named `on` that is not here."""
+def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timing: bool = True) -> Plan:
+    """Plan a flow of a preset on this machine, or on a GPU named `on` that is not here.
+
+    Without `timing` times that only a batch trained here would tell are unknown.
+    """
+    from athanor.flows.plan.estimate import Estimator
+
     findings = recipe_findings(preset)
     try:
         machine = this_machine(preset.runtime) if on is None else rented_machine(on, preset.runtime)
@@ -62,7 +74,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> P
     survey = Survey(preset)
     needed = survey.needed_by(flow)
     findings += access_findings(preset, needed)
-    estimator = Estimator(survey, machine)
+    estimator = Estimator(survey, machine, timing)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
         trains = any(stage.record.trains and stage.state != "cached" for stage in needed)
@@ -77,10 +89,21 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> P
     return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
 
 
-def check_ready(preset: Preset, flow: str) -> None:
-    """Raise UserError, one line for each reason, if running this flow must fail."""
-    if errors := make_plan(preset, flow).errors:
+def check_ready(preset: Preset, flow: str, rebuild: bool = False) -> None:
+    """Raise UserError, one line for each reason, if running this flow must fail.
+
+    Without a budget, and unless something is to be built anew, a run that finds everything in the store cannot.
+    """
+    asked = preset.runtime
+    must_work = rebuild or asked.rebuild_drifted or asked.has_budget
+    if not must_work and not recipe_findings(preset) and _all_cached(Survey(preset).needed_by(flow)):
+        return
+    if errors := make_plan(preset, flow, timing=asked.has_budget).errors:
         raise UserError("\n".join(f"{finding.subject}: {finding.message}" for finding in errors))
+
+
+def _all_cached(stages: Iterable[StageSurvey]) -> bool:
+    return all(stage.state == "cached" for stage in stages)
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -115,7 +138,9 @@ def plan_json(plan: Plan) -> dict[str, Any]:
 
 
 def _budget(preset: Preset, estimator: Estimator) -> tuple[Allowance | None, list[Finding]]:
-    if preset.runtime.budget_usd is None and preset.runtime.budget_hours is None:
+    from athanor.flows.plan.budget import Budget
+
+    if not preset.runtime.has_budget:
         return None, []
     try:
         budget = Budget(estimator)
@@ -129,6 +154,8 @@ def _budget(preset: Preset, estimator: Estimator) -> tuple[Allowance | None, lis
 
 
 def _memory_findings(counted: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
+    from athanor.models.memory import DEVICE_OVERHEAD_BYTES
+
     rows, step = counted
     if machine.memory_bytes is None:
         return []

@@ -40,9 +40,17 @@ class Rate:
 
 
 def training_rate(
-    store: Store, stage: str, recipe: ModelRecipe, flops: Flops, seq_len_tokens: int, machine: Machine, runtime: Runtime
+    store: Store,
+    stage: str,
+    recipe: ModelRecipe,
+    flops: Flops,
+    seq_len_tokens: int,
+    machine: Machine,
+    runtime: Runtime,
+    timing: bool = True,
 ) -> Rate | None:
-    """The rate of training `recipe`; None where nothing is known. `flops` are those of one token."""
+    """The rate of training `recipe`; None where nothing is known. `flops` are those of one token. Without `timing` no
+    batch is timed."""
     per_token = flops.forward + flops.backward
     for path in _newest_logs(store, stage, recipe.family):
         if (rate := _measured(path, per_token, machine.peak_flops_per_s)) is not None:
@@ -50,7 +58,7 @@ def training_rate(
     if machine.peak_flops_per_s < math.inf:
         share = f"assumed: {ASSUMED_UTILISATION:.0%} of the peak of {machine.name}"
         return Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share)
-    if machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
+    if timing and machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
         return _timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads)
     return None
 

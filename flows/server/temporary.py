@@ -2,91 +2,135 @@
 
 Prefect's own temporary server shares the terminal's process group, so a Ctrl-C kills it before the interrupted flow
 can report (the flow then retries for minutes), and a killed flow leaves it behind. This one has a session of its
-own and stops when its parent is gone. It listens on loopback only, without UI and background services, and uses the
-same database as `prefect server start`.
+own and stops when its parent is gone. It listens on loopback only, without UI, and uses the same database as
+`prefect server start`.
+
+Starting it takes seconds, most of them imports. So nothing here imports Prefect before the server's process runs: a
+command starts the server first, then imports and checks what it needs itself, and then waits. Whether Prefect's
+settings name another server is found out on both sides; then this one ends at once. The socket listens before
+the process does, so no port is guessed and nobody polls: the first request is answered when the server can.
 """
 
 from __future__ import annotations
 
+import asyncio
 import atexit
+import gc
+import http.client
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-
-import httpx
-import uvicorn
-from prefect.settings import PREFECT_API_URL, get_current_settings
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
 
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
 HOST = "127.0.0.1"
 START_PATIENCE_S = 120.0
-STOP_PATIENCE_S = 5.0
+STOP_PATIENCE_S = 10.0
+DRAIN_PATIENCE_S = 5.0
+# No telemetry, and no block types in the database: our flows use none, and `prefect server start` adds them.
+SETTINGS = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
-def server_settings() -> dict:
-    """Prefect settings to run a flow under: none if PREFECT_API_URL is set, else those of a server started here.
+class TemporaryServer:
+    """A server that has been started and will answer; it stops at the exit of this process."""
 
-    The server stops at the exit of this process, after Prefect has sent it the last logs and events.
-    """
-    if get_current_settings().api.url is not None:
-        return {}
-    port = _free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "athanor.flows.server.temporary", str(port), str(os.getpid())],
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    atexit.register(_stop, process)
-    url = f"http://{HOST}:{port}/api"
-    _wait_until_healthy(url, process)
-    return {PREFECT_API_URL: url}
+    def __init__(self) -> None:
+        with socket.create_server((HOST, 0), backlog=128) as listening:
+            self._port: int = listening.getsockname()[1]
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", __name__, str(listening.fileno()), str(os.getpid())],
+                env={**SETTINGS, **os.environ},
+                stdin=subprocess.DEVNULL,
+                pass_fds=(listening.fileno(),),
+                start_new_session=True,
+            )
+        atexit.register(self.stop)  # before Prefect is imported, so after it has sent the last logs and events
 
+    def wait(self) -> str | None:
+        """The URL of its API, once it answers; None if Prefect's settings name another one. UserError if it cannot."""
+        from prefect.settings import get_current_settings
 
-def _stop(process: subprocess.Popen) -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return probe.getsockname()[1]
-
-
-def _wait_until_healthy(url: str, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + START_PATIENCE_S
-    while time.monotonic() < deadline and process.poll() is None:
+        if get_current_settings().api.url is not None:  # of a profile or a settings file
+            return None
+        connection = http.client.HTTPConnection(HOST, self._port, timeout=START_PATIENCE_S)
         try:
-            if httpx.get(f"{url}/health", timeout=5).is_success:
-                return
-        except httpx.TransportError:
-            time.sleep(0.1)
-    raise UserError("the temporary Prefect server did not start: run `prefect server start` and set PREFECT_API_URL")
+            connection.request("GET", "/api/health")
+            answers = connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            answers = False
+        finally:
+            connection.close()
+        if not answers:
+            raise UserError(
+                "the temporary Prefect server did not start: run `prefect server start` and set PREFECT_API_URL"
+            )
+        return f"http://{HOST}:{self._port}/api"
+
+    def stop(self) -> None:
+        """Let it finish what it was told and end it."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
 
-def _serve(port: int, parent: int) -> None:
+def _serve(listening: socket.socket, parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    gc.disable()  # what is imported stays
+    import uvicorn
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url is not None:
+        return
+    application = _application()
+    gc.freeze()
+    gc.enable()
+    config = uvicorn.Config(application, log_level="error", timeout_graceful_shutdown=1)
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+def _application() -> FastAPI:
     from prefect.server.api.server import create_app
 
-    app = create_app(ephemeral=True, final=True)
-    config = uvicorn.Config(app, host=HOST, port=port, log_level="error", timeout_graceful_shutdown=1)
-    uvicorn_server = uvicorn.Server(config)
-    threading.Thread(target=_stop_with, args=(uvicorn_server, parent), daemon=True).start()
-    uvicorn_server.run()
+    application = create_app(ephemeral=True)
+    application.router.lifespan_context = _drained(application.router.lifespan_context)
+    return application
 
 
-def _stop_with(uvicorn_server: uvicorn.Server, parent: int) -> None:
+def _drained(lifespan: Lifespan) -> Lifespan:
+    """Prefect's lifespan, ended once every event was handled: task runs are recorded from events, and those that still
+    wait when its services stop would be lost."""
+    from prefect.server.utilities.messaging.memory import METRICS
+
+    @asynccontextmanager
+    async def longer(app: Any) -> AsyncIterator[Any]:
+        async with lifespan(app) as state:
+            yield state
+            deadline = time.monotonic() + DRAIN_PATIENCE_S
+            while any(t["consumed"] < t["published"] for t in METRICS.values()) and time.monotonic() < deadline:
+                await asyncio.sleep(0.01)
+
+    return longer
+
+
+def _end_with(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(1)
-    uvicorn_server.should_exit = True
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), int(sys.argv[2]))
+    _serve(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -10,7 +10,7 @@ import json
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from athanor.core.store import Artifact
-from athanor.reports.card import report_markdown_inline
+from athanor.reports.inline import report_markdown_inline
 
 
 def publish_scores(evaluations: dict[str, Artifact]) -> None:

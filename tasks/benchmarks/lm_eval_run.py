@@ -19,7 +19,7 @@ from typing import Any, Literal
 from athanor.core.disk import write_json
 from athanor.core.progress import Progress, silent
 from athanor.core.runtime import Runtime
-from athanor.tasks.benchmarks import catalogue, scores
+from athanor.tasks.benchmarks import catalogue
 from athanor.tasks.benchmarks.local import local_names, reads_documents, write_test_documents
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
@@ -52,6 +52,7 @@ def run_task(
     """
     validate_task(recipe)
     from athanor.models.decoding.harness import HarnessLM
+    from athanor.tasks.benchmarks import scores
 
     model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress)
     with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet():

@@ -40,9 +40,10 @@ from athanor.tasks.trainer.process.exclusive import exclusive
 from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.process.world import World
-from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention
+from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position
 from athanor.tasks.trainer.records.journal import Journal
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
+from athanor.tasks.trainer.records.retention import Retention
 from athanor.tasks.trainer.records.throughput import Throughput
 from athanor.tasks.trainer.start import read_spec, seed_everything, starting_model
 from athanor.tasks.trainer.step.batches import ReadAhead, build_loader, note_smaller_slices, slice_tokens

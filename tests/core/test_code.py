@@ -71,3 +71,32 @@ def test_what_only_a_type_checker_imports_does_not_belong_to_it(tmp_path, monkey
         athanor.core.code.syntax_tree.cache_clear()
         found.append(athanor.core.code.code_fingerprint("athanor.toy.stage"))
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "class C:\n    {}",
+        "async def g():\n    {}",
+        "if a:\n    pass\nelse:\n    {}",
+        "for a in b:\n    pass\nelse:\n    {}",
+        "with a:\n    {}",
+        "try:\n    pass\nexcept E:\n    {}",
+        "try:\n    pass\nfinally:\n    {}",
+        "match a:\n    case 1:\n        {}",
+    ],
+)
+def test_a_docstring_leaves_no_trace_wherever_its_function_stands(place):
+    said, unsaid = (place.format(f"def f(x):{doc} return x") for doc in ("\n            'Says it.'\n           ", ""))
+    assert normalised_code(ast.parse(said)) == normalised_code(ast.parse(unsaid))
+
+
+def test_a_file_is_parsed_once_however_many_stages_stand_on_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(athanor.core.code, "ROOT", tmp_path)
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "ground.py").write_text(CODE)
+    for stage in ("one", "two"):
+        (tmp_path / "toy" / f"{stage}.py").write_text("import athanor.toy.ground\n")
+    athanor.core.code.syntax_tree.cache_clear()
+    assert len({athanor.core.code.code_fingerprint(f"athanor.toy.{stage}") for stage in ("one", "two", "one")}) == 2
+    assert athanor.core.code.syntax_tree.cache_info().misses == 3

@@ -11,14 +11,17 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
 
+import athanor.flows.chain
 import athanor.tasks
 from athanor.core import digests
 from athanor.core.errors import UserError
 from athanor.core.kinds import Kinds
+from athanor.core.runtime import Runtime
 from athanor.core.store import Store
 from athanor.flows.chain import Chain
 from athanor.flows.data import data_flow
 from athanor.flows.plan.plan import check_ready, make_plan
+from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
 from athanor.tasks.parts import FLOWS
 from athanor.tasks.preset_recipe import Preset
@@ -53,6 +56,7 @@ TINY = (
     "data.sources.math.max_documents=100", "data.sources.stem.max_documents=2", "data.sources.code.max_documents=2",
     "tokenizer.vocab_size=300", "tokenizer.train_bytes=2000", "runtime.device=cpu",
 )  # fmt: skip
+PRICED = Runtime(price_usd_per_hour=3.0)
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +146,33 @@ def test_a_users_file_is_hashed_once_over_a_plan_and_two_runs(tmp_path, small_pr
         file.write('{"text": "one more"}\n')
     assert make_plan(preset).errors == []
     assert hashed == ["text.jsonl"] * 2
+
+
+@pytest.fixture
+def ran(monkeypatch) -> list[tuple[str, Runtime]]:
+    """Stages run nothing; the runtime each was given, by name."""
+    given = []
+
+    def run(stage, wanted, runtime, decision):
+        given.append((stage.name, runtime))
+        return stage.artifact(wanted, Store())
+
+    monkeypatch.setattr(athanor.flows.chain, "run_stage", run)
+    return given
+
+
+def test_only_what_may_be_built_is_given_a_runtime_of_its_own(small_preset, publish, ran):
+    preset = small_preset()
+    for stage in Survey(preset).needed_by("data"):
+        publish(stage)
+    Chain(preset, runtime_of=lambda stage, artifact: PRICED).make("pretrain")
+    assert {name for name, runtime in ran if runtime != PRICED} == {"acquire", "tokenizer", "tokenize"}
+    assert [name for name, runtime in ran if runtime == PRICED] == ["pretrain"]
+
+
+def test_what_may_be_drifted_and_so_built_again_has_it_too(small_preset, publish, ran):
+    preset = small_preset("runtime.rebuild_drifted=true")
+    for stage in Survey(preset).needed_by("data"):
+        publish(stage)
+    Chain(preset, runtime_of=lambda stage, artifact: PRICED).make("data")
+    assert ran and all(runtime == PRICED for _, runtime in ran)

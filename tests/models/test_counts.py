@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from athanor.models.build import build_model
+from athanor.models.build import build_model, build_on_meta
 from athanor.models.counts import cache_bytes_per_token, flops_per_token, parameter_counts
 from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
@@ -96,6 +96,14 @@ def test_every_named_size_counts_on_the_meta_device(name):
     flops = flops_per_token(recipe, recipe.max_seq_len)
     assert flops.forward > 0 and flops.backward > 0
     assert cache_bytes_per_token(recipe, recipe.max_seq_len) > 0
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_model_on_the_meta_device_has_the_names_and_shapes_and_no_memory(family, tiny_recipe):
+    here, meta = build_model(tiny_recipe(family)), build_on_meta(tiny_recipe(family))
+    shapes = {name: tuple(tensor.shape) for name, tensor in here.state_dict().items()}
+    assert {name: tuple(tensor.shape) for name, tensor in meta.state_dict().items()} == shapes
+    assert all(parameter.is_meta for parameter in meta.parameters())
 
 
 def test_attention_counts_the_keys_a_causal_query_sees_on_average(tiny_recipe):

@@ -9,7 +9,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from athanor.reports.card import report_markdown_inline, write_report
+from athanor.reports.card import write_report
+from athanor.reports.inline import report_markdown_inline
 
 VOID = {"meta", "link", "br", "img"}
 SECTIONS = ["asked", "lineage", "data", "pretraining", "fine-tuning", "benchmarks", "maps", "samples", "cost",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import athanor.tasks
+from athanor.tasks import stage as stages
 from athanor.tasks.stage import STAGES, TRAINER
 
 
@@ -29,3 +31,11 @@ def test_training_resumes_and_its_fingerprint_covers_the_process_it_starts():
 def test_no_stage_is_written_and_left_undeclared():
     files = [path for path in Path(athanor.tasks.__path__[0]).glob("*.py") if "\ndef build(" in path.read_text()]
     assert {STAGES[name].build.__module__.rpartition(".")[2] for name in STAGES} == {path.stem for path in files}
+
+
+def test_the_code_behind_a_stage_is_read_once_per_process(monkeypatch):
+    read = []
+    monkeypatch.setattr(stages, "code_fingerprint", lambda module: read.append(module) or "0" * 64)
+    fresh = replace(STAGES["pretrain"])
+    assert {fresh.fingerprint() for _ in range(3)} == {f"{'0' * 16}-{'0' * 16}"}
+    assert read == ["athanor.tasks.pretrain", TRAINER]

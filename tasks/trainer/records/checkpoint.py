@@ -42,6 +42,7 @@ from athanor.core.errors import UserError
 from athanor.core.keys import sha256_file
 from athanor.core.run_files import CHECKPOINT_MANIFEST, CHECKPOINT_STATE
 from athanor.tasks.trainer.process.world import ALONE, World
+from athanor.tasks.trainer.records.retention import Retention
 
 FILE_BYTES = 1 << 30  # a file is assembled in host memory, so this bounds the memory a save needs
 
@@ -53,22 +54,6 @@ class Position:
     step: int
     tokens: int
     state: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Retention:
-    """Which checkpoints are kept: the newest `newest`, the newest two at multiples of `anchor_steps`, which the guard
-    goes back to, and all at multiples of `permanent_steps`."""
-
-    newest: int
-    anchor_steps: int
-    permanent_steps: int | None = None
-
-    def of(self, steps: list[int]) -> set[int]:
-        """Those of the given steps, in ascending order, that are kept."""
-        anchors = [step for step in steps if step % self.anchor_steps == 0]
-        permanent = {step for step in steps if self.permanent_steps and step % self.permanent_steps == 0}
-        return {*steps[-self.newest :], *anchors[-2:], *permanent}
 
 
 def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

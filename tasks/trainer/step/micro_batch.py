@@ -11,7 +11,7 @@ from functools import partial
 import torch
 
 from athanor.core.runtime import Runtime
-from athanor.models.build import build_model
+from athanor.models.build import build_on_meta
 from athanor.models.memory import StepMemory, largest_micro_batch_rows, step_memory
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
@@ -23,8 +23,7 @@ CPU_SLICE_TOKENS = 8_192
 
 def memory_of(model: ModelRecipe, train: TrainRecipe, runtime: Runtime, device_type: str, rows: int) -> StepMemory:
     """Peak bytes of a step of `rows` rows of the longest length; the recipe's vocab_size must be filled in."""
-    with torch.device("meta"):
-        optimizer_bytes = optimizer_bytes_per_parameter(train, build_model(model))
+    optimizer_bytes = optimizer_bytes_per_parameter(train, build_on_meta(model))
     whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
     return step_memory(
         model,

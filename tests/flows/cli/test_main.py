@@ -1,31 +1,25 @@
-"""The command line answers at once, teaches, and fails in one line."""
+"""The command line teaches, and fails in one line. What it loads before it answers: test_start.py."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from athanor.core.errors import UserError
+from athanor.flows.cli import run_flow
+from athanor.flows.cli.main import main
+
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
 
 
 def athanor(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([ATHANOR, *arguments], capture_output=True, text=True, timeout=120)
-
-
-def test_help_loads_no_heavy_package():
-    loaded = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "athanor.flows.cli.main", "--help"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "raw text" in loaded.stdout
-    for package in ("torch", "prefect", "lm_eval", "matplotlib", "datasets"):
-        assert f"| {package}\n" not in loaded.stderr
 
 
 @pytest.mark.parametrize(
@@ -47,7 +41,7 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(arguments, message):
 
 def test_presets_lists_what_comes_with_athanor():
     done = athanor("presets")
-    assert "597,153,888" in done.stdout and "quickstart" in done.stdout
+    assert "10,239,868,928" in done.stdout and "quickstart-hydra" in done.stdout
 
 
 def test_a_printed_preset_is_a_file_that_runs(tmp_path):
@@ -66,3 +60,19 @@ def test_artifacts_and_show_name_a_torn_one(private_home):
     folder.mkdir(parents=True)
     assert json.loads(athanor("artifacts", "--json").stdout)["problem"] == "manifest.json is missing"
     assert "is torn: manifest.json is missing" in athanor("show", "toy/x").stderr
+
+
+@pytest.mark.parametrize("becomes", [KeyboardInterrupt, ValueError, UserError])
+def test_a_ctrl_c_is_one_line_whatever_libraries_make_of_it(monkeypatch, capsys, becomes):
+    def run(*arguments, **options):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise becomes from error
+
+    monkeypatch.setattr(run_flow, "run_flow", run)
+    monkeypatch.setattr(sys, "argv", ["athanor", "run", "quickstart"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "athanor: interrupted; the same command continues where it stopped\n"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from athanor.core.errors import UserError
 from athanor.data.hub_access import Access
-from athanor.flows.plan import preflight
+from athanor.flows.plan import preflight, training_rate
 from athanor.flows.plan.plan import check_ready, make_plan
 from athanor.flows.plan.preflight import access_findings, disk_finding, recipe_findings, version_findings
 from athanor.flows.plan.survey import Survey
+from athanor.flows.plan.training_rate import Rate
 
 HUB = ("data.sources.math.hub=o/math", "tokenizer.hub=o/tokenizer", "evaluate.tasks.gsm8k.name=gsm8k")
 
@@ -120,3 +122,26 @@ def test_a_package_of_another_version_than_tested_is_a_warning(monkeypatch):
     monkeypatch.setattr(preflight, "version", lambda package: "0.0.1")
     warned = {f.subject: f for f in version_findings()}
     assert warned["torch"].level == "warning" and "pip install torch==" in warned["torch"].message
+
+
+def test_what_is_all_in_the_store_is_ready_on_any_machine_unless_it_is_to_be_built_again(
+    small_preset, publish, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    preset = small_preset("runtime.device=cuda")
+    for stage in survey(preset):
+        publish(stage)
+    check_ready(preset, "lifecycle")
+    with pytest.raises(UserError, match="torch sees no GPU"):
+        check_ready(preset, "lifecycle", rebuild=True)
+    with pytest.raises(UserError, match="torch sees no GPU"):
+        check_ready(small_preset("runtime.device=cuda", "runtime.rebuild_drifted=true"), "lifecycle")
+
+
+def test_nothing_is_timed_before_a_run_without_a_budget(small_preset, monkeypatch):
+    timed = []
+    monkeypatch.setattr(training_rate, "_timed", lambda *asked: timed.append(asked) or Rate(1e9, "timed"))
+    check_ready(small_preset(), "lifecycle")
+    assert not timed
+    check_ready(small_preset("runtime.budget_hours=10000"), "lifecycle")
+    assert timed

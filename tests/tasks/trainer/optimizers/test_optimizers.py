@@ -8,7 +8,8 @@ import torch
 from small_training import EXPERTS, advance, optimization, small_model, training
 
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
-from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention
+from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position
+from athanor.tasks.trainer.records.retention import Retention
 from athanor.tasks.trainer.step.step import Optimization
 
 

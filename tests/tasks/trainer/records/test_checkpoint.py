@@ -10,7 +10,8 @@ import torch
 
 import athanor.tasks.trainer.records.checkpoint as checkpoint
 from athanor.core.errors import UserError
-from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, Retention, training_tensors
+from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, training_tensors
+from athanor.tasks.trainer.records.retention import Retention
 
 
 class Tied(torch.nn.Module):
