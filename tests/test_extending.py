@@ -49,20 +49,26 @@ EXAMPLES = examples()
 
 
 def plant(clone: Path) -> None:
-    """Write every example into the clone; what there is already gets it at its end."""
+    """Write every example into the clone; a file that is there gets it at its end."""
     for example in EXAMPLES:
         for path, content in example.files.items():
             (clone / path).parent.mkdir(parents=True, exist_ok=True)
-            with (clone / path).open("a") as file:
-                file.write(content)
+            before = f"{(clone / path).read_text()}\n\n" if (clone / path).exists() else ""
+            (clone / path).write_text(before + content)
     subprocess.run(["make", "linked"], cwd=clone, check=True, capture_output=True)
 
 
 @pytest.fixture(scope="module")
-def outcomes(tmp_path_factory) -> dict[tuple[str, str], str]:
-    """(module, test) -> its failure, or nothing, of all tests of the examples."""
+def clone(tmp_path_factory) -> Path:
+    """A copy of the repository with the examples."""
     clone = make_clone(tmp_path_factory.mktemp("extended"))
     plant(clone)
+    return clone
+
+
+@pytest.fixture(scope="module")
+def outcomes(clone) -> dict[tuple[str, str], str]:
+    """(module, test) -> its failure, or nothing, of all tests of the examples."""
     result = clone / "result.xml"
     ours = {test for example in EXAMPLES for test in example.tests} | OF_ALL.keys() | {"tests/support/extended.py"}
     chosen = " and ".join(f"({name} or not {Path(test).stem})" for test, name in OF_ALL.items())
@@ -100,3 +106,9 @@ def test_the_page_counts_the_files_and_none_of_them_is_there(example):
     assert len(example.code) == int(rows[example.kind.lower()])
     assert not [path for path in example.code if (ROOT / path).exists()]
     assert len(rows) == len(EXAMPLES)
+
+
+def test_the_examples_are_as_tidy_as_the_code(clone):
+    for check in (["check", "--no-cache"], ["format", "--check", "--no-cache"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *check, "."], cwd=clone, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
