@@ -58,10 +58,12 @@ def quoted(page: Path) -> list[str]:
 
 
 def blocks(*languages: str) -> list[Any]:
-    """The blocks of these languages in all texts, as parameters of a test."""
+    """The blocks of these languages in all texts, as parameters of a test; what uses the examples of `extending.md` is
+    tried by test_extending.py, where they are."""
     return [
         pytest.param(content, title, id=f"{name_of(page)}-{number}")
         for page in TEXTS
+        if page != DOCS / "extending.md"
         for number, (info, content) in enumerate(fenced(page), start=1)
         for language, _, title in [info.partition(" ")]
         if language in languages

@@ -22,10 +22,11 @@ from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.polyglu import ACTIVATIONS
 from athanor.kernels.rope import rope_table
 from athanor.models.blocks.attention import GroupedQueryAttention
+from athanor.models.blocks.causal_mean import RunningSum
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
 from athanor.models.cache import Past
-from athanor.models.families.polychromatic.polyglu import PolyGLU, PooledSum
+from athanor.models.families.polychromatic.polyglu import PolyGLU
 from athanor.models.families.polychromatic.probes import RoutingProbe, entropy
 from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.maps import AttentionShare, Probe
@@ -38,7 +39,7 @@ class LayerState(Past):
 
     def __init__(self) -> None:
         self.keys_values = KeyValues()
-        self.pooled = PooledSum()
+        self.pooled = RunningSum()
 
     def unpack(self, packed: PackedRow) -> None:
         self.keys_values.unpack(packed)

@@ -16,22 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from athanor.kernels.packed_row import PackedRow, newest
 from athanor.kernels.polyglu import ACTIVATIONS, polyglu
-from athanor.kernels.prefix_sum import segment_cumsum
-from athanor.models.cache import Past
+from athanor.models.blocks.causal_mean import RunningSum, causal_mean
 from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.skeleton import Context
-
-
-class PooledSum(Past):
-    """Running sum `[B, gate_width]` over the newest document of each row, for cached decoding."""
-
-    def __init__(self) -> None:
-        self.sum_BR: Tensor | None = None
-
-    def unpack(self, packed: PackedRow) -> None:
-        """Nothing is left to do: of a packed row, each document's sum is kept."""
 
 
 class Router(nn.Module):
@@ -45,28 +33,16 @@ class Router(nn.Module):
         self.expand = nn.Linear(recipe.gate_width, len(ACTIVATIONS))
         self.pool = recipe.pool
 
-    def dynamic(self, x_BTD: Tensor, context: Context, past: PooledSum | None) -> Tensor:
+    def dynamic(self, x_BTD: Tensor, context: Context, past: RunningSum | None) -> Tensor:
         """beta * c, fp32 `[B, T, K]`, or `[B, 1, K]` with pool="sequence"."""
         reduced_BTR = F.linear(x_BTD, self.reduce.weight)
         with torch.autocast(x_BTD.device.type, enabled=False):
             if self.pool == "sequence":
                 pooled = reduced_BTR.float().mean(1, keepdim=True)
             else:
-                pooled = _causal_mean(reduced_BTR, context, past)
+                pooled = causal_mean(reduced_BTR, context, past)
             narrow = F.relu(pooled + self.reduce.bias)
             return self.beta * F.linear(narrow, self.expand.weight.float(), self.expand.bias.float())
-
-
-def _causal_mean(x_BTR: Tensor, context: Context, past: PooledSum | None) -> Tensor:
-    """fp32 mean over the document so far."""
-    column_T = torch.arange(x_BTR.shape[1], device=x_BTR.device)
-    start_BT = (column_T - context.position_BT).expand(x_BTR.shape[:2])  # negative where it began before the piece
-    sums_BTR = segment_cumsum(x_BTR, start_BT.clamp(min=0))
-    if past is not None:
-        if past.sum_BR is not None:
-            sums_BTR = sums_BTR + past.sum_BR[:, None] * (start_BT < 0)[:, :, None]
-        past.sum_BR = newest(sums_BTR, 1, context.packed)[:, 0]
-    return sums_BTR / (context.position_BT + 1)[:, :, None]
 
 
 class PolyGLU(nn.Module):
@@ -86,7 +62,7 @@ class PolyGLU(nn.Module):
         tau: Tensor,
         context: Context,
         noise_BFK: Tensor | None = None,
-        past: PooledSum | None = None,
+        past: RunningSum | None = None,
     ) -> Tensor:
         dynamic_BTK = self.router.dynamic(x_BTD, context, past)
         self.latest_dynamic = dynamic_BTK.detach()

@@ -23,7 +23,7 @@ def build_optimizer(model: LanguageModel, recipe: TrainRecipe, device: torch.dev
     _refuse_impossible(model, kind.name, device)
     arguments: dict[str, Any] = {field: getattr(recipe, field) for field in kind.defaults}
     groups = model.parameter_groups(arguments.pop("weight_decay"))
-    if "beta1" in arguments:
+    if "beta2" in arguments:
         arguments["betas"] = arguments.pop("beta1"), arguments.pop("beta2")
     return kind.build(groups, model, lr=recipe.peak_lr, **arguments)
 

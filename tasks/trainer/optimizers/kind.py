@@ -28,7 +28,7 @@ class OptimizerKind:
     name         as a recipe says it
     defaults     the fields of `TrainRecipe` that it reads, and their values where a recipe is silent
     build        (parameter groups, model, **arguments) -> the optimizer, without state. Arguments are `lr` and the
-                 fields read, as torch names them: beta1 and beta2 are `betas`; weight_decay is in the groups
+                 fields read, as torch names them: beta1 with beta2 is `betas`; weight_decay is in the groups
     state_bytes  (name, parameter) -> bytes of the parameter's state, by its shape alone
     sharded_by   the engines under which its update of a sharded parameter is that of the whole one
     beta_limit   the largest beta it can carry out; none any
