@@ -24,9 +24,9 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from stranger import ROOT, build_wheel, clean_environment, make_clone, make_environment
 
 from athanor.core.store import Artifact, Store
-from athanor.flows.chain import OWN_STAGES
 from athanor.flows.presets.preset import load_preset, preset_names
 from athanor.flows.server.prepare import prepare_server
+from athanor.tasks.parts import FLOWS
 from athanor.tasks.trainer.records.ledger import ledger_total
 
 TRAP_PACKAGES = ("data", "models", "tasks", "flows", "reports", "kernels", "core", "athanor", "wandb")
@@ -306,8 +306,7 @@ def whole_artifacts(home: Path) -> dict[str, Artifact]:
 @pytest.mark.slow
 def test_every_flow_of_every_preset_is_deployed_and_a_clones_prefect_yaml_says_the_same(prefect_block):
     (prepared,) = [found for command, found in prefect_block.deployments.items() if "prepare-server" in command]
-    flows = ("lifecycle", *OWN_STAGES)
-    expected = {(f"athanor.flows.{flow}:{flow}_flow", preset) for flow in flows for preset in preset_names()}
+    expected = {(f"athanor.flows.{flow}:{flow}_flow", preset) for flow in FLOWS for preset in preset_names()}
     assert prepared.keys() == expected
     for found in prefect_block.deployments.values():
         assert found == prepared
@@ -316,7 +315,7 @@ def test_every_flow_of_every_preset_is_deployed_and_a_clones_prefect_yaml_says_t
 @pytest.mark.slow
 def test_preparing_a_server_again_creates_nothing(prefect_block):
     with temporary_settings({PREFECT_API_URL: prefect_block.server.url}):
-        assert prepare_server() == ([], len(preset_names()) * (1 + len(OWN_STAGES)))
+        assert prepare_server() == ([], len(preset_names()) * len(FLOWS))
     assert prefect_block.server.deployments() in prefect_block.deployments.values()
 
 
