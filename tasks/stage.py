@@ -3,10 +3,10 @@
 The file declares `STAGE`, and nothing lists them: the chain, the plan and the flows read `STAGES`. It holds the recipe
 that is hashed into the key, and four functions:
 
-`wanted(life)`    the artifacts a preset wants of the stage, each with its recipe, its label and its inputs
-`external(preset)`  what it reads that no stage makes (tasks/external.py), for stages that do
-`cost(recipe, preset, **inputs)`  what building one takes (tasks/cost.py)
-`build(recipe, run, **inputs)`  the work: fills the folder `run.out` and returns facts for the manifest
+    wanted(life)                     the artifacts a preset wants of the stage, each with its recipe, label and inputs
+    external(preset)                 what it reads that no stage makes (tasks/external.py), for stages that do
+    cost(recipe, preset, **inputs)   what building one takes (tasks/cost.py)
+    build(recipe, run, **inputs)     the work: fills the folder `run.out` and returns facts for the manifest
 
 A stage knows no other stage's code: it asks for artifacts by the stage's name. Its file imports nothing heavy before it
 builds, because presets are made of the recipes in it.

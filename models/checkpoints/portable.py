@@ -1,8 +1,11 @@
 """Portable checkpoints: one folder that everything downstream reads, and that nothing unpickles.
 
-model.safetensors    parameters and persistent buffers, the tied head once
-config.json          the model recipe with vocab_size filled in
-tokenizer.json, tokenizer_meta.json, token_bytes.npy    copied from the tokenizer artifact
+    model.safetensors       parameters and persistent buffers, the tied head once
+    config.json             the model recipe with vocab_size filled in
+    tokenizer.json, tokenizer_meta.json, token_bytes.npy
+                            copied from the tokenizer artifact
+
+In that form a checkpoint is read by generation, evaluation, fine-tuning and export alike.
 """
 
 from __future__ import annotations

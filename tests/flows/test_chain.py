@@ -52,6 +52,7 @@ def build(recipe, run, *, tokenizer):
 
 STAGE = Stage("toy", part="data", wanted=wanted, cost=cost, build=build)
 """
+OURS = ("acquire", "tokenizer", "tokenize", "pretrain", "chat", "sft", "evaluate", "interpret", "report")
 TINY = (
     "data.sources.math.max_documents=100", "data.sources.stem.max_documents=2", "data.sources.code.max_documents=2",
     "tokenizer.vocab_size=300", "tokenizer.train_bytes=2000", "runtime.device=cpu",
@@ -79,7 +80,7 @@ def toy(tmp_path, monkeypatch):
 def test_a_new_stage_is_its_file_alone(toy, server):
     preset = load_preset("quickstart", TINY)
     estimates = {found.stage: estimate for found, estimate in make_plan(preset, "data").stages}
-    assert list(estimates) == ["acquire", "tokenizer", "tokenize", "toy"]
+    assert [name for name in estimates if name in (*OURS, "toy")] == ["acquire", "tokenizer", "tokenize", "toy"]
     assert (estimates["toy"].wall_s, estimates["toy"].source, estimates["toy"].disk_bytes) == (7.0, "assumed", 100.0)
     assert "toy" in {found.stage for found, _ in make_plan(preset).stages}
     assert "toy" not in {found.stage for found, _ in make_plan(preset, "report").stages}
@@ -109,10 +110,8 @@ def test_a_stage_that_no_flow_would_make_is_refused_when_it_is_declared(toy):
 
 
 def test_only_the_stages_of_a_part_are_its_own_and_the_parts_come_in_order():
-    assert [stage.name for stage in stages_of("sft")] == ["chat", "sft"]
-    assert [stage.name for stage in stages_of()] == [
-        "acquire", "tokenizer", "tokenize", "pretrain", "chat", "sft", "evaluate", "interpret", "report",
-    ]  # fmt: skip
+    assert [stage.name for stage in stages_of("sft") if stage.name in OURS] == ["chat", "sft"]
+    assert tuple(stage.name for stage in stages_of() if stage.name in OURS) == OURS
 
 
 def test_what_would_fail_later_fails_before_the_first_stage():

@@ -148,9 +148,9 @@ def test_a_new_family_is_one_folder_and_nothing_else(tmp_path, tokenizer_dir):
 
 
 def test_an_unknown_family_is_told_with_those_there_are():
-    with pytest.raises(UserError, match="no family 'dog': there are huginn, hydra, polychromatic, swa_mla, vanilla"):
+    with pytest.raises(UserError, match=f"no family 'dog': there are {', '.join(FAMILIES)}$"):
         FAMILIES["dog"]
-    with pytest.raises(ValueError, match="Input should be 'huginn', 'hydra', 'polychromatic', 'swa_mla' or 'vanilla'"):
+    with pytest.raises(ValueError, match=r"Input should be .*'huginn', .* or 'vanilla'"):
         ModelRecipe.model_validate({"family": "dog"})
 
 

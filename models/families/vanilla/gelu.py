@@ -1,7 +1,9 @@
 """Feed-forward layers with GELU in its tanh approximation, which GPT-2 and Gemma were trained with.
 
-GELU     down(gelu(up x))
-GeGLU    down(gelu(gate x) * up x)
+    GELU     down(gelu(up x))
+    GeGLU    down(gelu(gate x) * up x)
+
+Neither has biases unless asked for.
 """
 
 from __future__ import annotations

@@ -1,8 +1,10 @@
 """Loss on held-out text during training.
 
-loss            nats per target token
-bits_per_byte   nats over the targets that stand for text / (ln 2 x the bytes they stand for); unlike the loss it
-                compares models with different tokenizers. Special tokens stand for no bytes and are left out of it.
+    loss            nats per target token
+    bits_per_byte   nats over the targets that stand for text / (ln 2 x the bytes they stand for)
+
+Unlike the loss, bits per byte compare models with different tokenizers. Special tokens stand for no bytes and are left
+out of them.
 """
 
 from __future__ import annotations

@@ -69,12 +69,12 @@ DECLARED = Schedule("root", lambda progress: 1 - math.sqrt(progress), stable=Tru
 
 
 def test_a_schedule_of_one_file_is_followed(plant_module):
-    with pytest.raises(ValidationError, match=r"Input should be 'cosine', .* or 'constant'"):
+    with pytest.raises(ValidationError, match=r"Input should be .*'cosine', .* or 'constant'"):
         recipe(schedule="root")
     plant_module(SCHEDULES, "root", ROOT)
     root = recipe(schedule="root", decay_fraction=0.2, guard={"cooldown_rise": 0.1})
     assert {learning_rate(root, step) for step in range(9, 81)} == {0.01}
     assert learning_rate(root, 85) == pytest.approx(0.01 * 0.5)
     assert Course(root).decaying(80) and not Course(root).decaying(79)
-    with pytest.raises(ValidationError, match=r"stable phase to end early \(wsd, trapezoid, constant, root\)"):
+    with pytest.raises(ValidationError, match=r"stable phase to end early \(.*wsd, trapezoid, constant, root\)"):
         recipe(guard={"cooldown_rise": 0.1})
