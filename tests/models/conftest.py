@@ -1,6 +1,7 @@
 """Tiny models whose weights are large enough for every mechanism to show in the output."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -75,9 +76,12 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
 
 
 def pytest_generate_tests(metafunc):
-    """A test that asks for `mode` runs in every mode of every family."""
+    """A test that asks for `mode` runs in every mode of every family; for `own_mode`, of the family of its folder."""
     if "mode" in metafunc.fixturenames:
         metafunc.parametrize("mode", MODES)
+    if "own_mode" in metafunc.fixturenames:
+        family = Path(metafunc.module.__file__).parent.name
+        metafunc.parametrize("own_mode", [mode for mode, fields in MODES.items() if fields["family"] == family])
 
 
 @pytest.fixture(scope="session")
