@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.kernels.attention import attention, visible_keys
-from athanor.kernels.rope import rope_table, rotate_half_split
 
 CPU = torch.device("cpu")
 
@@ -42,22 +41,3 @@ def test_attention_equals_the_definition(lengths, kept, packed, cap):
 def test_one_document_needs_no_mask():
     assert visible_keys(None, 0, 9, CPU) is None
     assert visible_keys(None, 5, 1, CPU) is None
-
-
-def test_rotated_scores_depend_on_the_distance_alone():
-    q, k = torch.randn(1, 1, 1, 8).double(), torch.randn(1, 1, 1, 8).double()
-
-    def score(i, j):
-        turned = [
-            rotate_half_split(x, rope_table(torch.tensor([[at]]), 8, 100.0)).double() for x, at in ((q, i), (k, j))
-        ]
-        return (turned[0] * turned[1]).sum()
-
-    torch.testing.assert_close(score(7, 3), score(24, 20), atol=1e-5, rtol=1e-5)
-    assert abs(score(7, 3) - score(7, 4)) > 1e-3
-
-
-def test_rope_turns_channel_i_with_channel_i_plus_half():
-    x = torch.tensor([1.0, 0.0, 0.0, 0.0])[None, None, None]
-    turned = rotate_half_split(x, rope_table(torch.ones(1, 1), 4, 10_000.0))[0, 0, 0]
-    torch.testing.assert_close(turned, torch.tensor([torch.tensor(1.0).cos(), 0.0, torch.tensor(1.0).sin(), 0.0]))

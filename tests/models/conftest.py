@@ -1,6 +1,7 @@
 """Tiny models whose weights are large enough for every mechanism to show in the output."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -78,9 +79,12 @@ for family in FAMILIES.records():  # one that nothing is said of here is as smal
 
 
 def pytest_generate_tests(metafunc):
-    """A test that asks for `mode` runs in every mode of every family."""
+    """A test that asks for `mode` runs in every mode of every family; for `own_mode`, of the family of its folder."""
     if "mode" in metafunc.fixturenames:
         metafunc.parametrize("mode", MODES)
+    if "own_mode" in metafunc.fixturenames:
+        family = Path(metafunc.module.__file__).parent.name
+        metafunc.parametrize("own_mode", [mode for mode, fields in MODES.items() if fields["family"] == family])
 
 
 @pytest.fixture(scope="session")

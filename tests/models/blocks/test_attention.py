@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from definitions import Weights, attention, in_window, rms_norm, rope
 
 from athanor.kernels.rope import rope_table, rotate_half_split, rotate_interleaved
 from athanor.models.blocks.attention import GroupedQueryAttention
@@ -11,6 +12,7 @@ from athanor.models.cache import Cache
 from athanor.models.skeleton import Context
 
 LENGTH = 9
+ROTATIONS = {"half-split": rotate_half_split, "interleaved": rotate_interleaved}
 
 
 @pytest.fixture
@@ -30,38 +32,41 @@ def x_and_rope():
     return x_BTD, rope_table(torch.arange(LENGTH)[None], 8, 10_000.0)
 
 
-def by_definition(module, x_BTD, rope, rotate, window=LENGTH, sink=0, cap=None):
-    """The formula over whole rows of one document."""
+def by_definition(module, x_BTD, window=LENGTH, sink=0, cap=None, pairing="half-split"):
+    """The paper's formula over whole rows of one document."""
+    w = Weights(module)
 
-    def heads(layer, norm):
-        found = layer(x_BTD).view(2, LENGTH, -1, 8)
-        return norm(found)
+    def heads(x, part):
+        y = w.linear(part, x).view(LENGTH, -1, 8)
+        gain = f"{part}_norm.gain"
+        return rms_norm(y, w[gain], 1e-6) if gain in w else y
 
-    q = rotate(heads(module.query, module.query_norm), rope)
-    k = rotate(heads(module.key, module.key_norm), rope).repeat_interleave(2, 2)
-    v = module.value(x_BTD).view(2, LENGTH, -1, 8).repeat_interleave(2, 2)
-    scores = torch.einsum("bthd,bshd->bhts", q, k) / 8**0.5
-    scores = scores if cap is None else torch.tanh(scores / cap) * cap
-    distance = torch.arange(LENGTH)[:, None] - torch.arange(LENGTH)
-    seen = (distance >= 0) & ((distance < window) | (torch.arange(LENGTH) < sink))
-    weights = scores.masked_fill(~seen, -torch.inf).softmax(-1)
-    return module.out(torch.einsum("bhts,bshd->bthd", weights, v).flatten(2))
+    rows = []
+    for x in x_BTD.double():
+        q, k = (rope(heads(x, part), range(LENGTH), 10_000.0, pairing) for part in ("query", "key"))
+        mixed = attention(q, k, heads(x, "value"), in_window([0] * LENGTH, window, sink), cap)
+        rows.append(w.linear("out", mixed))
+    return torch.stack(rows)
 
 
-@pytest.mark.parametrize("rotate", [rotate_half_split, rotate_interleaved])
+def is_close(found, wanted):
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pairing", ROTATIONS)
 @pytest.mark.parametrize("options", [{}, {"bias": True}, {"qk_norm": False}, {"cap": 1.5}], ids=str)
 @torch.no_grad()
-def test_full_attention_is_its_formula(make, rotate, options):
-    module, (x_BTD, rope) = make(rotate, **options), x_and_rope()
-    wanted = by_definition(module, x_BTD, rope, rotate, cap=options.get("cap"))
-    torch.testing.assert_close(module(x_BTD, rope, None), wanted)
+def test_full_attention_is_its_formula(make, pairing, options):
+    module, (x_BTD, table) = make(ROTATIONS[pairing], **options), x_and_rope()
+    wanted = by_definition(module, x_BTD, cap=options.get("cap"), pairing=pairing)
+    is_close(module(x_BTD, table, None), wanted)
 
 
 @torch.no_grad()
 def test_within_a_window_it_sees_the_window_and_the_sinks(make):
-    module, (x_BTD, rope) = make(window=3, sink=2), x_and_rope()
+    module, (x_BTD, table) = make(window=3, sink=2), x_and_rope()
     span = Span.of(Context(0, torch.arange(LENGTH)[None], None, None, None, None), 3, 2)
-    torch.testing.assert_close(module(x_BTD, rope, span), by_definition(module, x_BTD, rope, rotate_half_split, 3, 2))
+    is_close(module(x_BTD, table, span), by_definition(module, x_BTD, 3, 2))
 
 
 def test_without_rotation_only_the_mask_knows_positions(make):

@@ -1,0 +1,108 @@
+"""Huginn is its definition, written out: prelude, iterated core, coda, and which iterations carry gradient."""
+
+import math
+
+import pytest
+import torch
+from definitions import (
+    IDS,
+    STARTS,
+    Weights,
+    attention,
+    compared,
+    in_document,
+    key_at,
+    positions_of,
+    rms_norm,
+    rope,
+    silu,
+    truncated_normal,
+)
+
+
+def logits_by_definition(model, without_grad, with_grad=0, key=0, w=None):
+    recipe, section, w = model.recipe, model.section, w or Weights(model)
+    length, positions, width = len(IDS), positions_of(STARTS), model.recipe.d_model
+    scale = math.sqrt(width) if section.init == "takase" else 1.0
+
+    def norm(name, x):
+        return rms_norm(x, w[f"{name}.gain"] if section.norm_gain else None, recipe.norm_eps)
+
+    def attended(name, x):
+        q_width, k_width = recipe.n_heads * recipe.head_dim, recipe.n_kv_heads * recipe.head_dim
+        joined = w.linear(f"{name}.query_key_value", x)
+        q, k, v = joined[:, :q_width], joined[:, q_width : q_width + k_width], joined[:, q_width + k_width :]
+        if section.qk_bias:
+            q, k = q + w[f"{name}.query_bias"], k + w[f"{name}.key_bias"]
+        q, k, v = (y.view(length, -1, recipe.head_dim) for y in (q, k, v.contiguous()))
+        q, k = (rope(y, positions, recipe.rope_base, "interleaved") for y in (q, k))
+        return w.linear(f"{name}.out", attention(q, k, v, in_document(STARTS)))
+
+    def ffn(name, x):
+        joined = w.linear(f"{name}.gate_up", x)
+        return w.linear(f"{name}.down", silu(joined[:, : recipe.d_ff]) * joined[:, recipe.d_ff :])
+
+    def block(at, x):
+        if section.block == "pre-norm":
+            x = x + attended(f"{at}.attention", norm(f"{at}.attention_norm", x))
+            return x + ffn(f"{at}.ffn", norm(f"{at}.ffn_norm", x))
+        if section.block == "post-norm":
+            x = norm(f"{at}.attention_sum_norm", x + attended(f"{at}.attention", x))
+            return norm(f"{at}.ffn_sum_norm", x + ffn(f"{at}.ffn", x))
+        x = norm(f"{at}.attention_sum_norm", x + attended(f"{at}.attention", norm(f"{at}.attention_norm", x)))
+        return norm(f"{at}.ffn_sum_norm", x + ffn(f"{at}.ffn", norm(f"{at}.ffn_norm", x)))
+
+    e = w["embedding.weight"][IDS] * scale
+    for layer in range(section.prelude_layers):
+        e = block(f"prelude.{layer}", e)
+    std = math.sqrt(2 / (5 * width)) * scale
+    noise = [truncated_normal(key_at(key, position), 0, width, cut=3.0) for position in positions]
+    s = std * torch.tensor(noise, dtype=torch.float64)
+    for iteration in range(without_grad + with_grad):
+        if iteration == without_grad:
+            s = s.detach()
+        x = s + e if section.injection == "add" else torch.cat((s, e), dim=1) @ w["core.adapter.weight"].T
+        for layer in range(recipe.n_layers - section.prelude_layers - section.coda_layers):
+            x = block(f"core.blocks.{layer}", x)
+        s = x
+    x = norm("final_norm", s)
+    for layer in range(section.coda_layers):
+        x = block(f"coda.{layer}", x)
+    return norm("final_norm", x) @ w["embedding.weight" if section.tied else "head.weight"].T
+
+
+def test_logits_are_the_definitions(lively_model, own_mode):
+    """Outside training: from one noise for all rows, as often as the mean of training."""
+    compared(lively_model(own_mode).double(), logits_by_definition, 3, row_key=5)
+
+
+def test_layers_of_every_part_are_in_their_order(lively_model):
+    section = {"prelude_layers": 2, "coda_layers": 2, "mean_recurrence": 2, "backprop_depth": 1}
+    compared(lively_model("huginn", n_layers=6, huginn=section).double(), logits_by_definition, 2)
+
+
+def test_evaluation_iterates_as_often_as_the_recipe_says(lively_model):
+    section = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 2, "backprop_depth": 1, "eval_recurrence": 4}
+    compared(lively_model("huginn", huginn=section, n_layers=4).double(), logits_by_definition, 4)
+
+
+@pytest.mark.parametrize(("without_grad", "with_grad"), [(2, 1), (0, 3), (1, 2)])
+def test_gradient_goes_through_the_last_iterations_alone(lively_model, own_mode, without_grad, with_grad):
+    model = lively_model(own_mode).double().train()
+    w = Weights(model, grad=True)
+    direction = torch.randn(len(IDS), model.recipe.vocab_size, generator=torch.Generator().manual_seed(1)).double()
+    with model.recurring(without_grad, with_grad):
+        found = model(torch.tensor([IDS]), torch.tensor([STARTS]), torch.tensor([5]))[0]
+    wanted = logits_by_definition(model, without_grad, with_grad, key=5, w=w)
+    torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-5)
+    (found * direction).sum().backward()
+    (wanted * direction).sum().backward()
+    for name, parameter in model.named_parameters():
+        largest = float(w[name].grad.abs().max())
+        torch.testing.assert_close(parameter.grad, w[name].grad, rtol=1e-4, atol=1e-5 * largest, msg=name)
+
+
+def test_a_training_step_iterates_as_often_as_its_key_drew(lively_model):
+    model = lively_model("huginn").double().train()
+    model.begin_step(123)
+    compared(model, logits_by_definition, model.drawn.without_grad, model.drawn.with_grad, 5, row_key=5)
