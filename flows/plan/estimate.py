@@ -145,7 +145,7 @@ class Estimator:
         whole, rest = self._training_flops(train, 0), self._training_flops(train, stage.step)
         rate = self.rate(stage.stage, train)
         evaluations = (left // train.eval_every_steps + 2) * cost.held_out_sources
-        held_out = evaluations * train.eval_tokens * flops.forward
+        held_out = evaluations * train.eval_tokens * flops.forward * self.machine.devices  # each measures it whole
         return TrainingEstimate(
             wall_s=(rest + held_out) / rate.flops_per_s + STARTUP_S if rate is not None else None,
             source=rate.source if rate is not None else f"unknown: {self.machine.name} has no known speed",
@@ -206,7 +206,7 @@ class Estimator:
         flops, rate = self.flops(train), self.rate("pretrain", train)
         if flops is None or rate is None:
             return Estimate(None, "unknown, as the model's speed is", cost.disk_bytes)
-        forward_s = cost.forward_tokens * flops.forward / rate.flops_per_s
+        forward_s = cost.forward_tokens * flops.forward / (rate.flops_per_s / self.machine.devices)  # one computes
         return Estimate(forward_s + cost.wall_s, "assumed", cost.disk_bytes)
 
     def _whole(self, artifact: Artifact) -> bool:

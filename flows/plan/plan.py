@@ -154,7 +154,7 @@ def _stage_json(plan: Plan, stage: StageSurvey, estimate: Estimate) -> dict[str,
         "step": stage.step,
         "why": stage.why,
         "differences": [asdict(difference) for difference in stage.differences],
-        "usd": None if estimate.wall_s is None else plan.machine.usd(estimate.wall_s),
+        "usd": plan.machine.usd(estimate.wall_s),
         **asdict(estimate),
     }
 

@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,29 @@ def test_speed_is_measured_on_this_kind_of_device_if_it_was_ever(rate, small_pre
     measured = rate(H100)
     assert measured.flops_per_s == pytest.approx(2e14)
     assert measured.source == "measured in pretrain/polychromatic-0123456789ab"
+
+
+def test_a_speed_that_was_not_measured_on_as_many_devices_is_linear_in_them(rate, small_preset):
+    eight = replace(H100, devices=8)
+    assumed = rate(eight)
+    assert assumed.flops_per_s == pytest.approx(8 * ASSUMED_UTILISATION * 989e12)
+    assert assumed.source == "assumed: linear over 8 devices; 35% of the peak of H100"
+    flops = flops_per_token(small_preset("model.vocab_size=1024").model, 128)
+    per_token = flops.forward + flops.backward
+    write_log("polychromatic", per_token, flops_per_s=6e14, utilisation=6e14 / (4 * 989e12))  # on four
+    found = rate(eight)
+    assert found.flops_per_s == pytest.approx(12e14)
+    assert found.source.startswith("assumed: linear over 8 devices; measured in pretrain/")
+    assert rate(replace(H100, devices=4)).source.startswith("measured in pretrain/")
+    write_log("polychromatic", per_token, flops_per_s=1e15, utilisation=1e15 / (8 * 989e12), stage="sft")
+    assert rate(eight).flops_per_s == pytest.approx(1e15)
+
+
+def test_all_devices_are_held_and_paid_while_one_of_them_computes(small_preset):
+    survey = Survey(small_preset("model.vocab_size=1024"))
+    evaluation = next(s for s in survey.needed_by("lifecycle") if s.artifact.label == "word-problems-base")
+    one, eight = (Estimator(survey, replace(H100, devices=n)).estimate(evaluation) for n in (1, 8))
+    assert one.wall_s == pytest.approx(eight.wall_s)
 
 
 def test_a_processor_is_timed_and_a_model_too_large_to_time_is_unknown(rate, small_preset):
