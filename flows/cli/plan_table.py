@@ -107,7 +107,9 @@ def _memory(plan: Plan) -> Iterator[str]:
         ("activations", step.activations_bytes),
     )
     listed = " + ".join(f"{name} {memory(part_bytes)}" for name, part_bytes in parts)
-    yield f"memory   {memory(step.total_bytes)} for {rows} rows at a time: {listed}"
+    each = " on each device" if plan.machine is not None and plan.machine.devices > 1 else ""
+    host = f"; in host memory {memory(step.host_bytes)} a rank" if step.host_bytes else ""
+    yield f"memory   {memory(step.total_bytes)}{each} for {rows} rows at a time: {listed}{host}"
 
 
 def _total(plan: Plan) -> Iterator[str]:

@@ -79,12 +79,14 @@ class Estimator:
         return parameter_counts(self.model) if self.model is not None else None
 
     def memory(self) -> tuple[int, StepMemory] | None:
-        """Micro-batch rows and peak bytes of a pretraining step on this machine; None while it cannot be counted."""
+        """Micro-batch rows and peak bytes of a pretraining step on one rank; None while it cannot be counted."""
         if self.model is None:
             return None
         train, machine = self.preset.pretrain, self.machine
         asked = (self.model, train, self.preset.runtime, machine.device_type)
-        rows = micro_batch_rows(*asked, machine.memory_bytes, train.batch_rows)
+        rows = micro_batch_rows(
+            *asked, machine.memory_bytes, max(1, train.batch_rows // self.preset.runtime.world_size)
+        )
         return rows, memory_of(*asked, rows)
 
     def _optimizer_bytes(self, train: TrainRecipe) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from athanor.core.errors import UserError
 from athanor.core.numbers import memory
+from athanor.core.runtime import Runtime
 from athanor.flows.plan.budget import Allowance, Budget
 from athanor.flows.plan.estimate import Estimate, Estimator, known_s
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
@@ -72,7 +73,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> P
     if on is None:
         findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
     if counted is not None:
-        findings += _memory_findings(counted, machine)
+        findings += _memory_findings(counted, machine, preset.runtime)
     allowance, over = _budget(preset, estimator)
     return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
 
@@ -128,18 +129,23 @@ def _budget(preset: Preset, estimator: Estimator) -> tuple[Allowance | None, lis
     return allowance, []
 
 
-def _memory_findings(counted: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
+def _memory_findings(counted: tuple[int, StepMemory], machine: Machine, runtime: Runtime) -> list[Finding]:
     rows, step = counted
     if machine.memory_bytes is None:
         return []
-    needed = step.total_bytes + DEVICE_OVERHEAD_BYTES[machine.device_type]
+    ranks = 1 if machine.device_type == "cuda" else runtime.ranks  # that share the memory
+    needed = ranks * step.total_bytes + DEVICE_OVERHEAD_BYTES[machine.device_type]
     if needed <= machine.memory_bytes:
         return []
     message = f"a step of {rows} rows needs {memory(needed)}, {machine.name} has {memory(machine.memory_bytes)}"
     if rows > 1:
         return [Finding("warning", "memory", f"{message}; set runtime.micro_batch_rows lower")]
     return [
-        Finding("error", "memory", f"{message}; use a larger device, or a smaller model or pretrain.seq_len_tokens")
+        Finding(
+            "error",
+            "memory",
+            f"{message}; use a larger device, more ranks with engine=fsdp, or a smaller model or pretrain.seq_len_tokens",
+        )
     ]
 
 

@@ -22,6 +22,7 @@ from athanor.flows.plan.machine import Machine, this_machine
 from athanor.flows.plan.plan import make_plan, plan_json
 from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import ALIKE_SIZE, ASSUMED_UTILISATION, training_rate
+from athanor.flows.presets.preset import load_preset
 from athanor.models.counts import flops_per_token
 
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
@@ -87,6 +88,19 @@ def test_a_speed_that_was_not_measured_on_as_many_devices_is_linear_in_them(rate
     assert rate(replace(H100, devices=4)).source.startswith("measured in pretrain/")
     write_log("polychromatic", per_token, flops_per_s=1e15, utilisation=1e15 / (8 * 989e12), stage="sft")
     assert rate(eight).flops_per_s == pytest.approx(1e15)
+
+
+def test_a_model_that_fits_when_it_is_sharded_is_not_refused():
+    large = ["model.d_model=4096", "model.d_ff=11008", "model.n_layers=32", "model.vocab_size=2048"]
+    large += ["model.n_heads=32", "model.n_kv_heads=8", "model.head_dim=128", "pretrain.batch_tokens=4096"]
+
+    def memory_errors(*runtime):
+        plan = make_plan(load_preset("quickstart", [*large, "runtime.ranks=8", *runtime]), on="H100")
+        return [finding.message for finding in plan.errors if finding.subject == "memory"]
+
+    (whole,) = memory_errors("runtime.engine=ddp")
+    assert "more ranks with engine=fsdp" in whole
+    assert memory_errors("runtime.engine=fsdp") == []
 
 
 def test_all_devices_are_held_and_paid_while_one_of_them_computes(small_preset):
