@@ -54,12 +54,14 @@ class Machine:
 
 
 def this_machine(runtime: Runtime) -> Machine:
-    """What torch sees here. Raises UserError for fewer GPUs than ranks and for a price table that is not valid."""
+    """What torch sees here. Raises UserError for fewer GPUs than ranks, for a precision that the device lacks, and for
+    a price table that is not valid."""
     import torch
 
-    from athanor.models.device import choose_device, peak_flops
+    from athanor.models.device import choose_device, choose_precision, peak_flops
 
     device = choose_device(runtime.device)
+    choose_precision(runtime.precision, device)
     if device.type == "cpu":
         name, memory_bytes = _processor(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:

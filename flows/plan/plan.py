@@ -20,6 +20,7 @@ from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.models.memory import DEVICE_OVERHEAD_BYTES, StepMemory
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.training import resolve_model
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> P
         findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
     if counted is not None:
         findings += _memory_findings(counted, machine, preset.runtime)
+    findings += _vocabulary_findings(preset, estimator)
     allowance, over = _budget(preset, estimator)
     return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
 
@@ -129,6 +131,18 @@ def _budget(preset: Preset, estimator: Estimator) -> tuple[Allowance | None, lis
     return allowance, []
 
 
+def _vocabulary_findings(preset: Preset, estimator: Estimator) -> list[Finding]:
+    """Of a tokenizer that is still to be trained; one that is there is looked at where the model is built."""
+    asked, stage = preset.tokenizer, estimator.survey.one("tokenizer")
+    if asked.path is not None or asked.hub is not None or estimator.survey.surveyed(stage).state == "cached":
+        return []
+    try:
+        resolve_model(preset.model, asked.vocab_size)
+    except UserError as error:
+        return [Finding("error", "model", f"{error}, or set tokenizer.vocab_size lower")]
+    return []
+
+
 def _memory_findings(counted: tuple[int, StepMemory], machine: Machine, runtime: Runtime) -> list[Finding]:
     rows, step = counted
     if machine.memory_bytes is None:
@@ -144,7 +158,7 @@ def _memory_findings(counted: tuple[int, StepMemory], machine: Machine, runtime:
         Finding(
             "error",
             "memory",
-            f"{message}; use a larger device, more ranks with engine=fsdp, or a smaller model or pretrain.seq_len_tokens",
+            f"{message}; use a larger device, more ranks with engine=fsdp, a smaller model or shorter rows",
         )
     ]
 

@@ -23,7 +23,7 @@ CPU_SLICE_TOKENS = 8_192
 
 
 def memory_of(model: ModelRecipe, train: TrainRecipe, runtime: Runtime, device_type: str, rows: int) -> StepMemory:
-    """Peak bytes on one rank of a step of `rows` rows of the longest length; the recipe's vocab_size must be filled in."""
+    """Peak bytes on a rank of a step of `rows` of the longest rows; the recipe's vocab_size must be filled in."""
     with torch.device("meta"):
         optimizer_bytes = optimizer_bytes_per_parameter(train, build_model(model))
     whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
