@@ -55,11 +55,13 @@ class Runtime(BaseModel):
     compile: bool = Field(default=False, description="torch.compile each block; minutes of warm-up, then faster")
     retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
     price_usd_per_hour: float = Field(
-        default=0.0, ge=0, description="What this machine costs; 0 takes the device's price from the price table"
+        default=0.0,
+        ge=0,
+        description="What one device costs, a GPU or a machine without; 0 takes its price from the price table",
     )
     budget_usd: float | None = Field(default=None, gt=0, description="Money the whole lifecycle may cost, all attempts")
     budget_hours: float | None = Field(
-        default=None, gt=0, description="Hours the whole lifecycle may take here, all attempts"
+        default=None, gt=0, description="Wall hours the whole lifecycle may take, all attempts"
     )
     budget_s: float | None = Field(
         default=None,
@@ -95,6 +97,10 @@ class Runtime(BaseModel):
     def world_size(self) -> int:
         """Ranks of all machines together."""
         return self.ranks * self.nodes
+
+    def devices(self, device_type: str) -> int:
+        """What a price is paid for: every rank's GPU; where there are none, each machine, whatever its ranks."""
+        return self.world_size if device_type == "cuda" else self.nodes
 
     @property
     def has_budget(self) -> bool:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -57,7 +57,7 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
         _DocumentSplits(out, recipe.held_out_fraction) as writer,
         open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects,
     ):
-        for item in _texts(recipe):
+        for item in _texts(recipe, source_of(recipe).read):
             if isinstance(item, Reject):
                 rejects.write(json.dumps({"file": item.file, "line": item.line, "reason": item.reason}) + "\n")
                 tally.reject(item)
@@ -80,6 +80,28 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
     }
 
 
+def check_first_records(recipe: SourceRecipe) -> None:
+    """Raise the UserError that `write_documents` would, if the first records already decide it: none of them can be
+    used, or the source ends within them and too many are bad."""
+    source = source_of(recipe)
+    if source.first_records is None:
+        return
+    tally, ended = _Tally(recipe), object()
+    items = _texts(recipe, source.first_records)
+    for _ in range(_HOPELESS_REJECTS):
+        item: Any = next(items, ended)
+        if item is ended:
+            if tally.rejected:
+                tally.judge()
+            return
+        if isinstance(item, Reject):
+            tally.reject(item)
+        else:
+            tally.accept(item[1])
+        if tally.full:
+            return
+
+
 def read_documents(folder: Path, split: Split) -> Iterator[Document]:
     """The documents of one split in the order they were written; none if the split is empty."""
     from pyarrow import parquet
@@ -91,10 +113,12 @@ def read_documents(folder: Path, split: Split) -> Iterator[Document]:
                     yield Document(row["text"], row["ref"])
 
 
-def _texts(recipe: SourceRecipe) -> Iterator[tuple[Raw, str] | Reject]:
-    """Every usable text of the source with the record it came from; the rest as rejects."""
+def _texts(
+    recipe: SourceRecipe, records: Callable[[SourceRecipe, Sequence[str]], Iterator[Raw | Reject]]
+) -> Iterator[tuple[Raw, str] | Reject]:
+    """Every usable text of the recipe's `records` with the record it came from; the rest as rejects."""
     fields, read = text_reader(recipe)
-    for raw in source_of(recipe).read(recipe, fields):
+    for raw in records(recipe, fields):
         if isinstance(raw, Reject):
             yield raw
             continue

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 
 from athanor.core.errors import UserError
 
-# Dense bf16 peak, FLOP/s, by a fragment of the device name; the vendors' data sheets. First match wins.
-_PEAK_FLOPS_PER_S = (
-    ("B200", 2250e12),
-    ("H200", 989e12),
-    ("H100 PCIe", 756e12),
-    ("H100 NVL", 835e12),
-    ("H100", 989e12),
-    ("A100", 312e12),
-    ("A10G", 70e12),
-    ("L40S", 362e12),
-    ("L4", 121e12),
-    ("RTX 5090", 209e12),
-    ("RTX 4090", 165e12),
-    ("RTX 3090", 71e12),
-)
+# Dense bf16 peak, FLOP/s, by words of the device's name; the vendors' data sheets. First match wins.
+PEAK_FLOPS_PER_S = {
+    "B200": 2250e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "A10G": 70e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 5090": 209e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
@@ -65,4 +66,11 @@ def peak_flops(device: torch.device) -> float:
 
 def peak_flops_of(device_name: str) -> float:
     """The same by the device's name."""
-    return next((peak for fragment, peak in _PEAK_FLOPS_PER_S if fragment in device_name), math.inf)
+    return next((peak for name, peak in PEAK_FLOPS_PER_S.items() if is_named(device_name, name)), math.inf)
+
+
+def is_named(device_name: str, name: str) -> bool:
+    """Whether a device's full name, such as NVIDIA A100-SXM4-80GB, has the words of `name` in it, one after another;
+    H100 is no part of H1000, nor L4 of L40S."""
+    have, words = (re.findall(r"[a-z0-9]+", text.lower()) for text in (device_name, name))
+    return bool(words) and any(have[i : i + len(words)] == words for i in range(len(have)))

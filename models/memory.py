@@ -37,17 +37,42 @@ MOST_CHUNKS = 8  # of a micro-batch; smaller ones take long to count and change 
 
 
 @dataclass(frozen=True)
+class Layout:
+    """How a training state lies on `ranks`. By ZeRO's count of stages each keeps its part alone of the optimizer state
+    from stage 1, of the gradients from 2, of the weights from 3.
+
+    What is sharded is whole while it is used: at stage 3 the weights and gradients of the largest unit, and of all that
+    is no unit, or as many weights as `live_parameters` and gradients as `bucket_parameters`, where those are more.
+    `copies_weights` is an optimizer with a copy of its own of the weights it updates. `offload` keeps the optimizer
+    with its gradients, or the weights too, in host memory.
+    """
+
+    ranks: int = 1
+    stage: int = 0
+    live_parameters: int = 0
+    bucket_parameters: int = 0
+    copies_weights: bool = False
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+
+    def share(self, stage: int) -> int:
+        """Parts into which what is sharded from `stage` on falls."""
+        return self.ranks if self.stage >= stage else 1
+
+
+@dataclass(frozen=True)
 class StepMemory:
-    """Bytes on one device. `activations_bytes` is all that comes and goes within a step, at its peak."""
+    """Bytes of one rank on its device. `activations_bytes` is all that comes and goes within a step, at its peak;
+    `host_bytes` lie in host memory instead."""
 
     weights_bytes: int
     gradients_bytes: int
     optimizer_bytes: int
     activations_bytes: int
+    host_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """The peak."""
+        """The peak on the device."""
         return self.weights_bytes + self.gradients_bytes + self.optimizer_bytes + self.activations_bytes
 
 
@@ -60,27 +85,37 @@ def step_memory(
     device_type: str = "cpu",
     optimizer_bytes_per_parameter: float = 8.0,
     gradient_bytes_per_parameter: float = 4.0,
-    ranks: int = 1,
-    zero_stage: Literal[0, 1, 2, 3] = 0,
+    layout: Layout = Layout(),
     prepare: Callable[[LanguageModel], None] | None = None,
 ) -> StepMemory:
     """Peak of forward and backward of `rows` packed rows, with fp32 weights, gradients and optimizer state in place.
 
-    `precision` other than float32 means autocast. ZeRO divides over `ranks`: from stage 1 the optimizer state, from 2
-    the gradients, from 3 the weights. `prepare` is called with the model before the step, e.g. to switch activation
-    checkpointing on. recipe.vocab_size must be filled in.
+    `precision` other than float32 means autocast. `prepare` is called with the model before the step, e.g. to switch
+    activation checkpointing on. recipe.vocab_size must be filled in.
     """
     weights, activations = _count(recipe, rows, seq_len_tokens, precision, device_type, prepare)
-    parameters = weights.parameters
-
-    def share(stage: int) -> int:
-        return ranks if zero_stage >= stage else 1
-
+    parameters, whole = weights.parameters, weights.gathered_parameters if layout.stage == 3 else 0
+    weight_bytes = weights.bytes / parameters
+    live = max(whole, min(parameters, layout.live_parameters)) * weight_bytes
+    bucket = max(whole, min(parameters, layout.bucket_parameters)) * gradient_bytes_per_parameter
+    kept = {
+        "weights": weights.bytes / layout.share(3),
+        "gradients": parameters * gradient_bytes_per_parameter / layout.share(2),
+        "optimizer": parameters * optimizer_bytes_per_parameter / layout.share(1),
+    }
+    if layout.copies_weights:
+        kept["optimizer"] += weights.bytes / layout.share(1)
+    moved: set[str] = set()
+    if device_type != "cpu" and layout.offload != "none":
+        moved = {"optimizer"} | ({"gradients"} if layout.stage >= 2 else set())
+        moved |= {"weights"} if layout.offload == "parameters" else set()
+    here = {name: 0.0 if name in moved else part_bytes for name, part_bytes in kept.items()}
     return StepMemory(
-        weights_bytes=round(weights.bytes / share(3)),
-        gradients_bytes=round(parameters * gradient_bytes_per_parameter / share(2)),
-        optimizer_bytes=round(parameters * optimizer_bytes_per_parameter / share(1)),
+        weights_bytes=round(here["weights"] + live),
+        gradients_bytes=round(here["gradients"] + bucket),
+        optimizer_bytes=round(here["optimizer"]),
         activations_bytes=activations,
+        host_bytes=round(sum(kept[name] for name in moved)),
     )
 
 
@@ -105,8 +140,11 @@ def largest_micro_batch_rows(device_bytes: float, memory_of: Callable[[int], Ste
 
 @dataclass(frozen=True)
 class _Weights:
+    """`gathered_parameters` are those of the largest unit and of all that is no unit."""
+
     parameters: int
     bytes: int
+    gathered_parameters: int
 
 
 def _count(
@@ -120,7 +158,10 @@ def _count(
     model = build_on_meta(recipe)
     model.begin_step(0)
     tensors = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
-    weights = _Weights(sum(p.numel() for p in model.parameters()), sum(t.nbytes for t in tensors.values()))
+    parameters = sum(p.numel() for p in model.parameters())
+    units = [sum(p.numel() for p in unit.parameters()) for unit in model.units()]
+    gathered = parameters - sum(units) + max(units, default=0)
+    weights = _Weights(parameters, sum(t.nbytes for t in tensors.values()), gathered)
     with FakeTensorMode(allow_non_fake_inputs=True), _chunks_of(device_type, recipe, rows * seq_len_tokens):
         model.to_empty(device="cpu").train()
         if prepare is not None:

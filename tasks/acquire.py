@@ -9,7 +9,7 @@ from pydantic import Field
 
 from athanor.core.recipe import Recipe
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.documents import write_documents
+from athanor.data.documents import check_first_records, write_documents
 from athanor.data.hub_access import Repository
 from athanor.data.sources.source import source_of
 from athanor.tasks.cost import Cost, passing_over
@@ -57,7 +57,7 @@ def external(preset: Preset) -> Iterator[External]:
         yield External(
             field,
             (member,),
-            lambda source=source: AcquireRecipe.of(source),
+            lambda source=source: _check(source),
             lambda source=source: _repositories(source),
         )
 
@@ -71,6 +71,11 @@ def cost(recipe: AcquireRecipe, preset: Preset) -> Cost:
 def build(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
     return write_documents(recipe.source, run.out, run.progress)
+
+
+def _check(source: SourceRecipe) -> None:
+    AcquireRecipe.of(source)
+    check_first_records(source)
 
 
 def _repositories(source: SourceRecipe) -> Iterator[Repository]:

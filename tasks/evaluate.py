@@ -51,9 +51,9 @@ class EvalStageRecipe(Recipe):
         """The recipe. Raises UserError if the task's local file is missing."""
         sha256 = None
         if task.path is not None:
-            if not Path(task.path).is_file():
+            if not (file := Path(task.path).expanduser()).is_file():
                 raise UserError(f"evaluate.tasks.{label}.path={task.path}: no such file; give a .jsonl or .parquet")
-            sha256 = sha256_file(Path(task.path))
+            sha256 = sha256_file(file)
         asked = task.model_dump(mode="json", exclude={"path"}, exclude_none=True)
         return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed)
 

@@ -40,6 +40,11 @@ class Preset(Recipe):
                     f"{name}.seq_len_tokens={train.seq_len_tokens} is longer than "
                     f"model.max_seq_len={self.model.max_seq_len}"
                 )
+        if self.interpret is not None and self.interpret.seq_len_tokens > self.model.max_seq_len:
+            raise ValueError(
+                f"interpret.seq_len_tokens={self.interpret.seq_len_tokens} is longer than "
+                f"model.max_seq_len={self.model.max_seq_len}: set it to that, or interpret to null"
+            )
         return self
 
     @model_validator(mode="after")
@@ -55,6 +60,8 @@ class Preset(Recipe):
     def to_yaml(self) -> str:
         """The preset as a file that loads to the same preset; the runtime only where it is not the default."""
         fields = self.model_dump(mode="json", exclude_none=True)
+        if self.interpret is None:  # which leaving it out is not
+            fields["interpret"] = None
         if not (runtime := self.runtime.model_dump(mode="json", exclude_defaults=True)):
             del fields["runtime"]
         else:

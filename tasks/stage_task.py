@@ -134,12 +134,19 @@ def _build(stage: Stage, store: Store, wanted: Wanted, artifact: Artifact, runti
             "code": stage.fingerprint(),
             "versions": versions(),
             "wall_s": round(wall_s, 3),
-            "cost_usd": facts.pop("cost_usd", round(wall_s / 3600 * runtime.price_usd_per_hour, 6)),
+            "cost_usd": facts.pop("cost_usd", round(_cost_usd(runtime, wall_s), 6)),
             "facts": facts,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
     log.info("%s: made in %.1f s", artifact.name, wall_s)
+
+
+def _cost_usd(runtime: Runtime, wall_s: float) -> float:
+    """Of all the devices, which are held whichever of them a stage computes on."""
+    from athanor.models.device import choose_device
+
+    return wall_s / 3600 * runtime.price_usd_per_hour * runtime.devices(choose_device(runtime.device).type)
 
 
 def _retryable(state: Any) -> bool:

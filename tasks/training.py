@@ -54,7 +54,7 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
         "tokens": newest["step"]["tokens"],
         "loss": newest["step"]["loss"],
         "held_out": newest["eval"]["held_out"] if "eval" in newest else {},
-        "wall_s": total.device_s,
+        "wall_s": total.wall_s,
         "cost_usd": total.usd,
     }
 

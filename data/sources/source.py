@@ -32,6 +32,7 @@ class Source:
     title: Callable[[SourceRecipe], str] = lambda recipe: f"builtin {recipe.builtin}"  # its name in messages
     label: Callable[[SourceRecipe], str] = lambda recipe: str(recipe.builtin)  # its name in artifacts
     repository: Callable[[SourceRecipe], Repository | None] = lambda recipe: None  # what the hub must let us read
+    first_records: Callable[[SourceRecipe, Sequence[str]], Iterator[Raw | Reject]] | None = None  # `read`, where cheap
     conversations: bool = True  # whether its records may hold some
 
     def text_bytes(self, recipe: SourceRecipe, identity: Identity) -> float | None:

@@ -40,12 +40,15 @@ def _machine(plan: Plan) -> str:
     machine = plan.machine
     if machine is None:
         return ""
-    price = f"${machine.usd_per_hour:g} an hour, {machine.price_source}" if machine.usd_per_hour else "no price known"
-    return escape(f" on {machine.name} ({price})")
+    many = machine.devices > 1
+    price = machine.price_source
+    if machine.usd_per_hour is not None:
+        price = f"${machine.usd_per_hour:g} an hour{' each' if many else ''}, {price}"
+    return escape(f" on {f'{machine.devices} x ' if many else ''}{machine.name} ({price})")
 
 
 def _stages(plan: Plan) -> Table:
-    priced = plan.machine is not None and plan.machine.usd_per_hour > 0
+    priced = plan.machine is not None and plan.machine.usd_per_hour is not None
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("artifact", overflow="fold", max_width=41)
     table.add_column("state")
@@ -104,7 +107,9 @@ def _memory(plan: Plan) -> Iterator[str]:
         ("activations", step.activations_bytes),
     )
     listed = " + ".join(f"{name} {memory(part_bytes)}" for name, part_bytes in parts)
-    yield f"memory   {memory(step.total_bytes)} for {rows} rows at a time: {listed}"
+    each = " on each device" if plan.machine is not None and plan.machine.devices > 1 else ""
+    host = f"; in host memory {memory(step.host_bytes)} a rank" if step.host_bytes else ""
+    yield f"memory   {memory(step.total_bytes)}{each} for {rows} rows at a time: {listed}{host}"
 
 
 def _total(plan: Plan) -> Iterator[str]:
@@ -141,6 +146,6 @@ def _aside(text: str) -> str:
 
 
 def _cost(plan: Plan, wall_s: float | None) -> str:
-    if plan.machine is None or not plan.machine.usd_per_hour:
+    if plan.machine is None or plan.machine.usd_per_hour is None:
         return ""
-    return money(None if wall_s is None else plan.machine.usd(wall_s))
+    return money(plan.machine.usd(wall_s))

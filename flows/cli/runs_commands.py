@@ -65,7 +65,7 @@ def list_runs() -> None:
                 f"{row['step']:,}/{row['steps_planned']:,}",
                 _figure(row["loss"]),
                 _figure(row["best_bits_per_byte"]),
-                money(row["usd"] or 0.0),
+                money(row["usd"] or None),
                 _when(row["started"]),
             )
     _print(listing)
@@ -83,7 +83,7 @@ def show(run: RunName, png: PngFile = None) -> None:
 
     with _database() as db:
         row = read.find_run(db, run)
-        tokens, spent = compact(row["tokens"]), money(row["usd"] or 0.0)
+        tokens, spent = compact(row["tokens"]), money(row["usd"]) if row["usd"] else "price unknown"
         print(f"{row['name']}: {row['family']}, {compact(row['parameters'])} parameters, {read.state_now(row)}")
         print(f"step {row['step']:,} of {row['steps_planned']:,}, {tokens} tokens, started {_when(row['started'])}")
         print(f"{duration(row['device_s'] or 0.0)} of device time, {spent}")
@@ -128,7 +128,7 @@ def compare(
             for source in sorted(set().union(*best))
         ),
         ("tokens per second", [compact(value) for value in speed]),
-        ("cost", [money(row["usd"] or 0.0) for row in rows]),
+        ("cost", [money(row["usd"] or None) for row in rows]),
     ]
     listing = table("", *(escape(row["name"]) for row in rows))
     for name, cells in lines:
@@ -206,7 +206,7 @@ def _milestone_table(milestones: list[Milestone]) -> Table:
     made = table("step", "tokens", "loss", *(f"EMA {keep}" for keep in KEEPS), "learning rate", "grad norm", "cost")
     for at in milestones:
         losses = (_figure(value) for value in (at.loss, *at.ema))
-        rest = (_figure(at.lr, 3), _figure(at.grad_norm, 3), money(at.cost_usd or 0.0))
+        rest = (_figure(at.lr, 3), _figure(at.grad_norm, 3), money(at.cost_usd or None))
         made.add_row(f"{at.step:,}", compact(at.tokens), *losses, *rest)
     return made
 

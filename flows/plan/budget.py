@@ -3,7 +3,8 @@
 The budget's ledger, `<home>/budgets/<preset>-<key12 of the base model>/ledger.jsonl`, is charged every few seconds
 while any flow of the preset runs under a budget, whatever it does: reading, training, waiting, failing. What was built
 or spent without a budget is not on it. From what is left, a training stage is given what the stages still to be built
-do not need: `runtime.budget_s`, device seconds by its own ledger, over all its attempts.
+do not need: `runtime.budget_s`, device seconds by its own ledger, over all its attempts. All else here is in wall
+seconds, whose price is that of a device times the devices held.
 
 Invariants: a second's cost is on the ledger before the next row's interval is over, so a crash loop cannot spend twice;
 when the budget is spent no further stage starts, and what is built stays.
@@ -91,9 +92,9 @@ class Budget:
         """Wall seconds on this machine until the money or the hours are gone; negative when overdrawn."""
         spent, limits = ledger_total(self.folder), []
         if self._runtime.budget_usd is not None:
-            limits.append((self._runtime.budget_usd - spent.usd) / self._machine.usd_per_hour * 3600)
+            limits.append((self._runtime.budget_usd - spent.usd) / self._usd_per_s)
         if self._runtime.budget_hours is not None:
-            limits.append(self._runtime.budget_hours * 3600 - spent.device_s / self._machine.devices)
+            limits.append(self._runtime.budget_hours * 3600 - spent.wall_s)
         return min(limits)
 
     def allowance(self) -> Allowance:
@@ -115,8 +116,7 @@ class Budget:
                 raise UserError(self._spent())
             return
         assert allowance.estimate is not None
-        used_s = ledger_total(self.folder).device_s / self._machine.devices
-        smallest_s = used_s + SMALLEST_MARGIN * (allowance.reserve_s + allowance.least_s)
+        smallest_s = ledger_total(self.folder).wall_s + SMALLEST_MARGIN * (allowance.reserve_s + allowance.least_s)
         raise UserError(
             f"the budget of {self._amount()} is too small: {self.show(allowance.left_s)} are left, but the warm-up of "
             f"{allowance.training.stage} takes {self.show(allowance.least_s)}, the other stages "
@@ -137,7 +137,8 @@ class Budget:
     def charged(self) -> Iterator[None]:
         """Charge the time inside to the ledger, every TICK_S and at the end."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(self.folder, uuid.uuid4().hex[:12], self._machine.devices, self._machine.usd_per_hour)
+        machine = self._machine
+        ledger = Ledger(self.folder, uuid.uuid4().hex[:12], machine.devices, machine.usd_per_hour or 0.0)
         done = threading.Event()
         ticker = threading.Thread(target=_tick, args=(ledger, done), name="budget", daemon=True)
         ticker.start()
@@ -151,8 +152,13 @@ class Budget:
     def show(self, wall_s: float) -> str:
         """A span of this machine's time in the unit the budget is given in."""
         if self._runtime.budget_usd is not None:
-            return money(self._machine.usd(wall_s))
+            return money(wall_s * self._usd_per_s)
         return f"{wall_s / 3600:.2f} h"
+
+    @property
+    def _usd_per_s(self) -> float:
+        """Of all devices; only where a price is known."""
+        return (self._machine.usd_per_hour or 0.0) * self._machine.devices / 3600
 
     def _waiting(self) -> list[StageSurvey]:
         store = Store()
@@ -171,16 +177,20 @@ class Budget:
     def _option(self, wall_s: float) -> str:
         options = []
         if self._runtime.budget_usd is not None:
-            options.append(f"--budget-usd {_up(self._machine.usd(wall_s)):.2f}")
+            spent = ledger_total(self.folder)
+            options.append(f"--budget-usd {_up(spent.usd + (wall_s - spent.wall_s) * self._usd_per_s):.2f}")
         if self._runtime.budget_hours is not None:
             options.append(f"--budget-hours {_up(wall_s / 3600):.2f}")
         return " ".join(options)
 
     def _spent(self) -> str:
         total = ledger_total(self.folder)
+        spent = f"{total.wall_s / 3600:.2f} h, {total.device_s / 3600:.2f} device hours"
+        if self._runtime.budget_usd is not None:
+            spent = f"{money(total.usd)}, {spent}"
         return (
-            f"the budget of {self._amount()} is spent ({money(total.usd)}, {total.device_s / 3600:.2f} device hours); "
-            f"what is built stays in the store, and a larger budget goes on from there"
+            f"the budget of {self._amount()} is spent ({spent}); what is built stays in the store, and a larger budget "
+            "goes on from there"
         )
 
 

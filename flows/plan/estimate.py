@@ -80,12 +80,14 @@ class Estimator:
         return parameter_counts(self.model) if self.model is not None else None
 
     def memory(self) -> tuple[int, StepMemory] | None:
-        """Micro-batch rows and peak bytes of a pretraining step on this machine; None while it cannot be counted."""
+        """Micro-batch rows and peak bytes of a pretraining step on one rank; None while it cannot be counted."""
         if self.model is None:
             return None
         train, machine = self.preset.pretrain, self.machine
         asked = (self.model, train, self.preset.runtime, machine.device_type)
-        rows = micro_batch_rows(*asked, machine.memory_bytes, train.batch_rows)
+        rows = micro_batch_rows(
+            *asked, machine.memory_bytes, max(1, train.batch_rows // self.preset.runtime.world_size)
+        )
         return rows, memory_of(*asked, rows)
 
     def _optimizer_bytes(self, train: TrainRecipe) -> float:
@@ -145,7 +147,7 @@ class Estimator:
         whole, rest = self._training_flops(train, 0), self._training_flops(train, stage.step)
         rate = self.rate(stage.stage, train)
         evaluations = (left // train.eval_every_steps + 2) * cost.held_out_sources
-        held_out = evaluations * train.eval_tokens * flops.forward
+        held_out = evaluations * train.eval_tokens * flops.forward * self.machine.devices  # each measures it whole
         return TrainingEstimate(
             wall_s=(rest + held_out) / rate.flops_per_s + STARTUP_S if rate is not None else None,
             source=rate.source if rate is not None else f"unknown: {self.machine.name} has no known speed",
@@ -205,7 +207,7 @@ class Estimator:
         flops, rate = self.flops(train), self.rate("pretrain", train)
         if flops is None or rate is None:
             return Estimate(None, "unknown, as the model's speed is", cost.disk_bytes)
-        forward_s = cost.forward_tokens * flops.forward / rate.flops_per_s
+        forward_s = cost.forward_tokens * flops.forward / (rate.flops_per_s / self.machine.devices)  # one computes
         return Estimate(forward_s + cost.wall_s, "assumed", cost.disk_bytes)
 
     def _whole(self, artifact: Artifact) -> bool:

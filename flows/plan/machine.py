@@ -1,11 +1,13 @@
-"""The machine a run happens on: its device, how fast and how large it is, and what it costs.
+"""What a run happens on: its devices, how fast and how large each is, and what each costs.
 
 Prices stand in flows/plan/prices.yaml, a user's own in ATHANOR_HOME/prices.yaml; `runtime.price_usd_per_hour` beats
-both. A device nobody has named costs nothing.
+both. All are of one device, and a run pays for as many as it holds (`Runtime.devices`). The price of a device nobody
+has named is unknown, which is not nothing.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import platform
@@ -33,68 +35,79 @@ class Offer(Recipe):
 
 @dataclass(frozen=True)
 class Machine:
-    """`peak_flops_per_s` is dense bf16 and infinite where unknown; `memory_bytes` is None where unknown."""
+    """`devices` alike. The figures are of each: `peak_flops_per_s` is dense bf16 and infinite where unknown;
+    `memory_bytes` and `usd_per_hour` are None where unknown."""
 
     name: str
     device_type: str
     devices: int
     memory_bytes: int | None
     peak_flops_per_s: float
-    usd_per_hour: float
+    usd_per_hour: float | None
     price_source: str
 
-    def usd(self, wall_s: float) -> float:
-        """What the whole machine costs for so long."""
-        return wall_s / 3600 * self.usd_per_hour
+    def usd(self, wall_s: float | None) -> float | None:
+        """What all devices cost for so long; None where the time or the price is unknown."""
+        if wall_s is None or self.usd_per_hour is None:
+            return None
+        return wall_s / 3600 * self.usd_per_hour * self.devices
 
 
 def this_machine(runtime: Runtime) -> Machine:
-    """What torch sees here. Raises UserError for device=cuda without a GPU and for a price table that is not valid."""
+    """What torch sees here. Raises UserError for fewer GPUs than ranks, for a precision that the device lacks, and for
+    a price table that is not valid."""
     import torch
 
-    from athanor.models.device import choose_device, peak_flops
+    from athanor.models.device import choose_device, choose_precision, peak_flops
 
     device = choose_device(runtime.device)
+    choose_precision(runtime.precision, device)
     if device.type == "cpu":
         name, memory_bytes = _processor(), os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     else:
         name = torch.cuda.get_device_name(device)
         memory_bytes = torch.cuda.get_device_properties(device).total_memory
     price, source = _price(name, runtime)
-    return Machine(name, device.type, 1, memory_bytes, peak_flops(device), price, source)
+    choose_device(runtime.device, runtime.ranks - 1)  # the last rank's, if there are as many
+    return Machine(name, device.type, runtime.devices(device.type), memory_bytes, peak_flops(device), price, source)
 
 
 def rented_machine(name: str, runtime: Runtime) -> Machine:
     """A GPU that is not here, by a name that the price table or the table of peaks knows. UserError for any other."""
-    from athanor.models.device import peak_flops_of
+    from athanor.models.device import PEAK_FLOPS_PER_S, peak_flops_of
 
     peak = peak_flops_of(name)
     offer = _offer(name)
     if offer is None and peak == math.inf:
-        raise UserError(f"--on {name}: no such GPU in the price table; it has {', '.join(dict(_table()))}")
+        known = list(dict.fromkeys([*_table(), *PEAK_FLOPS_PER_S]))
+        near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1)
+        hint = next((f"did you mean {other}? " for other in known if other.lower() in near), "")
+        raise UserError(f"--on {name}: no such GPU is known; {hint}there are {', '.join(known)}")
     price, source = _price(name, runtime)
-    memory_gib = offer[1].memory_gib if offer else None
-    return Machine(name, "cuda", 1, round(memory_gib * 2**30) if memory_gib else None, peak, price, source)
+    memory_bytes = round(offer[1].memory_gib * 2**30) if offer and offer[1].memory_gib else None
+    return Machine(name, "cuda", runtime.devices("cuda"), memory_bytes, peak, price, source)
 
 
 def priced(runtime: Runtime) -> Runtime:
-    """The runtime with this machine's price filled in from the table, if it names none."""
+    """The runtime with its device's price filled in from the table, if it names none and the table knows it."""
     if runtime.price_usd_per_hour:
         return runtime
-    return runtime.model_copy(update={"price_usd_per_hour": this_machine(runtime).usd_per_hour})
+    return runtime.model_copy(update={"price_usd_per_hour": this_machine(runtime).usd_per_hour or 0.0})
 
 
-def _price(device_name: str, runtime: Runtime) -> tuple[float, str]:
+def _price(device_name: str, runtime: Runtime) -> tuple[float | None, str]:
     if runtime.price_usd_per_hour:
         return runtime.price_usd_per_hour, "runtime.price_usd_per_hour"
     offer = _offer(device_name)
-    return (0.0, "no price known") if offer is None else (offer[1].usd_per_hour, offer[0])
+    return (None, "price unknown") if offer is None else (offer[1].usd_per_hour, offer[0])
 
 
 def _offer(device_name: str) -> tuple[str, Offer] | None:
+    from athanor.models.device import is_named
+
     for source in (home() / "prices.yaml", SHIPPED):
-        for fragment, offer in _read(source).items():
-            if fragment.lower() in device_name.lower():
+        for name, offer in _read(source).items():
+            if is_named(device_name, name):
                 return str(source) if source != SHIPPED else "flows/plan/prices.yaml", offer
     return None
 

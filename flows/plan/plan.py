@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
 from athanor.core.numbers import memory
+from athanor.core.runtime import Runtime
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
 from athanor.flows.plan.preflight import Finding, access_findings, disk_finding, recipe_findings, version_findings
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.training import resolve_model
 
 if TYPE_CHECKING:
     from athanor.flows.plan.budget import Allowance
@@ -84,7 +86,8 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     if on is None:
         findings += [*version_findings(), disk_finding(sum(estimate.disk_bytes for _, estimate in stages))]
     if counted is not None:
-        findings += _memory_findings(counted, machine)
+        findings += _memory_findings(counted, machine, preset.runtime)
+    findings += _vocabulary_findings(preset, estimator)
     allowance, over = _budget(preset, estimator)
     return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
 
@@ -153,20 +156,37 @@ def _budget(preset: Preset, estimator: Estimator) -> tuple[Allowance | None, lis
     return allowance, []
 
 
-def _memory_findings(counted: tuple[int, StepMemory], machine: Machine) -> list[Finding]:
+def _vocabulary_findings(preset: Preset, estimator: Estimator) -> list[Finding]:
+    """Of a tokenizer that is still to be trained; one that is there is looked at where the model is built."""
+    asked, stage = preset.tokenizer, estimator.survey.one("tokenizer")
+    if asked.path is not None or asked.hub is not None or estimator.survey.surveyed(stage).state == "cached":
+        return []
+    try:
+        resolve_model(preset.model, asked.vocab_size)
+    except UserError as error:
+        return [Finding("error", "model", f"{error}, or set tokenizer.vocab_size lower")]
+    return []
+
+
+def _memory_findings(counted: tuple[int, StepMemory], machine: Machine, runtime: Runtime) -> list[Finding]:
     from athanor.models.memory import DEVICE_OVERHEAD_BYTES
 
     rows, step = counted
     if machine.memory_bytes is None:
         return []
-    needed = step.total_bytes + DEVICE_OVERHEAD_BYTES[machine.device_type]
+    ranks = 1 if machine.device_type == "cuda" else runtime.ranks  # that share the memory
+    needed = ranks * step.total_bytes + DEVICE_OVERHEAD_BYTES[machine.device_type]
     if needed <= machine.memory_bytes:
         return []
     message = f"a step of {rows} rows needs {memory(needed)}, {machine.name} has {memory(machine.memory_bytes)}"
     if rows > 1:
         return [Finding("warning", "memory", f"{message}; set runtime.micro_batch_rows lower")]
     return [
-        Finding("error", "memory", f"{message}; use a larger device, or a smaller model or pretrain.seq_len_tokens")
+        Finding(
+            "error",
+            "memory",
+            f"{message}; use a larger device, more ranks with engine=fsdp, a smaller model or shorter rows",
+        )
     ]
 
 
@@ -181,7 +201,7 @@ def _stage_json(plan: Plan, stage: StageSurvey, estimate: Estimate) -> dict[str,
         "step": stage.step,
         "why": stage.why,
         "differences": [asdict(difference) for difference in stage.differences],
-        "usd": None if estimate.wall_s is None else plan.machine.usd(estimate.wall_s),
+        "usd": plan.machine.usd(estimate.wall_s),
         **asdict(estimate),
     }
 

@@ -6,6 +6,7 @@ unless what is needed lies in the Hugging Face cache already; then it is a warni
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Literal, assert_never
 from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
+from athanor.core.store import Store
 from athanor.data.hub_access import Repository, hub_access
 from athanor.flows.plan.survey import StageSurvey
 from athanor.tasks.external import External
@@ -56,8 +58,13 @@ def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Fi
 
 
 def disk_finding(needed_bytes: float) -> Finding:
-    """Whether the artifacts still to be built fit the disk that holds ATHANOR_HOME."""
+    """Whether ATHANOR_HOME can be written to, and the artifacts still to be built fit the disk that holds it."""
     place = next(folder for folder in (home(), *home().parents) if folder.exists())
+    for folder in (place, Store().root):
+        if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+            what = "cannot be written to" if folder.is_dir() else "is no folder"
+            message = f"{folder} {what}; set ATHANOR_HOME (now {home()}) to a folder you can write to"
+            return Finding("error", "disk", message)
     free_bytes = shutil.disk_usage(place).free
     message = f"about {size(needed_bytes)} to be written, {size(free_bytes)} free at {home()}"
     if needed_bytes > free_bytes:

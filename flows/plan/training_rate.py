@@ -1,7 +1,9 @@
 """How many FLOPs a second this machine trains a model with, and how that is known.
 
 The first that applies: what earlier training in the store measured (same family, same peak of the device, about the
-same size); a share of the device's peak, assumed; where the peak is unknown, as on a CPU, one small batch timed here.
+same size), on as many devices or else on another number; a share of the devices' peak, assumed; where the peak is
+unknown, as on a CPU, one small batch timed here. A rate that was not measured on as many devices is assumed to be
+linear in them, and says so.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ TIMED_FLOPS = 2e11  # no more than this is computed to find out; two laptop core
 
 @dataclass(frozen=True)
 class Rate:
-    """Training speed in FLOP/s, and where it comes from, for people."""
+    """Training speed of all devices together in FLOP/s, and where it comes from, for people."""
 
     flops_per_s: float
     source: str
@@ -51,16 +53,25 @@ def training_rate(
 ) -> Rate | None:
     """The rate of training `recipe`; None where nothing is known. `flops` are those of one token. Without `timing` no
     batch is timed."""
-    per_token = flops.forward + flops.backward
-    for path in _newest_logs(store, stage, recipe.family):
-        if (rate := _measured(path, per_token, machine.peak_flops_per_s)) is not None:
-            return rate
+    per_token, devices = flops.forward + flops.backward, machine.devices
+    logs = list(_newest_logs(store, stage, recipe.family))
+    measured = [found for path in logs if (found := _measured(path, per_token, machine.peak_flops_per_s)) is not None]
+    if (best := next((m for m in measured if m.devices == devices), next(iter(measured), None))) is not None:
+        return _linear(Rate(best.flops_per_s, f"measured in {best.where}"), best.devices, devices)
     if machine.peak_flops_per_s < math.inf:
         share = f"assumed: {ASSUMED_UTILISATION:.0%} of the peak of {machine.name}"
-        return Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share)
+        return _linear(Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share), 1, devices)
     if timing and machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
-        return _timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads)
+        return _linear(_timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads), 1, devices)
     return None
+
+
+def _linear(rate: Rate, known_devices: int, devices: int) -> Rate:
+    """A rate known on some devices, for as many as there are."""
+    if devices == known_devices:
+        return rate
+    source = f"assumed: linear over {devices} devices; {rate.source.removeprefix('assumed: ')}"
+    return Rate(rate.flops_per_s * devices / known_devices, source)
 
 
 def _newest_logs(store: Store, stage: str, family: str) -> Iterator[Path]:
@@ -73,18 +84,28 @@ def _newest_logs(store: Store, stage: str, family: str) -> Iterator[Path]:
         yield from sorted(logs, key=lambda path: path.stat().st_mtime, reverse=True)
 
 
-def _measured(path: Path, flops_per_token: float, peak_flops_per_s: float) -> Rate | None:
+@dataclass(frozen=True)
+class _Measured:
+    flops_per_s: float
+    devices: int
+    where: str
+
+
+def _measured(path: Path, flops_per_token: float, peak_flops_per_s: float) -> _Measured | None:
     steps = [row for row in read_rows(path) if row["kind"] == "step"][WARMING_STEPS:]
     if not steps:
         return None
     newest = steps[-1]
     theirs = newest["flops_per_s"] / newest["tokens_per_s"]
     their_peak = newest["flops_per_s"] / newest["utilisation"] if newest["utilisation"] else math.inf
-    alike = their_peak == peak_flops_per_s or abs(their_peak / peak_flops_per_s - 1) < ALIKE_PEAK
+    if math.isinf(their_peak) != math.isinf(peak_flops_per_s):
+        return None
+    devices = 1 if math.isinf(their_peak) else max(1, round(their_peak / peak_flops_per_s))
+    alike = math.isinf(their_peak) or abs(their_peak / (devices * peak_flops_per_s) - 1) < ALIKE_PEAK
     if not alike or max(theirs / flops_per_token, flops_per_token / theirs) > ALIKE_SIZE:
         return None
     folder = path.parent.name.strip(".").removesuffix(".partial")
-    return Rate(median(row["flops_per_s"] for row in steps), f"measured in {path.parent.parent.name}/{folder}")
+    return _Measured(median(row["flops_per_s"] for row in steps), devices, f"{path.parent.parent.name}/{folder}")
 
 
 @cache

@@ -1,14 +1,15 @@
 """Presets: one YAML file describes a whole lifecycle; `--set key=value` changes it; mistakes are one line.
 
-A preset may say `extends: OTHER` and then only what differs. Null removes what the base says, and naming an
-origin of a source or tokenizer (`builtin`, `path`, `hub`) replaces the base's origin.
+A preset may say `extends: OTHER` and then only what differs. Null removes what the base says, or a section that may be
+missing (`interpret: null`), and naming an origin of a source or tokenizer (`builtin`, `path`, `hub`) replaces the
+base's origin.
 """
 
 from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import ValidationError
@@ -19,6 +20,7 @@ from athanor.flows.presets.wording import first_problem
 from athanor.tasks.preset_recipe import Preset
 
 FOLDER = Path(__file__).parent
+SECTIONS = tuple(name for name, field in Preset.model_fields.items() if type(None) in get_args(field.annotation))
 
 
 # What the YAML loader raises: its own errors, and Python's for a date such as 2001-99-99, the number 0x_, [[[[...
@@ -47,7 +49,7 @@ def load_preset(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) 
     """
     fields = _read(name_or_path, ())
     for override in overrides:
-        fields = _merge(fields, _parse_override(override))
+        fields = _extended(fields, _parse_override(override))
     try:
         return Preset.model_validate(fields)
     except ValidationError as error:
@@ -85,7 +87,12 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"preset file {path} must hold keys such as 'extends: quickstart'; it holds {fields!r:.40}")
     base = fields.pop("extends", None)
     fields.setdefault("name", path.stem)
-    return fields if base is None else _merge(_read(str(base), (*above, name_or_path)), fields)
+    return fields if base is None else _extended(_read(str(base), (*above, name_or_path)), fields)
+
+
+def _extended(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """A whole preset's fields with those that differ; a section that is null stays so, whatever its default."""
+    return _merge(base, over) | {name: None for name in SECTIONS if name in over and over[name] is None}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
+from athanor.tasks.benchmarks.first_rows import check_rows
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
@@ -31,7 +32,7 @@ def check(recipe: EvalTaskRecipe) -> None:
     Local tasks are checked without importing lm-eval.
     """
     if recipe.path is not None:
-        _check_path(recipe, Path(recipe.path))
+        _check_path(recipe, Path(recipe.path).expanduser())
     if recipe.name in local_names():
         if recipe.num_fewshot:
             raise UserError(f"task {recipe.name}: num_fewshot={recipe.num_fewshot}, but it has no examples; remove it")
@@ -115,6 +116,8 @@ def _check_path(recipe: EvalTaskRecipe, path: Path) -> None:
         raise UserError(f"task {recipe.name}: path={path} must end in {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"task {recipe.name}: path={path} does not exist; give a .jsonl or .parquet file")
+    if path.suffix == ".jsonl":
+        check_rows(recipe.name, path)
 
 
 def _config(tasks: TaskManager, recipe: EvalTaskRecipe) -> Mapping[str, Any]:
@@ -136,10 +139,12 @@ def _brings_examples(config: Mapping[str, Any]) -> bool:
 
 
 def _local_data(config: Mapping[str, Any], data_file: Path, cache_dir: Path) -> dict[str, Any]:
+    link = cache_dir / f"test-split{data_file.suffix}"  # `datasets` would take brackets in the name for a pattern
+    link.symlink_to(data_file.resolve())
     changes: dict[str, Any] = {
         "dataset_path": READERS[data_file.suffix],
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": {"test": str(data_file.resolve())}, "cache_dir": str(cache_dir)},
+        "dataset_kwargs": {"data_files": {"test": str(link)}, "cache_dir": str(cache_dir)},
         "test_split": "test",
         "training_split": None,
         "validation_split": None,

@@ -76,7 +76,7 @@ def run_task(
 def _load(
     recipe: EvalTaskRecipe, chat: bool, scratch: Path, documents: dict[str, Path] | None, seed: int
 ) -> dict[str, Any]:
-    data_file = Path(recipe.path) if recipe.path is not None else None
+    data_file = Path(recipe.path).expanduser() if recipe.path is not None else None
     if data_file is None and recipe.name in local_names():
         data_file = scratch / "test.jsonl"
         write_test_documents(recipe.name, data_file, documents, recipe.limit)

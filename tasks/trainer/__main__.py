@@ -10,11 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
-import psutil
-
+from athanor.tasks.trainer.process.age import attempt_age_s
 from athanor.tasks.trainer.process.exit_codes import ExitCode, exit_of, lost_contact
 from athanor.tasks.trainer.process.outcome import Outcome
 from athanor.tasks.trainer.process.stop_request import StopRequest
@@ -32,7 +30,7 @@ def main(arguments: list[str]) -> ExitCode:
 
     run_dir = Path(arguments[0]).absolute()
     try:
-        train(run_dir, stop, time.time() - psutil.Process().create_time())
+        train(run_dir, stop, attempt_age_s())
     except Exception as error:
         code = exit_of(error)
         said = " ".join(str(error).split()) or type(error).__name__

@@ -58,7 +58,7 @@ WORST_SAMPLES = 4  # of a bad step, noted with the documents they came from
 def train(run_dir: Path, stop: StopRequest, running_s: float = 0.0) -> None:
     """Bring the run to its end: the portable checkpoint and the logs lie in `run_dir`.
 
-    `running_s` is the age of the process, which the ledger charges too.
+    `running_s` is the age of the attempt, which the ledger charges too.
 
     Raises Preempted (state saved) when `stop` has a reason, UserError for what the user can mend.
     """
@@ -87,7 +87,8 @@ class TrainingRun:
     ):
         self._dir, self._spec, self._stop, self._world = run_dir, spec, stop, world
         runtime, recipe = spec.runtime, spec.train
-        self._journal = Journal(run_dir, spec, world, running_s, cleanup)
+        self._devices = runtime.devices(device.type)
+        self._journal = Journal(run_dir, spec, world, self._devices, running_s, cleanup)
         seed_everything(recipe.seed)
         if runtime.threads is not None:
             torch.set_num_threads(runtime.threads)
@@ -261,7 +262,7 @@ class TrainingRun:
         budget_s, step_s = self._spec.runtime.budget_s, self._pace.step_s
         if budget_s is None:
             return
-        left_s = (budget_s - self._journal.device_s) / self._world.size
+        left_s = (budget_s - self._journal.device_s) / self._devices
         step = self._position.step
         course = revised(self._course, step, left_s, step_s or 0.001, self._pace.closing_s)
         course = self._world.from_first(course)

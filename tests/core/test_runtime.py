@@ -26,3 +26,8 @@ def test_one_rank_is_one_process_and_more_are_ddp():
     assert Runtime().training_engine == "single"
     assert Runtime(ranks=2).training_engine == "ddp"
     assert Runtime.model_validate(Runtime(ranks=2).model_dump()) == Runtime(ranks=2)
+
+
+def test_devices_are_gpus_one_for_each_rank_or_machines_without():
+    runtime = Runtime(ranks=4, nodes=2, rendezvous="a:1")
+    assert (runtime.devices("cuda"), runtime.devices("cpu"), Runtime(ranks=2).devices("cpu")) == (8, 2, 1)

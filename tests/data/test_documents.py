@@ -11,7 +11,7 @@ from pyarrow import parquet
 from athanor.core.errors import UserError
 from athanor.data import documents
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.documents import Document, _cut, read_documents, write_documents
+from athanor.data.documents import Document, _cut, check_first_records, read_documents, write_documents
 from athanor.data.sources import word_problems
 from athanor.data.sources.records import Raw
 
@@ -229,6 +229,32 @@ def test_a_wrong_field_name_fails_after_a_thousand_records_not_after_all(tmp_pat
     path = jsonl(tmp_path / "rows.jsonl", [{"body": "x"}] * 3000)
     with pytest.raises(UserError, match=r"1000 of 1000 records are bad.*no field 'text'; fields: 'body'"):
         write_documents(SourceRecipe(path=path), out)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [("not json", "not JSON"), ('{"txt": "a"}', "no field 'text'"), ('{"text": 1}', "is int, not a string")],
+)
+def test_first_records_that_decide_the_failure_are_refused_without_reading_on(tmp_path, line, reason):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{line}\n" * 5000)
+    with pytest.raises(UserError, match=f"1000 of 1000 records are bad .*rows.jsonl:1: .*{reason}"):
+        check_first_records(SourceRecipe(path=str(path)))
+    path.write_text(f"{line}\n" + '{"text": "good"}\n' * 9)
+    with pytest.raises(UserError, match="1 of 10 records are bad"):
+        check_first_records(SourceRecipe(path=str(path)))
+    check_first_records(SourceRecipe(path=str(path), max_reject_fraction=0.2))
+    path.write_text(f"{line}\n" + '{"text": "good"}\n' * 2000)
+    check_first_records(SourceRecipe(path=str(path)))  # what follows may make up for it
+    (tmp_path / "book.txt").write_text("text")
+    check_first_records(SourceRecipe(path=str(tmp_path)))
+
+
+def test_a_wrong_role_in_the_first_conversations_is_refused(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": [{"role": "gpt", "content": "a"}]}) + "\n")
+    with pytest.raises(UserError, match="message 1: role 'gpt' is not one of system, user, assistant"):
+        check_first_records(ChatSourceRecipe(path=str(path)))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n"])

@@ -52,6 +52,8 @@ def test_bf16_only_where_it_is_native(monkeypatch):
         ("NVIDIA L4", 121e12),
         ("NVIDIA GeForce RTX 4090", 165e12),
         ("NVIDIA GeForce RTX 5090", 209e12),
+        ("NVIDIA H1000", math.inf),
+        ("h100", 989e12),
         ("Some future device", math.inf),
     ],
 )

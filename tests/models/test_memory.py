@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 
 from athanor.flows.presets.preset import load_preset
 from athanor.models.build import build_model
-from athanor.models.memory import USABLE_SHARE, StepMemory, largest_micro_batch_rows, step_memory
+from athanor.models.memory import USABLE_SHARE, Layout, StepMemory, largest_micro_batch_rows, step_memory
 
 ROWS, LENGTH = 8, 128
 QUICKSTARTS = ("quickstart", "quickstart-vanilla", "quickstart-swa-mla", "quickstart-huginn", "quickstart-hydra")
@@ -74,21 +74,37 @@ def test_a_model_that_fits_no_computer_is_counted_all_the_same():
     assert memory.optimizer_bytes == 2 * memory.gradients_bytes
 
 
-def test_zero_divides_optimizer_then_gradients_then_weights():
+def test_a_rank_keeps_its_part_by_stage_and_what_is_gathered_meanwhile():
+    recipe = quickstart_recipe("quickstart-vanilla")
+    memory, whole = partial(step_memory, recipe, 1, LENGTH), step_memory(recipe, 1, LENGTH)
+    model = build_model(recipe)
+    block = sum(p.numel() for p in model.blocks[0].parameters())
+    gathered = 4 * (sum(p.numel() for p in model.parameters()) - (len(model.blocks) - 1) * block)
+    for stage in (0, 1, 2, 3):
+        part = memory(layout=Layout(4, stage))
+        assert part.optimizer_bytes == whole.optimizer_bytes / (4 if stage >= 1 else 1)
+        both = gathered if stage == 3 else 0
+        assert part.gradients_bytes == whole.gradients_bytes / (4 if stage >= 2 else 1) + both
+        assert part.weights_bytes == pytest.approx(whole.weights_bytes / (4 if stage >= 3 else 1) + both, rel=1e-3)
+        assert (part.activations_bytes, part.host_bytes) == (whole.activations_bytes, 0)
+    many = memory(layout=Layout(4, 3, live_parameters=10**12, bucket_parameters=10**12))
+    assert many.weights_bytes == pytest.approx(1.25 * whole.weights_bytes)
+    assert many.gradients_bytes == pytest.approx(1.25 * whole.gradients_bytes)
+    copied = memory(layout=Layout(4, 1, copies_weights=True))
+    assert copied.optimizer_bytes == pytest.approx((whole.optimizer_bytes + whole.weights_bytes) / 4, abs=1)
+
+
+def test_what_is_offloaded_lies_in_host_memory_unless_the_device_is_the_host():
     memory = partial(step_memory, quickstart_recipe("quickstart-vanilla"), 1, LENGTH)
-    whole = memory()
-    for stage in (1, 2, 3):
-        part = memory(ranks=4, zero_stage=stage)
-        divided = [
-            round(full / share)
-            for full, share in (
-                (whole.optimizer_bytes, part.optimizer_bytes),
-                (whole.gradients_bytes, part.gradients_bytes),
-                (whole.weights_bytes, part.weights_bytes),
-            )
-        ]
-        assert divided == [4] * stage + [1] * (3 - stage)
-        assert part.activations_bytes == whole.activations_bytes
+    for offload, parts in (
+        ("optimizer", ("optimizer", "gradients")),
+        ("parameters", ("optimizer", "gradients", "weights")),
+    ):
+        here, away = (memory(layout=Layout(4, 3, offload=o), device_type="cuda") for o in ("none", offload))
+        whole = memory()
+        assert away.host_bytes == pytest.approx(sum(getattr(whole, f"{part}_bytes") for part in parts) / 4, abs=1)
+        assert here.total_bytes - away.total_bytes == pytest.approx(away.host_bytes, abs=2)
+        assert memory(layout=Layout(4, 3, offload=offload)).host_bytes == 0
 
 
 def test_recomputed_activations_are_not_counted():

@@ -23,7 +23,7 @@ WARMING_STEPS, FEWEST_STEPS = 3, 5  # steps of an attempt that are slow, and tha
 
 
 def revised(course: Course, step: int, left_s: float, step_s: float, closing_s: float) -> Course:
-    """The course in view of the time left, in device seconds; `step` steps are done. Unchanged while it will do."""
+    """The course in view of the wall time left; `step` steps are done. Unchanged while it will do."""
     affordable = step + max(0, math.floor((left_s - closing_s) / step_s))
     if affordable >= course.end:
         return course

@@ -29,7 +29,7 @@ def build_engine(
     engine lays it out. Raises UserError where the recipe does not allow it."""
     engine = engine_of(runtime)
     sharded = [kind.name for kind in OPTIMIZERS.records() if engine.name in kind.sharded_by]
-    if engine.shards and recipe.optimizer not in sharded:
+    if engine.layout(runtime).stage and recipe.optimizer not in sharded:
         raise UserError(
             f"runtime.engine={engine.name} shards what train.optimizer={recipe.optimizer} needs whole: use engine=ddp, "
             f"or optimizer={', '.join(sharded)}"

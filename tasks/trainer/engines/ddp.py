@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
+from athanor.models.memory import Layout
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Computation, Engine
 from athanor.tasks.trainer.engines.kind import EngineKind
@@ -54,4 +55,5 @@ DECLARED = EngineKind(
     name="ddp",
     launcher=Torchrun(),
     build=lambda parts: DataParallelEngine(parts.model, parts.make_optimizer(parts.model), parts.world, parts.device),
+    layout=lambda runtime: Layout(runtime.world_size),
 )

@@ -20,6 +20,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from athanor.models.memory import Layout
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Computation, Engine
 from athanor.tasks.trainer.engines.kind import EngineKind
@@ -79,5 +80,5 @@ DECLARED = EngineKind(
     name="fsdp",
     launcher=Torchrun(),
     build=lambda parts: ShardedEngine(parts.model, parts.make_optimizer, parts.world, parts.device),
-    shards=True,
+    layout=lambda runtime: Layout(runtime.world_size, stage=3),
 )

@@ -18,6 +18,7 @@ from athanor.tasks.trainer.process.launchers import Launcher
 if TYPE_CHECKING:
     import torch
 
+    from athanor.models.memory import Layout
     from athanor.models.skeleton import LanguageModel
     from athanor.tasks.trainer.engines.engine import Engine
     from athanor.tasks.trainer.process.world import World
@@ -39,13 +40,13 @@ class EngineParts:
 
 @dataclass(frozen=True)
 class EngineKind:
-    """One engine: `launcher` starts its ranks, and `build` makes it in each of them. One that `shards` takes only the
-    optimizers that name it in `sharded_by`."""
+    """One engine: `launcher` starts its ranks, `build` makes it in each of them, and `layout` says what each keeps. One
+    that shards anything takes only the optimizers that name it in `sharded_by`."""
 
     name: str
     launcher: Launcher
     build: Callable[[EngineParts], Engine]
-    shards: bool = False
+    layout: Callable[[Runtime], Layout]
 
 
 ENGINES: Kinds[EngineKind] = Kinds("engine", "athanor.tasks.trainer.engines", "DECLARED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from athanor.models.memory import Layout
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.engines.kind import EngineKind
 from athanor.tasks.trainer.process.launchers import Direct
@@ -10,4 +11,5 @@ DECLARED = EngineKind(
     name="single",
     launcher=Direct(),
     build=lambda parts: Engine(parts.model, parts.make_optimizer(parts.model), parts.world),
+    layout=lambda runtime: Layout(),
 )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.core.runtime import Runtime
+from athanor.models.memory import Layout
 from athanor.models.skeleton import LanguageModel
 from athanor.tasks.trainer.engines.engine import Computation, Engine
 from athanor.tasks.trainer.engines.kind import EngineKind
@@ -29,6 +30,8 @@ from athanor.tasks.trainer.process.world import World
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 T = TypeVar("T")
+DEFAULT_STAGE = 2
+LIVE_PARAMETERS, BUCKET_PARAMETERS = 1_000_000_000, 500_000_000  # DeepSpeed's own, which the configuration leaves alone
 NO_STEP_YET = -1  # micro_step_id of stages 1 and 2 between steps
 
 
@@ -49,7 +52,7 @@ class ZeroEngine(Engine):
 
         logger.setLevel(logging.WARNING)
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # compiled at the first start; gloo serves
-        self._stage = runtime.zero_stage or 2
+        self._stage = runtime.zero_stage or DEFAULT_STAGE
         self._gathered = deepspeed.zero.GatheredParameters
         self._named = dict(model.named_parameters())
         config = _config(self._stage, runtime.offload, world.size, grad_clip, autocast)
@@ -183,11 +186,24 @@ def _config(stage: int, offload: str, ranks: int, grad_clip: float, autocast: to
     }
 
 
+def _layout(runtime: Runtime) -> Layout:
+    """Stages 1 and 2 update a copy of the weights, as does any optimizer in host memory."""
+    stage = runtime.zero_stage or DEFAULT_STAGE
+    return Layout(
+        runtime.world_size,
+        stage=stage,
+        live_parameters=LIVE_PARAMETERS if stage == 3 else 0,
+        bucket_parameters=BUCKET_PARAMETERS,
+        copies_weights=stage < 3 or runtime.offload != "none",
+        offload=runtime.offload,
+    )
+
+
 DECLARED = EngineKind(
     name="deepspeed",
     launcher=DeepSpeedRunner(),
     build=lambda parts: ZeroEngine(
         parts.model, parts.make_optimizer(parts.model), parts.world, parts.runtime, parts.grad_clip, parts.autocast
     ),
-    shards=True,
+    layout=_layout,
 )

@@ -32,9 +32,10 @@ class ConsoleLines(Observer):
             print(f"step {row['step']}: held-out {losses}")
         elif time.monotonic() - self._printed >= CONSOLE_EVERY_S or row["step"] == self._steps:
             self._printed = time.monotonic()
+            spent = f"  {money(row['cost_usd'])}" if row["cost_usd"] else ""  # nothing where no price is known
             print(
                 f"step {row['step']}/{self._steps}  loss {row['loss']:.4f}  lr {row['lr']:.2e}  "
-                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left  {money(row['cost_usd'])}"
+                f"{row['tokens_per_s']:,.0f} tok/s  {duration(row['eta_s'])} left{spent}"
             )
 
 

@@ -25,6 +25,7 @@ from athanor.core.rows import Row, parse_row
 from athanor.core.run_files import LOG, METRICS
 from athanor.core.runtime import Runtime
 from athanor.tasks.trainer.engines.kind import engine_of
+from athanor.tasks.trainer.process.age import STARTED_VARIABLE
 from athanor.tasks.trainer.process.commands import command, environment
 from athanor.tasks.trainer.process.exit_codes import ExitCode, IoFailure, OutOfMemory, Preempted, Retryable
 from athanor.tasks.trainer.process.outcome import read_outcome
@@ -55,6 +56,7 @@ def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime =
         "PYTHONUNBUFFERED": "1",
         PARENT_VARIABLE: str(os.getpid()),
         ATTEMPT_VARIABLE: attempt,
+        STARTED_VARIABLE: str(time.monotonic()),
         **environment(runtime),
     }
     for node in range(1, runtime.nodes):

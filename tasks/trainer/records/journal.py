@@ -24,14 +24,14 @@ from athanor.tasks.trainer.train_recipe import RunSpec
 class Journal:
     """Opened before the run knows where it stands: the ledger charges from the start; `begin` opens the rest."""
 
-    def __init__(self, run_dir: Path, spec: RunSpec, world: World, running_s: float, cleanup: ExitStack):
+    def __init__(self, run_dir: Path, spec: RunSpec, world: World, devices: int, running_s: float, cleanup: ExitStack):
         self._dir, self._cleanup = run_dir, cleanup
         self._attempt = os.environ.get(ATTEMPT_VARIABLE) or uuid.uuid4().hex[:12]
         self._ledger: Ledger | None = None
         self._log: MetricsLog | None = None
         self._pending: list[str] = []  # said before `begin`
         if world.first:
-            self._ledger = Ledger(run_dir, self._attempt, world.size, spec.runtime.price_usd_per_hour, running_s)
+            self._ledger = Ledger(run_dir, self._attempt, devices, spec.runtime.price_usd_per_hour, running_s)
             cleanup.callback(self._ledger.close)
             self._heartbeat = Heartbeat(run_dir)
             self._bad_samples = RowWriter(run_dir / BAD_SAMPLES)

@@ -1,4 +1,4 @@
-"""The ledger: device time and money spent on a run, over all its attempts.
+"""The ledger: time, device time and money spent on a run, over all its attempts. A price is that of one device.
 
 Every attempt appends what it has used as it goes, so that a crash loses at most a few seconds of account and a crash
 loop cannot spend the same budget twice. Rows are never rewritten.
@@ -18,8 +18,9 @@ ROW_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class LedgerTotal:
-    """Sums over a ledger: seconds of devices held, and their price."""
+    """Sums over a ledger: seconds of the clock, seconds of devices held, and their price."""
 
+    wall_s: float
     device_s: float
     usd: float
 
@@ -27,18 +28,19 @@ class LedgerTotal:
 def ledger_total(run_dir: Path) -> LedgerTotal:
     """What the run has used so far; zero when it never started."""
     rows = list(read_rows(run_dir / LEDGER))
-    return LedgerTotal(sum(row["device_s"] for row in rows), sum(row["usd"] for row in rows))
+    wall_s = sum(row.get("wall_s", row["device_s"]) for row in rows)  # rows of 0.1 are of one device and do not say
+    return LedgerTotal(wall_s, sum(row["device_s"] for row in rows), sum(row["usd"] for row in rows))
 
 
 class Ledger:
-    """Charges the running attempt to `RUN_DIR/ledger.jsonl`. The price is that of the whole machine; `running_s` is for
-    how long the attempt had held it before the ledger was opened."""
+    """Charges the running attempt to `RUN_DIR/ledger.jsonl`. The price is that of each of the devices; `running_s` is
+    for how long the attempt had held them before the ledger was opened."""
 
     def __init__(self, run_dir: Path, attempt: str, devices: int, price_usd_per_hour: float, running_s: float = 0.0):
         self._before = ledger_total(run_dir)
         self._attempt = attempt
         self._devices = devices
-        self._price_usd_per_s = price_usd_per_hour / 3600
+        self._price_usd_per_s = devices * price_usd_per_hour / 3600
         self._writer = RowWriter(run_dir / LEDGER)
         self._started = self._charged = time.monotonic() - running_s
 
@@ -62,6 +64,7 @@ class Ledger:
         row = {
             "attempt": self._attempt,
             "time": time.time(),
+            "wall_s": wall_s,
             "device_s": wall_s * self._devices,
             "usd": wall_s * self._price_usd_per_s,
         }

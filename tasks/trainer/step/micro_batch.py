@@ -1,7 +1,7 @@
 """How many rows go forward and backward at once, from the memory a step will take. The plan and the trainer ask here.
 
-On a CPU a slice is as long as the caches like; on a GPU the most rows that fit, by models/memory.py. Whatever is
-chosen, the samples of a step and their weights stay the same.
+On a CPU a slice is as long as the caches like; on a GPU the most rows that fit beside what the engine keeps on a rank,
+by models/memory.py. Whatever is chosen, the samples of a step and their weights stay the same.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from athanor.core.runtime import Runtime
 from athanor.models.build import build_on_meta
 from athanor.models.memory import StepMemory, largest_micro_batch_rows, step_memory
 from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.trainer.engines.kind import engine_of
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.step.block_transforms import prepare_blocks
 from athanor.tasks.trainer.train_recipe import TrainRecipe
@@ -22,7 +23,7 @@ CPU_SLICE_TOKENS = 8_192
 
 
 def memory_of(model: ModelRecipe, train: TrainRecipe, runtime: Runtime, device_type: str, rows: int) -> StepMemory:
-    """Peak bytes of a step of `rows` rows of the longest length; the recipe's vocab_size must be filled in."""
+    """Peak bytes on a rank of a step of `rows` of the longest rows; the recipe's vocab_size must be filled in."""
     optimizer_bytes = optimizer_bytes_per_parameter(train, build_on_meta(model))
     whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
     return step_memory(
@@ -32,6 +33,7 @@ def memory_of(model: ModelRecipe, train: TrainRecipe, runtime: Runtime, device_t
         precision=torch.float32 if whole_precision else torch.bfloat16,
         device_type=device_type,
         optimizer_bytes_per_parameter=optimizer_bytes,
+        layout=engine_of(runtime).layout(runtime),
         prepare=lambda built: prepare_blocks(built, Runtime(recompute_blocks=runtime.recompute_blocks)),
     )
 

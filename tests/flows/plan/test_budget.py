@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -79,6 +80,25 @@ def test_training_may_use_what_is_left_but_for_the_other_stages_beside_what_it_u
     assert budget.runtime_for("tokenize", stage(budget, "tokenize").artifact).budget_s is None
 
 
+def test_every_device_is_paid_and_hours_are_those_of_the_clock(small_preset):
+    one = make_budget(small_preset(PRICE, "runtime.budget_usd=50", "runtime.budget_hours=20"))
+    many = make_budget(small_preset(PRICE, "runtime.budget_usd=50", "runtime.budget_hours=20"))
+    many._machine = replace(many._machine, devices=8)
+    assert one.left_s == pytest.approx(50_000) and many.left_s == pytest.approx(50_000 / 8)
+    with many.charged():
+        pass
+    ledger = Ledger(many.folder, "earlier", devices=8, price_usd_per_hour=3.6)
+    ledger._charged -= 1000
+    ledger.close()
+    assert many.left_s == pytest.approx((50 - 8) * 1000 / 8, abs=1)
+    pretrain = stage(many, "pretrain")
+    given = many.runtime_for("pretrain", pretrain.artifact).budget_s
+    assert given == pytest.approx(8 * many.allowance().training_s)  # device seconds
+    hours = make_budget(small_preset("runtime.budget_hours=20"))
+    hours._machine = replace(hours._machine, devices=8)
+    assert hours.left_s == pytest.approx(19 * 3600 + 2600, abs=1)
+
+
 def test_a_stage_that_is_built_needs_no_reserve(small_preset, publish):
     budget = make_budget(small_preset(PRICE, "runtime.budget_usd=50"))
     pretrain, before = stage(budget, "pretrain"), []
@@ -110,7 +130,9 @@ def test_when_nothing_is_left_no_stage_starts(small_preset):
     preset = small_preset(PRICE, "runtime.budget_usd=5")
     budget = make_budget(preset)
     spend(budget.folder, 6000)
-    with pytest.raises(UserError, match=r"budget of \$5 is spent \(\$6\.00, 1\.67 device hours\).*stays in the store"):
+    with pytest.raises(
+        UserError, match=r"of \$5 is spent \(\$6\.00, 1\.67 h, 1\.67 device hours\).*stays in the store"
+    ):
         budget.runtime_for("evaluate", stage(budget, "evaluate").artifact)
 
 

@@ -8,6 +8,7 @@ import math
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from athanor.flows.plan.machine import Machine, this_machine
 from athanor.flows.plan.plan import make_plan, plan_json
 from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import ALIKE_SIZE, ASSUMED_UTILISATION, training_rate
+from athanor.flows.presets.preset import load_preset
 from athanor.models.counts import flops_per_token
 
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
@@ -70,6 +72,42 @@ def test_speed_is_measured_on_this_kind_of_device_if_it_was_ever(rate, small_pre
     measured = rate(H100)
     assert measured.flops_per_s == pytest.approx(2e14)
     assert measured.source == "measured in pretrain/polychromatic-0123456789ab"
+
+
+def test_a_speed_that_was_not_measured_on_as_many_devices_is_linear_in_them(rate, small_preset):
+    eight = replace(H100, devices=8)
+    assumed = rate(eight)
+    assert assumed.flops_per_s == pytest.approx(8 * ASSUMED_UTILISATION * 989e12)
+    assert assumed.source == "assumed: linear over 8 devices; 35% of the peak of H100"
+    flops = flops_per_token(small_preset("model.vocab_size=1024").model, 128)
+    per_token = flops.forward + flops.backward
+    write_log("polychromatic", per_token, flops_per_s=6e14, utilisation=6e14 / (4 * 989e12))  # on four
+    found = rate(eight)
+    assert found.flops_per_s == pytest.approx(12e14)
+    assert found.source.startswith("assumed: linear over 8 devices; measured in pretrain/")
+    assert rate(replace(H100, devices=4)).source.startswith("measured in pretrain/")
+    write_log("polychromatic", per_token, flops_per_s=1e15, utilisation=1e15 / (8 * 989e12), stage="sft")
+    assert rate(eight).flops_per_s == pytest.approx(1e15)
+
+
+def test_a_model_that_fits_when_it_is_sharded_is_not_refused():
+    large = ["model.d_model=4096", "model.d_ff=11008", "model.n_layers=32", "model.vocab_size=2048"]
+    large += ["model.n_heads=32", "model.n_kv_heads=8", "model.head_dim=128", "pretrain.batch_tokens=4096"]
+
+    def memory_errors(*runtime):
+        plan = make_plan(load_preset("quickstart", [*large, "runtime.ranks=8", *runtime]), on="H100")
+        return [finding.message for finding in plan.errors if finding.subject == "memory"]
+
+    (whole,) = memory_errors("runtime.engine=ddp")
+    assert "more ranks with engine=fsdp" in whole
+    assert memory_errors("runtime.engine=fsdp") == []
+
+
+def test_all_devices_are_held_and_paid_while_one_of_them_computes(small_preset):
+    survey = Survey(small_preset("model.vocab_size=1024"))
+    evaluation = next(s for s in survey.needed_by("lifecycle") if s.artifact.label == "word-problems-base")
+    one, eight = (Estimator(survey, replace(H100, devices=n)).estimate(evaluation) for n in (1, 8))
+    assert one.wall_s == pytest.approx(eight.wall_s)
 
 
 def test_a_processor_is_timed_and_a_model_too_large_to_time_is_unknown(rate, small_preset):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.data.hub_access import Access
 from athanor.flows.plan import preflight, training_rate
@@ -116,6 +117,42 @@ def test_the_disk_must_hold_what_is_written():
     assert disk_finding(1.0).level == "ok"
     full = disk_finding(1e18)
     assert full.level == "error" and "set ATHANOR_HOME to another disk" in full.message
+
+
+@pytest.mark.parametrize("there", ["home", "store", "nothing"])
+def test_a_home_or_store_that_cannot_be_written_to_fails_the_plan(private_home, monkeypatch, there):
+    folder = {"home": private_home, "store": private_home / "store", "nothing": private_home.parent}[there]
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr("os.access", lambda path, mode: path != folder)
+    found = disk_finding(1.0)
+    assert found.level == "error"
+    assert (
+        found.message == f"{folder} cannot be written to; set ATHANOR_HOME (now {home()}) to a folder you can write to"
+    )
+
+
+def test_a_home_that_is_a_file_fails_the_plan(private_home):
+    private_home.parent.mkdir(parents=True, exist_ok=True)
+    private_home.touch()
+    assert disk_finding(1.0).message.startswith(f"{private_home} is no folder; set ATHANOR_HOME")
+
+
+def test_a_precision_that_the_device_lacks_fails_the_plan(small_preset):
+    (error,) = make_plan(small_preset("runtime.precision=fp8")).errors
+    assert error.message.startswith("runtime.precision=fp8, but the CPU has no float8")
+
+
+def test_a_vocabulary_smaller_than_that_of_a_tokenizer_to_be_trained_fails_the_plan(small_preset):
+    (error,) = make_plan(small_preset("model.vocab_size=500")).errors
+    assert error.message.startswith("model.vocab_size=500 is smaller than the tokenizer's 1024 ids")
+    assert make_plan(small_preset("model.vocab_size=500", "tokenizer.vocab_size=400")).errors == []
+
+
+def test_records_that_cannot_be_read_fail_the_plan(small_preset, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"body": "no text"}\n')
+    (error,) = make_plan(small_preset(f"data.sources.math.path={file}")).errors
+    assert error.subject == "data.sources.math" and "rows.jsonl:1: no field 'text'" in error.message
 
 
 def test_a_package_of_another_version_than_tested_is_a_warning(monkeypatch):

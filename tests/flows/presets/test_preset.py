@@ -53,6 +53,21 @@ def test_a_users_preset_extends_ours_and_null_removes(tmp_path):
     assert preset.model == load_preset("quickstart").model
 
 
+def test_a_section_that_is_null_is_left_out_whatever_its_default_and_survives_the_yaml(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("extends: quickstart\ninterpret: null\nsft: null\n")
+    preset = load_preset(str(path))
+    assert preset.interpret is None and preset.sft is None
+    path.write_text(preset.to_yaml())
+    assert load_preset(str(path)) == preset
+    assert load_preset("quickstart", ["interpret=null"]).interpret is None
+
+
+def test_maps_of_rows_longer_than_the_model_reads_are_refused():
+    with pytest.raises(UserError, match=r"interpret.seq_len_tokens=1024 is longer than model.max_seq_len=512: set it"):
+        load_preset("quickstart", ["interpret.seq_len_tokens=1024"])
+
+
 def test_the_reproducing_command_names_a_preset_only_when_it_is_unchanged():
     assert reproducing_command(load_preset("quickstart")) == "athanor run quickstart"
     assert reproducing_command(load_preset("quickstart", ["pretrain.steps=900"])) == "athanor run preset.yaml"

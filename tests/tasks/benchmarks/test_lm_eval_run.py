@@ -252,12 +252,16 @@ def test_gsm8k_runs_offline_on_a_local_file(score, answers, test_data_path):
     assert samples[0]["prompt"].startswith("<|im_start|>user\nQuestion: ")
 
 
-def test_a_parquet_file_feeds_a_task_too(score, answers, tmp_path):
-    file = tmp_path / "test.parquet"
+@pytest.mark.parametrize("folder", ["plain", "set [v2]", "~"])
+def test_a_parquet_file_feeds_a_task_too_whatever_its_folder_is_called(score, answers, tmp_path, monkeypatch, folder):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    file = tmp_path / (folder.replace("~", ".")) / "test.parquet"
+    file.parent.mkdir(exist_ok=True)
     table = pa.table({"question": [p.question for p in HELD_OUT[:3]], "value": [p.value for p in HELD_OUT[:3]]})
     pyarrow.parquet.write_table(table, file)
     answers(right_answer)
-    metrics, _ = score(EvalTaskRecipe(name="word_problems", path=str(file)))
+    given = "~/test.parquet" if folder == "~" else str(file)
+    metrics, _ = score(EvalTaskRecipe(name="word_problems", path=given))
     assert (metrics["exact_match"]["value"], metrics["exact_match"]["n"]) == (1.0, 3)
 
 
@@ -291,7 +295,7 @@ def test_a_task_that_cannot_run_is_refused_in_one_line_before_anything_runs(fiel
     ("text", "message"),
     [
         ('{"question": "What is 1 + 1?"}\n', "lacks.*answer"),
-        ("no json\n", "cannot be read"),
+        ("no json\n", "row 1: not JSON"),
         ("", "cannot be read"),
         ("\n\n", "cannot be read"),
     ],

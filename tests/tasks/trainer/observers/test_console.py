@@ -22,3 +22,5 @@ def test_events_evaluations_and_the_last_step_are_printed(capsys, monkeypatch):
         "step 1/3  loss 2.5000  lr 1.00e-03  1,234 tok/s  2 min 14 s left  $0.50",
         "step 3/3  loss 2.5000  lr 1.00e-03  1,234 tok/s  2 min 14 s left  $0.50",
     ]
+    console.row({"kind": "step", "step": 3, **rates, "cost_usd": 0.0})
+    assert "$" not in capsys.readouterr().out  # nobody knows the price

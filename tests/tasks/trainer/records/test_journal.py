@@ -13,7 +13,7 @@ from athanor.tasks.trainer.start import read_spec
 def test_what_is_said_before_the_log_is_open_stands_in_it_and_is_heard(make_run):
     folder, heard = make_run("run"), []
     with ExitStack() as cleanup:
-        journal = Journal(folder, read_spec(folder), ALONE, 0.0, cleanup)
+        journal = Journal(folder, read_spec(folder), ALONE, 1, 0.0, cleanup)
         journal.say(0, "a checkpoint is damaged")
         journal.begin(3, heard.append)
         journal.evaluation(3, {"one": {"loss": 1.0}})
@@ -26,7 +26,7 @@ def test_what_is_said_before_the_log_is_open_stands_in_it_and_is_heard(make_run)
 def test_another_rank_writes_nothing(make_run):
     folder = make_run("run")
     with ExitStack() as cleanup:
-        journal = Journal(folder, read_spec(folder), World(rank=1, size=2), 0.0, cleanup)
+        journal = Journal(folder, read_spec(folder), World(rank=1, size=2), 2, 0.0, cleanup)
         journal.begin(0, lambda row: None)
         journal.say(0, "nobody hears")
         journal.step(1, loss=1.0)

@@ -10,17 +10,22 @@ from athanor.tasks.trainer.records.ledger import Ledger, LedgerTotal, ledger_tot
 def test_ledger_adds_up_over_attempts_even_when_an_attempt_dies(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("athanor.tasks.trainer.records.ledger.time.monotonic", lambda: now[0])
-    died = Ledger(tmp_path, "first", devices=2, price_usd_per_hour=3.6)
+    died = Ledger(tmp_path, "first", devices=2, price_usd_per_hour=1.8)
     for now[0] in range(1, 25):
         died.tick()
-    assert asdict(ledger_total(tmp_path)) == pytest.approx({"device_s": 40.0, "usd": 0.020})
+    assert asdict(ledger_total(tmp_path)) == pytest.approx({"wall_s": 20.0, "device_s": 40.0, "usd": 0.020})
 
-    second = Ledger(tmp_path, "second", devices=2, price_usd_per_hour=3.6)
+    second = Ledger(tmp_path, "second", devices=2, price_usd_per_hour=1.8)
     now[0] += 5
     assert second.usd == pytest.approx(0.025)
     second.close()
-    assert asdict(ledger_total(tmp_path)) == pytest.approx({"device_s": 50.0, "usd": 0.025})
+    assert asdict(ledger_total(tmp_path)) == pytest.approx({"wall_s": 25.0, "device_s": 50.0, "usd": 0.025})
 
 
 def test_ledger_of_a_run_that_never_started_is_zero(tmp_path):
-    assert ledger_total(tmp_path) == LedgerTotal(0, 0)
+    assert ledger_total(tmp_path) == LedgerTotal(0, 0, 0)
+
+
+def test_rows_without_wall_seconds_are_of_one_device(tmp_path):
+    (tmp_path / "ledger.jsonl").write_text('{"attempt": "a", "time": 0.0, "device_s": 7.0, "usd": 0.5}\n')
+    assert ledger_total(tmp_path) == LedgerTotal(7, 7, 0.5)

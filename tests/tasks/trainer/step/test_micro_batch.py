@@ -15,6 +15,17 @@ TRAIN = TrainRecipe.model_validate(
 )
 
 
+def test_ranks_that_shard_the_training_state_have_room_for_more_rows():
+    deep = MODEL.model_copy(update={"n_layers": 16})
+    room = memory_of(deep, TRAIN, Runtime(), "cuda", 3).total_bytes / USABLE_SHARE + 1
+
+    def rows(**runtime):
+        return micro_batch_rows(deep, TRAIN, Runtime(**runtime), "cuda", room, 8)
+
+    assert rows(engine="ddp", ranks=8) == 3
+    assert rows(engine="fsdp", ranks=8) > 3
+
+
 def test_the_most_rows_that_fit_a_gpu_are_taken():
     runtime = Runtime()
     room = memory_of(MODEL, TRAIN, runtime, "cuda", 11).total_bytes / USABLE_SHARE + 1
