@@ -19,6 +19,7 @@ from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
 from athanor.data.hub_access import Repository, hub_access
+from athanor.data.tokenizer import cached_tokenizer_file
 from athanor.flows.plan.survey import StageSurvey
 from athanor.tasks.external import External
 from athanor.tasks.preset_recipe import Preset
@@ -126,17 +127,11 @@ def _is_cached(repository: Repository) -> bool:
         return False
     match repository.kind:
         case "model":
-            return _tokenizer_cached(repository.repo, repository.revision or "main")
+            return cached_tokenizer_file(repository.repo, repository.revision) is not None
         case "dataset":
             return _dataset_cached(repository.repo)
         case other:
             assert_never(other)
-
-
-def _tokenizer_cached(repo: str, revision: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(repo, "tokenizer.json", revision=revision), str)
 
 
 def _dataset_cached(repo: str) -> bool:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from athanor.core.errors import UserError
+from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.hub_access import Access
+from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.plan import preflight
 from athanor.flows.plan.plan import check_ready, make_plan
 from athanor.flows.plan.preflight import access_findings, disk_finding, recipe_findings, version_findings
 from athanor.flows.plan.survey import Survey
+from athanor.tasks import make_tokenizer
 
 HUB = ("data.sources.math.hub=o/math", "tokenizer.hub=o/tokenizer", "evaluate.tasks.gsm8k.name=gsm8k")
 
@@ -67,7 +73,7 @@ def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
 def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_error(small_preset, hub, monkeypatch):
     gone = Access("unreachable", "out of reach")
     hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
-    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda *_: True)
+    monkeypatch.setattr(preflight, "cached_tokenizer_file", lambda *_: Path("tokenizer.json"))
     monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
     levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)))]
     assert levels == ["error", "warning", "warning"]
@@ -120,3 +126,24 @@ def test_a_package_of_another_version_than_tested_is_a_warning(monkeypatch):
     monkeypatch.setattr(preflight, "version", lambda package: "0.0.1")
     warned = {f.subject: f for f in version_findings()}
     assert warned["torch"].level == "warning" and "pip install torch==" in warned["torch"].message
+
+
+def test_a_tokenizer_without_chat_tags_fails_the_plan_of_conversations_wherever_it_comes_from(
+    small_preset, hub, tmp_path, monkeypatch
+):
+    file = tmp_path / "tokenizer.json"
+    spec = json.loads(_trained_tokenizer(tmp_path).read_text(encoding="utf-8"))
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] == "<|endoftext|>"]
+    for tag in ("<|im_start|>", "<|im_end|>"):
+        del spec["model"]["vocab"][tag]
+    file.write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setattr(make_tokenizer, "cached_tokenizer_file", lambda repo, revision: file)
+    for origin in (f"tokenizer.path={file}", "tokenizer.hub=o/tokenizer"):
+        (error,) = make_plan(small_preset(origin)).errors
+        assert error.subject == "tokenizer" and f"{file} has no <|im_start|>" in error.message
+        assert not make_plan(small_preset(origin, "sft=null")).errors
+
+
+def _trained_tokenizer(folder):
+    build_tokenizer(TokenizerRecipe(vocab_size=300), iter(["a text to train on"]), folder / "trained")
+    return folder / "trained" / "tokenizer.json"
