@@ -14,7 +14,14 @@ from athanor.core.numbers import memory
 from athanor.flows.plan.budget import Allowance, Budget
 from athanor.flows.plan.estimate import Estimate, Estimator, known_s
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
-from athanor.flows.plan.preflight import Finding, access_findings, disk_finding, recipe_findings, version_findings
+from athanor.flows.plan.preflight import (
+    Finding,
+    access_findings,
+    disk_finding,
+    foreseen_findings,
+    recipe_findings,
+    version_findings,
+)
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.models.memory import DEVICE_OVERHEAD_BYTES, StepMemory
 from athanor.tasks.parts import LIFECYCLE
@@ -61,7 +68,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None) -> P
         return Plan(preset, machine, [*findings, *access_findings(preset, None)])
     survey = Survey(preset)
     needed = survey.needed_by(flow)
-    findings += access_findings(preset, needed)
+    findings += [*access_findings(preset, needed), *foreseen_findings(survey, needed)]
     estimator = Estimator(survey, machine)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)

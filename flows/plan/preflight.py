@@ -18,9 +18,10 @@ from typing import Literal, assert_never
 from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
+from athanor.core.store import Artifact
 from athanor.data.hub_access import Repository, hub_access
 from athanor.data.tokenizer import cached_tokenizer_file
-from athanor.flows.plan.survey import StageSurvey
+from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.external import External
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import stages_of
@@ -54,6 +55,26 @@ def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Fi
     wanted = list(_repositories(preset, stages))
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(lambda asked: _access(*asked), wanted))
+
+
+def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding]:
+    """What the inputs that are built say of stages that are not."""
+    findings: list[Finding] = []
+    for stage in stages:
+        if stage.state == "cached" or stage.record.foresee is None:
+            continue
+        built = {
+            name: artifact
+            for name, artifact in stage.wanted.inputs.items()
+            if isinstance(artifact, Artifact) and survey.surveyed(artifact).state == "cached"
+        }
+        try:
+            foreseen = stage.record.foresee(stage.wanted.recipe, **built)
+        except UserError as error:
+            findings.append(Finding("error", stage.stage, str(error)))
+        else:
+            findings += [] if foreseen is None else [Finding("ok", stage.stage, foreseen)]
+    return findings
 
 
 def disk_finding(needed_bytes: float) -> Finding:

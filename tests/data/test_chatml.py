@@ -15,7 +15,7 @@ from athanor.core.targets import IGNORE
 from athanor.data.chatml import answer_ends, encode_conversation, encode_prompt, render_prompt, write_chat_shards
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.loader import ChatLoader, held_out_batches
-from athanor.data.packing import PackedRows
+from athanor.data.packing import PackedRows, fit_rows
 from athanor.data.shards import TokenShards
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
 
@@ -191,7 +191,9 @@ def test_packed_rows_hold_whole_conversations_as_documents_once_per_epoch(
     encoded = [encode_conversation(talk, tokenizer) for talk in talks]
     expected = {tuple(ids): mask for ids, mask in encoded}
     loader = ChatLoader(chat_dir, seed=1, steps=200, seq_len_tokens=seq_len_tokens, batch_rows=3)
-    assert loader.truncated_conversations == loader.dropped_conversations == 0
+    _, _, fit = fit_rows(TokenShards(chat_dir / "train"), seq_len_tokens)
+    assert (fit.truncated, fit.dropped, fit.lost_assistant_tokens) == (0, 0, 0)
+    assert str(fit) == f"all 90 conversations fit rows of {seq_len_tokens} tokens"
     orders = []
     for epoch in range(2):
         slots = range(epoch * loader.rows_per_epoch, (epoch + 1) * loader.rows_per_epoch)
@@ -231,7 +233,17 @@ def test_long_conversations_are_cut_and_those_left_without_an_answer_dropped_and
     folder = write_documents_dir("chat", [json.dumps(t) for t in talks])
     write_chat_shards(folder, tokenizer_dir, tmp_path / "out")
     loader = ChatLoader(tmp_path / "out", seed=0, steps=2, seq_len_tokens=64, batch_rows=1)
-    assert (loader.truncated_conversations, loader.dropped_conversations) == (1, 1)
+    encoded = [encode_conversation(talk, load_tokenizer(tokenizer_dir)) for talk in talks]
+    _, _, fit = fit_rows(TokenShards(tmp_path / "out" / "train"), 64)
+    assert fit.facts() == {
+        "conversations": 3,
+        "truncated_conversations": 1,
+        "dropped_conversations": 1,
+        "assistant_tokens": sum(sum(mask) for _, mask in encoded),
+        "lost_assistant_tokens": sum(sum(mask[64:]) for _, mask in encoded),
+    }
+    assert fit.longest_tokens == max(len(ids) for ids, _ in encoded)
+    assert f"cut 1 and drop 1 of 3 conversations, the longest of {fit.longest_tokens} tokens" in str(fit)
     assert loader.rows_per_epoch == 2
     long_ids, _ = encode_conversation(talks[0], load_tokenizer(tokenizer_dir))
     rows = [loader.batch(step, [0]) for step in range(2)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,14 @@ from athanor.data.hub_access import Access
 from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.plan import preflight
 from athanor.flows.plan.plan import check_ready, make_plan
-from athanor.flows.plan.preflight import access_findings, disk_finding, recipe_findings, version_findings
+from athanor.flows.plan.preflight import (
+    Finding,
+    access_findings,
+    disk_finding,
+    foreseen_findings,
+    recipe_findings,
+    version_findings,
+)
 from athanor.flows.plan.survey import Survey
 from athanor.tasks import make_tokenizer
 
@@ -147,3 +155,24 @@ def test_a_tokenizer_without_chat_tags_fails_the_plan_of_conversations_wherever_
 def _trained_tokenizer(folder):
     build_tokenizer(TokenizerRecipe(vocab_size=300), iter(["a text to train on"]), folder / "trained")
     return folder / "trained" / "tokenizer.json"
+
+
+def test_what_built_inputs_say_of_a_stage_stands_in_the_plan(small_preset, publish):
+    def foresee(recipe, *, chat=None, **others):
+        if chat is None:
+            return None
+        if recipe.max_lost_fraction == 0:
+            raise UserError("too much is lost")
+        return f"fits {recipe.train.seq_len_tokens}"
+
+    def findings(preset):
+        found = Survey(preset)
+        stages = {stage.stage: stage for stage in found.needed_by("lifecycle")}
+        record = replace(stages["sft"].record, foresee=foresee)
+        return stages["chat"], foreseen_findings(found, [replace(stages["sft"], record=record)])
+
+    chat, before = findings(small_preset())
+    assert before == []
+    publish(chat)
+    assert findings(small_preset())[1] == [Finding("ok", "sft", "fits 256")]
+    assert findings(small_preset("sft.max_lost_fraction=0"))[1] == [Finding("error", "sft", "too much is lost")]
