@@ -5,8 +5,8 @@ Each of these pieces is tokenized on its own, so a prompt's ids are a prefix of 
 is known from the pieces, never by searching the ids: an assistant's content, its `<|im_end|>\\n`, and the EOS if an
 assistant message comes last (so that the model stops whichever end it is sampled to).
 
-Where the tokenizer has `<|im_start|>` and `<|im_end|>` the tags are those ids, and no content can produce them. Where
-it lacks them (GPT-2) the tags are plain text.
+The tags are the ids of `<|im_start|>` and `<|im_end|>`, which no content can produce. A tokenizer that lacks them
+(GPT-2) is refused: tags in plain text could be typed by a user, whose words would become a system turn or an answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from athanor.core.progress import Progress, silent
 from athanor.data.documents import Document
 from athanor.data.shards import Encoded, shards_header, write_splits
 from athanor.data.sources.records import ROLES
-from athanor.data.tokenizer import IM_END, IM_START, Tokenizer, load_tokenizer
+from athanor.data.tokenizer import IM_END, IM_START, Tokenizer, check_chat_tags, load_tokenizer
 
 Message = Mapping[str, str]
 
@@ -41,9 +41,8 @@ def encode_prompt(messages: Sequence[Message], tokenizer: Tokenizer) -> list[int
 
 
 def answer_ends(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """What ends an assistant's answer, as text and as ids: its end tag, which is one id where the tokenizer has it."""
-    end_id = tokenizer.token_id(IM_END)
-    return (IM_END,), () if end_id is None else (end_id,)
+    """What ends an assistant's answer, as text and as ids: its end tag. Raises UserError if the tokenizer lacks it."""
+    return (IM_END,), (_Tags(tokenizer).footer[0],)
 
 
 def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
@@ -74,16 +73,14 @@ def write_chat_shards(
 
 
 class _Tags:
-    """Ids of what surrounds a message's content."""
+    """Ids of what surrounds a message's content. Raises UserError if the tokenizer lacks the tags."""
 
     def __init__(self, tokenizer: Tokenizer):
+        check_chat_tags(tokenizer.token_id, "the tokenizer")
         start_id, end_id = tokenizer.token_id(IM_START), tokenizer.token_id(IM_END)
-        if start_id is None or end_id is None:
-            self.header = {role: tokenizer.encode(f"{IM_START}{role}\n") for role in ROLES}
-            self.footer = tokenizer.encode(f"{IM_END}\n")
-        else:
-            self.header = {role: [start_id, *tokenizer.encode(f"{role}\n")] for role in ROLES}
-            self.footer = [end_id, *tokenizer.encode("\n")]
+        assert start_id is not None and end_id is not None
+        self.header = {role: [start_id, *tokenizer.encode(f"{role}\n")] for role in ROLES}
+        self.footer = [end_id, *tokenizer.encode("\n")]
 
 
 def _encode(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:

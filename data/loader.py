@@ -159,7 +159,7 @@ class MixtureLoader:
 class ChatLoader:
     """Batches of packed conversations from a chat artifact; loss on assistant tokens only.
 
-    `truncated_conversations` and `dropped_conversations` as in PackedRows; `rows_per_epoch` rows are one pass.
+    `rows_per_epoch` rows are one pass. What rows of this length lose is counted before, in the `sft` stage.
     """
 
     def __init__(self, chat_dir: Path, *, seed: int, steps: int, seq_len_tokens: int, batch_rows: int):
@@ -168,8 +168,6 @@ class ChatLoader:
         self.seed, self.steps, self._batch_rows = seed, steps, batch_rows
         self.source = shards.source
         self.rows_per_epoch = len(self._rows)
-        self.truncated_conversations = self._rows.truncated_conversations
-        self.dropped_conversations = self._rows.dropped_conversations
         self.fingerprint = _fingerprint({shards.source: shards}, seq_len_tokens)
 
     def batch(self, step: int, slots: Sequence[int]) -> Batch:

@@ -8,6 +8,7 @@ that nothing learns from.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,37 +47,92 @@ def pack(lengths_N: NDArray[np.int64], capacity: int, seed: int) -> list[list[in
     return rows
 
 
+@dataclass(frozen=True)
+class RowFit:
+    """What of a split's conversations fits rows of `seq_len_tokens`, and what training loses of them.
+
+    A conversation longer than a row is cut at the row's end (`truncated`); if nothing that is to be learned is left of
+    it, it is left out (`dropped`). Assistant tokens are those that the mask marks as learned.
+    """
+
+    seq_len_tokens: int
+    conversations: int
+    truncated: int
+    dropped: int
+    longest_tokens: int
+    assistant_tokens: int
+    lost_assistant_tokens: int
+
+    @property
+    def lost_fraction(self) -> float:
+        """Share of the assistant tokens that no row holds."""
+        return self.lost_assistant_tokens / max(1, self.assistant_tokens)
+
+    def facts(self) -> dict[str, int]:
+        """For an artifact's manifest."""
+        return {
+            "conversations": self.conversations,
+            "truncated_conversations": self.truncated,
+            "dropped_conversations": self.dropped,
+            "assistant_tokens": self.assistant_tokens,
+            "lost_assistant_tokens": self.lost_assistant_tokens,
+        }
+
+    def __str__(self) -> str:
+        rows = f"rows of {self.seq_len_tokens:,} tokens"
+        if not self.truncated and not self.dropped:
+            return f"all {self.conversations:,} conversations fit {rows}"
+        return (
+            f"{rows} cut {self.truncated:,} and drop {self.dropped:,} of {self.conversations:,} conversations, the "
+            f"longest of {self.longest_tokens:,} tokens: {self.lost_assistant_tokens:,} of {self.assistant_tokens:,} "
+            f"assistant tokens are lost ({self.lost_fraction:.1%})"
+        )
+
+
+def fit_rows(shards: TokenShards, seq_len_tokens: int) -> tuple[NDArray[np.int64], NDArray[np.int64], RowFit]:
+    """Starts and lengths of the conversations of masked shards as rows will hold them, without the dropped; and what
+    that loses."""
+    starts_N = shards.document_starts(0, shards.total_tokens)
+    full_N = np.diff(starts_N, append=shards.total_tokens)
+    cut_N = np.flatnonzero(full_N > seq_len_tokens)
+    dropped, lost_tokens = [], 0
+    for index in cut_N.tolist():
+        start = int(starts_N[index])
+        learned_T = shards.mask(start, start + int(full_N[index]))
+        if not learned_T[1:seq_len_tokens].any():  # a row's first token is no target
+            dropped.append(index)
+        lost_tokens += int(learned_T[seq_len_tokens:].sum(dtype=np.int64))
+    kept_N = np.setdiff1d(np.arange(len(starts_N)), dropped)
+    fit = RowFit(
+        seq_len_tokens=seq_len_tokens,
+        conversations=len(starts_N),
+        truncated=len(cut_N) - len(dropped),
+        dropped=len(dropped),
+        longest_tokens=int(full_N.max(initial=0)),
+        assistant_tokens=int(shards.mask(0, shards.total_tokens).sum(dtype=np.int64)),
+        lost_assistant_tokens=lost_tokens,
+    )
+    return starts_N[kept_N], np.minimum(full_N, seq_len_tokens)[kept_N], fit
+
+
 class PackedRows:
     """Rows of `seq_len_tokens` packed from the conversations of masked shards; what ChatLoader permutes.
 
-    A conversation longer than a row is cut at the row's end and counted in `truncated_conversations`; if nothing that
-    is to be learned is left of it, it is left out and counted in `dropped_conversations`. Raises UserError if no
-    conversation is left.
+    `fit` counts what is cut and left out. Raises UserError if no conversation is left.
     """
 
     def __init__(self, shards: TokenShards, seq_len_tokens: int, seed: int):
         self.shards, self.seq_len_tokens = shards, seq_len_tokens
-        starts_N = shards.document_starts(0, shards.total_tokens)
-        full_N = np.diff(starts_N, append=shards.total_tokens)
-        lengths_N = np.minimum(full_N, seq_len_tokens)
-        cut_N = np.flatnonzero(full_N > seq_len_tokens)
-        empty = [i for i in cut_N.tolist() if not self._learned(starts_N[i], seq_len_tokens)]
-        self.dropped_conversations = len(empty)
-        self.truncated_conversations = len(cut_N) - len(empty)
-        kept_N = np.setdiff1d(np.arange(len(starts_N)), empty)
-        if not kept_N.size:
+        self._starts_N, self._lengths_N, self.fit = fit_rows(shards, seq_len_tokens)
+        if not self._starts_N.size:
             raise UserError(
-                f"chat source {shards.source!r}: none of its {len(starts_N)} conversations has an assistant token "
-                f"within seq_len_tokens={seq_len_tokens}; give it more data or longer rows"
+                f"chat source {shards.source!r}: none of its {self.fit.conversations} conversations has an assistant "
+                f"token within seq_len_tokens={seq_len_tokens}; give it more data or longer rows"
             )
-        self._starts_N, self._lengths_N = starts_N[kept_N], lengths_N[kept_N]
         self._rows = pack(self._lengths_N, seq_len_tokens, seed)
 
     def __len__(self) -> int:
         return len(self._rows)
-
-    def _learned(self, start: int, tokens: int) -> bool:
-        return bool(self.shards.mask(start + 1, start + tokens).any())
 
     def spans(self, row: int) -> list[tuple[int, int]]:
         """Positions [start, stop) in the shards of the conversations of a row, in their order in the row."""

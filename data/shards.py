@@ -41,11 +41,15 @@ _HASHES = {"bin": "sha256", "idx": "index_sha256", "mask": "mask_sha256"}  # fil
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document as ids (uint32, EOS last), its text's UTF-8 bytes and, for chat, the mask of learned tokens."""
+    """One document as ids (uint32, EOS last), its text's UTF-8 bytes and, for chat, the mask of learned tokens.
+
+    `normalized_characters` are those of the text that the tokenizer's NFC replaced, so that no token stands for them.
+    """
 
     ids_T: NDArray[np.uint32]
     text_bytes: int
     mask_T: NDArray[np.uint8] | None = None
+    normalized_characters: int = 0
 
 
 EncodeBatch = Callable[[Sequence[Document]], list[Encoded]]
@@ -63,16 +67,19 @@ def write_shards(
     """Tokenize a documents artifact into `out/train` and `out/held_out`; resumes what an earlier call left there.
 
     `workers` batches are in flight at once (the tokenizer itself uses all cores). Returns facts per split, e.g.
-    `train_tokens`. Raises UserError for unreadable inputs.
+    `train_tokens`, and `train_normalized_characters` where NFC replaced any. Raises UserError for unreadable inputs,
+    and for a document that its tokens do not stand for: every one by its bytes, and the first of each batch, whose
+    extent depends on the documents alone, by decoding it again.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
 
     def encode(documents: Sequence[Document]) -> list[Encoded]:
-        batch = tokenizer.encode_batch([d.text for d in documents])
-        return [
-            Encoded(np.array([*ids, tokenizer.eos_id], dtype=np.uint32), len(d.text.encode()))
-            for ids, d in zip(batch, documents, strict=True)
-        ]
+        encoded = []
+        for n, (d, ids) in enumerate(zip(documents, tokenizer.encode_batch([d.text for d in documents]), strict=True)):
+            normalized = tokenizer.prove(d.text, ids, f"source {source!r}, {d.ref}", decode=n == 0)
+            ids_T = np.array([*ids, tokenizer.eos_id], dtype=np.uint32)
+            encoded.append(Encoded(ids_T, len(d.text.encode()), normalized_characters=normalized))
+        return encoded
 
     return write_splits(documents_dir, encode, shards_header(tokenizer, source), out, workers, progress, shard_tokens)
 
@@ -108,6 +115,8 @@ def write_splits(
         writer.finish()
         facts |= {f"{split}_{n}": writer.manifest[f"total_{n}"] for n in ("tokens", "documents")}
         facts[f"{split}_text_bytes"] = writer.manifest["text_bytes"]
+        if normalized := writer.manifest.get("normalized_characters"):
+            facts[f"{split}_normalized_characters"] = normalized
     return facts
 
 
@@ -155,7 +164,7 @@ class _ShardWriter:
                 leftover.unlink()
         self._files: dict[str, BinaryIO] = {}
         self._starts = [0]
-        self._text_bytes = 0
+        self._text_bytes = self._normalized_characters = 0
 
     @property
     def tokens(self) -> int:
@@ -176,6 +185,7 @@ class _ShardWriter:
             self._write("mask", document.mask_T)
         self._starts.append(tokens)
         self._text_bytes += document.text_bytes
+        self._normalized_characters += document.normalized_characters
 
     def finish(self) -> None:
         if len(self._starts) > 1:
@@ -200,8 +210,11 @@ class _ShardWriter:
         self.manifest["total_tokens"] += tokens
         self.manifest["total_documents"] += documents
         self.manifest["text_bytes"] += self._text_bytes
+        if self._normalized_characters:
+            self.manifest.setdefault("normalized_characters", 0)
+            self.manifest["normalized_characters"] += self._normalized_characters
         write_json(self.folder / "shards.json", self.manifest)
-        self._files, self._starts, self._text_bytes = {}, [0], 0
+        self._files, self._starts, self._text_bytes, self._normalized_characters = {}, [0], 0, 0
 
 
 class TokenShards:

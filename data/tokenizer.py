@@ -1,7 +1,9 @@
 """Tokenizers: load one or train one, and make it safe for training data.
 
-A tokenizer artifact is `tokenizer.json`, `meta.json` and `token_bytes.npy`. Whatever its origin, it is byte-level
-(bits per byte is only defined then), it has an EOS token, and truncation and padding are switched off.
+A tokenizer artifact is `tokenizer.json`, `meta.json` and `token_bytes.npy`. Whatever its origin, it is byte-level and
+lossless (data/byte_level.py: bits per byte is only defined then) and has an EOS token; truncation, padding, tokens that
+a post-processor adds and BPE dropout are switched off. That files are believed is not enough: `Tokenizer.prove`
+compares what was encoded with the text, and shards are written through it.
 
 Invariant: text never turns into a special token. Every fast tokenizer maps a literal "<|endoftext|>" in a document
 to the EOS id, which would end the document in its middle; here the special tokens are matched by nobody but us
@@ -12,13 +14,14 @@ itself does not call special (Qwen3: `<think>`, `<tool_call>`) are vocabulary, a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tokenizers
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -27,15 +30,17 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.keys import sha256_file
+from athanor.data.byte_level import check_byte_level
 from athanor.data.data_recipe import TokenizerRecipe
 
 IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
+_NFC = normalizers.NFC()
 
 
 class Tokenizer:
@@ -62,6 +67,26 @@ class Tokenizer:
         """The text of the ids; special tokens appear by their names."""
         return self._inner.decode(list(ids), skip_special_tokens=False)
 
+    def normalized(self, text: str) -> str:
+        """What `text` is encoded as: its NFC form where the tokenizer normalizes, else the text itself."""
+        return text if self._inner.normalizer is None or text.isascii() else _NFC.normalize_str(text)
+
+    def prove(self, text: str, ids: Sequence[int], where: str, *, decode: bool = False) -> int:
+        """Raise UserError, naming `where`, unless `ids` stand for as many bytes as `text` (normalized) has.
+
+        With `decode` they must also decode to it, which costs about as much as encoding. Returns the characters of the
+        text that NFC replaced, e.g. 2 for an e and its combining accent; marks that only change their order count as 1.
+        """
+        normalized = self.normalized(text)
+        text_bytes, ids_bytes = len(normalized.encode()), int(self.token_bytes_V[list(ids)].sum())
+        if text_bytes != ids_bytes:
+            problem = f"the text has {text_bytes:,} bytes, its tokens stand for {ids_bytes:,}"
+        elif decode and self.decode(ids) != normalized:
+            problem = "its tokens decode to another text"
+        else:
+            return 0 if normalized == text else max(1, (Counter(text) - Counter(normalized)).total())
+        raise UserError(f"{where}: the tokenizer loses text: {problem}; use another tokenizer")
+
     def token_id(self, token: str) -> int | None:
         """Id of a token by its exact name, e.g. `<|im_end|>`; None where the vocabulary lacks it."""
         return self._inner.token_to_id(token)
@@ -86,9 +111,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 def build_tokenizer(recipe: TokenizerRecipe, texts: Iterator[str], out: Path) -> dict[str, Any]:
     """Write a tokenizer artifact into `out`: from path or hub, else trained on the first `train_bytes` of `texts`.
 
-    Returns facts: origin, vocab_size, eos_id, fingerprint and, when trained, trained_bytes and wanted_vocab_size
-    (the result is smaller when the text has too few distinct pairs). Raises UserError for a missing, gated or
-    unreadable file, a tokenizer that is not byte-level, or an EOS that it lacks.
+    Returns facts: origin, vocab_size, eos_id, fingerprint, when trained trained_bytes and wanted_vocab_size (the
+    result is smaller when the text has too few distinct pairs), and `switched_off` where something was. Raises
+    UserError for a missing, gated or unreadable file, a tokenizer that is not byte-level and lossless, or an EOS that
+    it lacks.
     """
     trained: dict[str, Any] = {}
     if recipe.path is not None:
@@ -98,7 +124,7 @@ def build_tokenizer(recipe: TokenizerRecipe, texts: Iterator[str], out: Path) ->
     else:
         inner, trained_bytes = _train(recipe, texts)
         origin, trained = "trained", {"trained_bytes": trained_bytes, "wanted_vocab_size": recipe.vocab_size}
-    _harden(inner, recipe.eos, origin)
+    switched_off = _harden(inner, recipe.eos, origin)
 
     out.mkdir(parents=True, exist_ok=True)
     file = out / "tokenizer.json"
@@ -112,7 +138,40 @@ def build_tokenizer(recipe: TokenizerRecipe, texts: Iterator[str], out: Path) ->
         "fingerprint": sha256_file(file),
     }
     write_json(out / "meta.json", meta)
-    return {"origin": origin, **meta, **trained}
+    said = {"switched_off": switched_off} if switched_off else {}
+    return {"origin": origin, **meta, **trained, **said}
+
+
+def check_chat_tags(token_id: Callable[[str], object], name: str) -> None:
+    """Raise UserError if the tokenizer `name` has not both chat tags; `token_id` gives None for a token it lacks."""
+    if missing := [tag for tag in (IM_START, IM_END) if token_id(tag) is None]:
+        raise UserError(
+            f"{name} has no {' and no '.join(missing)}, so what a user types could become a turn of its own: add both "
+            "to the added_tokens of its tokenizer.json before pretraining, or use one that has them, such as Qwen3's"
+        )
+
+
+def check_tokenizer_file(file: Path, *, conversations: bool) -> int:
+    """The number of ids of a tokenizer.json, read without the library; cheap enough for a plan.
+
+    Raises UserError if it is none, would lose text, or, for `conversations`, lacks the chat tags.
+    """
+    try:
+        spec = json.loads(file.read_text(encoding="utf-8"))
+        check_byte_level(spec, str(file))
+        ids = spec["model"]["vocab"] | {token["content"]: token["id"] for token in spec["added_tokens"]}
+        vocab_size = max(ids.values()) + 1
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{file}: not a tokenizer.json of the tokenizers library ({type(error).__name__})") from error
+    if conversations:
+        check_chat_tags(ids.get, str(file))
+    return vocab_size
+
+
+def cached_tokenizer_file(repo: str, revision: str | None) -> Path | None:
+    """A hub model's tokenizer.json where a copy lies in the hub's cache here."""
+    found = try_to_load_from_cache(repo, "tokenizer.json", revision=revision or "main")
+    return Path(found) if isinstance(found, str) else None
 
 
 def tokenizer_file(given: str) -> Path:
@@ -183,24 +242,41 @@ def _train(recipe: TokenizerRecipe, texts: Iterator[str]) -> tuple[tokenizers.To
     return inner, read_bytes
 
 
-def _harden(inner: tokenizers.Tokenizer, eos: str, origin: str) -> None:
-    """Make the tags we rely on special, switch off truncation and padding, and prove that text cannot be EOS."""
-    if not _is_byte_level(json.loads(inner.to_str())):
-        raise UserError(f"tokenizer ({origin}): not byte-level, so bits per byte is undefined; use a byte-level BPE")
+def _harden(inner: tokenizers.Tokenizer, eos: str, origin: str) -> list[str]:
+    """Make the tags we rely on special, prove that text cannot be one, and switch off what would change ids.
+
+    Returns what was switched off, in words.
+    """
+    check_byte_level(json.loads(inner.to_str()), f"tokenizer ({origin})")
     if inner.token_to_id(eos) is None:
         special = [t.content for t in inner.get_added_tokens_decoder().values() if t.special]
         raise UserError(f"tokenizer.eos={eos!r}: not a token of {origin}; its special tokens are {', '.join(special)}")
-    inner.add_special_tokens([t for t in (eos, IM_START, IM_END) if inner.token_to_id(t) is not None])
+    switched_off = list(_switch_off(inner))
+    tags = [t for t in (eos, IM_START, IM_END) if inner.token_to_id(t) is not None]
+    inner.add_special_tokens(tags)
+    inner.encode_special_tokens = True
+    for tag in tags:
+        if inner.token_to_id(tag) in inner.encode(tag, add_special_tokens=False).ids:
+            named = f"tokenizer.eos={eos!r}" if tag == eos else f"tokenizer ({origin}): {tag!r}"
+            raise UserError(f"{named}: also what ordinary text encodes to; choose a special token")
+    return switched_off
+
+
+def _switch_off(inner: tokenizers.Tokenizer) -> Iterator[str]:
+    """Truncation, padding, tokens that a post-processor adds, BPE dropout: equal texts have equal ids, and all."""
+    if inner.truncation is not None:
+        yield "truncation"
+    if inner.padding is not None:
+        yield "padding"
     inner.no_truncation()
     inner.no_padding()
-    inner.encode_special_tokens = True
-    if inner.token_to_id(eos) in inner.encode(eos, add_special_tokens=False).ids:
-        raise UserError(f"tokenizer.eos={eos!r}: also what ordinary text encodes to; choose a special token")
-
-
-def _is_byte_level(spec: dict[str, Any]) -> bool:
-    decoder = spec.get("decoder") or {}
-    return any(d.get("type") == "ByteLevel" for d in [decoder, *decoder.get("decoders", [])])
+    if added := inner.num_special_tokens_to_add(is_pair=False):
+        yield f"{added} tokens that its post-processor adds"
+        inner.post_processor = processors.ByteLevel(trim_offsets=False)
+    model = inner.model
+    if isinstance(model, models.BPE) and model.dropout:
+        yield f"BPE dropout {model.dropout:g}"
+        model.dropout = None
 
 
 def _token_bytes(inner: tokenizers.Tokenizer) -> np.ndarray:

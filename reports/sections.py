@@ -43,7 +43,14 @@ def sections(findings: Findings) -> list[ReportSection]:
             "Pretraining",
             _training("pretrain", "Pretraining", findings.pretraining, inputs.pretrain_schedule),
         ),
-        ("fine-tuning", "Fine-tuning", _training("sft", "Fine-tuning", findings.tuning, inputs.sft_schedule)),
+        (
+            "fine-tuning",
+            "Fine-tuning",
+            [
+                *_conversations(inputs.stages),
+                *_training("sft", "Fine-tuning", findings.tuning, inputs.sft_schedule),
+            ],
+        ),
         ("benchmarks", "Benchmarks", _benchmarks(findings.scores)),
         ("maps", "Inside the model", _maps(inputs)),
         ("samples", "Samples", _samples(inputs.samples)),
@@ -117,6 +124,22 @@ def _mixture_table(mix: Mix) -> Table:
     header = ("Source", "Rows asked", "Rows realised", "Difference", "Share realised")
     caption = f"Rows by source over the {whole(len(mix.step_K))} logged steps"
     return Table(caption, header, rows, frozenset({1, 2, 3, 4}))
+
+
+def _conversations(stages: Sequence[StageRow]) -> list[Block]:
+    """What fine-tuning's rows hold of the conversations; nothing for models made before it was counted."""
+    facts = next((stage.facts for stage in stages if stage.stage == "sft"), {})
+    if "lost_assistant_tokens" not in facts:
+        return []
+    asked, tokens, lost = (facts[n] for n in ("conversations", "assistant_tokens", "lost_assistant_tokens"))
+    rows = [
+        ("Conversations, asked", whole(asked), share(1.0)),
+        ("cut at a row's end", whole(cut := facts["truncated_conversations"]), share(cut / asked)),
+        ("left out, their answers beyond it", whole(out := facts["dropped_conversations"]), share(out / asked)),
+        ("Assistant tokens, asked", whole(tokens), share(1.0)),
+        ("lost", whole(lost), share(lost / max(1, tokens))),
+    ]
+    return [Table("What the rows hold of the conversations", ("", "Count", "Share of asked"), rows, frozenset({1, 2}))]
 
 
 def _training(name: str, title: str, log: Log, declared: Mapping[str, Sequence[float]]) -> list[Block]:

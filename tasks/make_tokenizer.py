@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from athanor.core.errors import UserError
 from athanor.core.keys import sha256_file
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
@@ -30,17 +28,21 @@ class TokenizerStageRecipe(Recipe):
     """What fixes a tokenizer: the content of a loaded file, or the training settings and proportions."""
 
     tokenizer: TokenizerRecipe = Field(exclude=True)
+    conversations: bool = Field(exclude=True, description="Whether chat will need its tags: refused early, or the same")
     asked: dict[str, Any]
     sha256: str | None = Field(default=None, description="Of a loaded file")
     proportions: dict[str, float] | None = Field(default=None, description="Share of the training text by source")
 
     @classmethod
-    def of(cls, tokenizer: TokenizerRecipe, proportions: dict[str, float]) -> TokenizerStageRecipe:
+    def of(
+        cls, tokenizer: TokenizerRecipe, proportions: dict[str, float], *, conversations: bool
+    ) -> TokenizerStageRecipe:
         """The recipe. Raises UserError if a tokenizer file is missing."""
         trained = _is_trained(tokenizer)
         unused = {"path"} if trained else {"path", "vocab_size", "train_bytes"}
         return cls(
             tokenizer=tokenizer,
+            conversations=conversations,
             asked=tokenizer.model_dump(mode="json", exclude=unused, exclude_none=True),
             sha256=sha256_file(_file(tokenizer.path)) if tokenizer.path is not None else None,
             proportions=proportions if trained else None,
@@ -50,7 +52,7 @@ class TokenizerStageRecipe(Recipe):
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The tokenizer that every later stage uses."""
     asked = life.preset.tokenizer
-    recipe = TokenizerStageRecipe.of(asked, life.preset.data.mixture.start)
+    recipe = TokenizerStageRecipe.of(asked, life.preset.data.mixture.start, conversations=life.preset.sft is not None)
     documents = life.all("acquire") if _is_trained(asked) else {}
     yield Wanted("tokenizer", _label(asked), recipe, {"documents": documents})
 
@@ -58,11 +60,13 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
 def external(preset: Preset) -> Iterator[External]:
     """The file or the hub's model it is loaded from."""
     path, hub, revision = preset.tokenizer.path, preset.tokenizer.hub, preset.tokenizer.hub_revision
+    conversations = preset.sft is not None
     if path is not None:
-        yield External("tokenizer", ("tokenizer",), lambda: vocabulary_size(path))
+        yield External("tokenizer", ("tokenizer",), lambda: _check(_file(path), conversations))
     if hub is not None:
         repository = Repository("model", hub, revision)
-        yield External("tokenizer", ("tokenizer",), lambda: None, lambda: [repository])
+        check = lambda: _check(_cached_file(hub, revision), conversations)  # noqa: E731
+        yield External("tokenizer", ("tokenizer",), check, lambda: [repository])
 
 
 def cost(recipe: TokenizerStageRecipe, preset: Preset, *, documents: dict[str, Cost]) -> Cost:
@@ -72,19 +76,35 @@ def cost(recipe: TokenizerStageRecipe, preset: Preset, *, documents: dict[str, C
 
 def vocabulary_size(path: str) -> int:
     """Ids of the tokenizer that `tokenizer.path` means, before it is an artifact. UserError if it is none."""
-    file = _file(path)
-    try:
-        vocabulary = json.loads(file.read_text(encoding="utf-8"))
-        return max(*vocabulary["model"]["vocab"].values(), *(token["id"] for token in vocabulary["added_tokens"])) + 1
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{file}: not a tokenizer.json of the tokenizers library ({type(error).__name__})") from error
+    from athanor.data.tokenizer import check_tokenizer_file
+
+    return check_tokenizer_file(_file(path), conversations=False)
 
 
 def build(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, Artifact]) -> dict:
     """Write `tokenizer.json` with its end-of-document id and the bytes each id stands for."""
-    from athanor.data.tokenizer import build_tokenizer
+    from athanor.data.tokenizer import build_tokenizer, check_chat_tags, load_tokenizer
 
-    return build_tokenizer(recipe.tokenizer, _training_text(recipe, documents), run.out)
+    facts = build_tokenizer(recipe.tokenizer, _training_text(recipe, documents), run.out)
+    if recipe.conversations:
+        check_chat_tags(load_tokenizer(run.out).token_id, f"tokenizer ({facts['origin']})")
+    if switched_off := facts.get("switched_off"):
+        run.log(f"tokenizer: switched off {', '.join(switched_off)}, so that equal texts have equal tokens")
+    return facts
+
+
+def _check(file: Path | None, conversations: bool) -> None:
+    """Raise UserError for a file that the stage would refuse; one that is not here yet is judged when it is."""
+    from athanor.data.tokenizer import check_tokenizer_file
+
+    if file is not None:
+        check_tokenizer_file(file, conversations=conversations)
+
+
+def _cached_file(hub: str, revision: str | None) -> Path | None:
+    from athanor.data.tokenizer import cached_tokenizer_file
+
+    return cached_tokenizer_file(hub, revision)
 
 
 def _file(path: str) -> Path:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import ChatSourceRecipe
+from athanor.data.packing import RowFit, fit_rows
+from athanor.data.shards import TokenShards
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import TrainingCost
 from athanor.tasks.stage import TRAINER, Lifecycle, Stage, StageRun, Wanted
@@ -21,11 +24,22 @@ if TYPE_CHECKING:
     from athanor.tasks.preset_recipe import Preset
 
 
+MAX_LOST_FRACTION = 0.05
+
+
 class SftRecipe(Recipe):
     """The preset's section `sft`: the conversations and the optimization."""
 
     source: ChatSourceRecipe = Field(description="Conversations")
     train: TrainRecipe = Field(description="Optimization; rows are packed conversations")
+    max_lost_fraction: float = Field(
+        default=MAX_LOST_FRACTION,
+        ge=0,
+        le=1,
+        exclude_if=lambda fraction: fraction == MAX_LOST_FRACTION,
+        description="Share of the assistant tokens, lost where conversations are longer than a row, above which "
+        "fine-tuning fails",
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> SftRecipe:
@@ -35,16 +49,19 @@ class SftRecipe(Recipe):
 
 
 class SftStageRecipe(Recipe):
-    """Optimization; the base model and the conversations are parents."""
+    """Optimization; the base model and the conversations are parents. What may be lost changes nothing learned."""
 
     train: TrainRecipe
+    max_lost_fraction: float = Field(exclude=True)
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The fine-tuned model, with SFT."""
     if life.preset.sft is not None:
         inputs = {"base": life.one("pretrain"), "chat": life.one("chat"), "tokenizer": life.one("tokenizer")}
-        yield Wanted("sft", life.preset.model.family, SftStageRecipe(train=life.preset.sft.train), inputs)
+        asked = life.preset.sft
+        recipe = SftStageRecipe(train=asked.train, max_lost_fraction=asked.max_lost_fraction)
+        yield Wanted("sft", life.preset.model.family, recipe, inputs)
 
 
 def cost(recipe: SftStageRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
@@ -52,8 +69,15 @@ def cost(recipe: SftStageRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
     return TrainingCost(recipe.train, held_out_sources=1)
 
 
+def foresee(recipe: SftStageRecipe, *, chat: Artifact | None = None, **inputs: Any) -> str | None:
+    """What rows of this length hold of the conversations. Raises UserError where they lose more than may be lost."""
+    return None if chat is None else str(_fit(recipe, chat))
+
+
 def build(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifact, tokenizer: Artifact) -> dict:
     """Fine-tune in a child process; a killed run continues from its newest whole checkpoint."""
+    fit = _fit(recipe, chat)
+    run.log(f"sft: {fit}")
     model = ModelRecipe.model_validate(json.loads(base.file("config.json").read_text()))
     spec = RunSpec(
         objective="sft",
@@ -66,7 +90,28 @@ def build(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifa
         init_dir=str(base.path),
         run_name=f"sft-{model.family}-{run.key[:12]}",
     )
-    return train(spec, run)
+    return {**train(spec, run), **fit.facts()}
 
 
-STAGE = Stage("sft", part="sft", wanted=wanted, cost=cost, build=build, resumable=True, trains=True, code=(TRAINER,))
+def _fit(recipe: SftStageRecipe, chat: Artifact) -> RowFit:
+    """How the conversations fit; UserError above the limit."""
+    _, _, fit = fit_rows(TokenShards(chat.path / "train"), recipe.train.seq_len_tokens)
+    if fit.lost_fraction > recipe.max_lost_fraction:
+        raise UserError(
+            f"sft: {fit}, more than sft.max_lost_fraction={recipe.max_lost_fraction:g}; "
+            "give longer rows (sft.train.seq_len_tokens) or allow the loss"
+        )
+    return fit
+
+
+STAGE = Stage(
+    "sft",
+    part="sft",
+    wanted=wanted,
+    cost=cost,
+    build=build,
+    foresee=foresee,
+    resumable=True,
+    trains=True,
+    code=(TRAINER,),
+)

@@ -1,11 +1,12 @@
 """What a stage is: a record beside the code it describes. A new stage is one file, `tasks/<stage>.py`.
 
 The file declares `STAGE`, and nothing lists them: the chain, the plan and the flows read `STAGES`. It holds the recipe
-that is hashed into the key, and four functions:
+that is hashed into the key, and these functions:
 
     wanted(life)                     the artifacts a preset wants of the stage, each with its recipe, label and inputs
     external(preset)                 what it reads that no stage makes (tasks/external.py), for stages that do
     cost(recipe, preset, **inputs)   what building one takes (tasks/cost.py)
+    foresee(recipe, **inputs)        what those inputs that are built say of it before it is, for stages that look ahead
     build(recipe, run, **inputs)     the work: fills the folder `run.out` and returns facts for the manifest
 
 A stage knows no other stage's code: it asks for artifacts by the stage's name. Its file imports nothing heavy before it
@@ -102,7 +103,8 @@ class Stage:
 
     Raise `code_version` when the same recipe must give other bytes than before. `build` of a `resumable` stage finds in
     `run.out` what an earlier attempt left there. One that `trains` has a TrainingCost, and gets from a budget what the
-    others leave. `code` names modules that `build` starts but does not import.
+    others leave. What `foresee` returns is a line for the plan; where it raises UserError, `build` would. `code` names
+    modules that `build` starts but does not import.
     """
 
     name: str
@@ -111,6 +113,7 @@ class Stage:
     cost: Callable[..., Cost | TrainingCost]
     build: Callable[..., dict]
     external: Callable[[Preset], Iterable[External]] = reads_nothing
+    foresee: Callable[..., str | None] | None = None
     code_version: int = 1
     resumable: bool = False
     trains: bool = False

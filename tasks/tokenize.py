@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
+from athanor.data.splits import SPLITS
 from athanor.tasks.cost import Cost, tokenizing
 from athanor.tasks.stage import Lifecycle, Stage, StageRun, Wanted
 
@@ -34,7 +35,12 @@ def build(recipe: TokenShardsRecipe, run: StageRun, *, documents: Artifact, toke
     """Write token shards of the training and held-out text; a killed run goes on at the next shard."""
     from athanor.data.shards import write_shards
 
-    return write_shards(documents.path, tokenizer.path, documents.label, run.out, run.runtime.workers, run.progress)
+    workers, progress = run.runtime.workers, run.progress
+    facts = write_shards(documents.path, tokenizer.path, documents.label, run.out, workers, progress)
+    for split in SPLITS:
+        if characters := facts.get(f"{split}_normalized_characters"):
+            run.log(f"{documents.label}, {split}: the tokenizer's NFC replaced {characters:,} characters of the text")
+    return facts
 
 
 STAGE = Stage("tokenize", part="data", wanted=wanted, cost=cost, build=build, resumable=True)

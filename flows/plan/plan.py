@@ -16,7 +16,14 @@ from athanor.core.errors import UserError
 from athanor.core.numbers import memory
 from athanor.core.runtime import Runtime
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
-from athanor.flows.plan.preflight import Finding, access_findings, disk_finding, recipe_findings, version_findings
+from athanor.flows.plan.preflight import (
+    Finding,
+    access_findings,
+    disk_finding,
+    foreseen_findings,
+    recipe_findings,
+    version_findings,
+)
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
@@ -75,7 +82,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
         return Plan(preset, machine, [*findings, *access_findings(preset, None)])
     survey = Survey(preset)
     needed = survey.needed_by(flow)
-    findings += access_findings(preset, needed)
+    findings += [*access_findings(preset, needed), *foreseen_findings(survey, needed)]
     estimator = Estimator(survey, machine, timing)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)

@@ -19,9 +19,9 @@ from typing import Literal, assert_never
 from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
-from athanor.core.store import Store
+from athanor.core.store import Artifact, Store
 from athanor.data.hub_access import Repository, hub_access
-from athanor.flows.plan.survey import StageSurvey
+from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.external import External
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import stages_of
@@ -55,6 +55,26 @@ def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Fi
     wanted = list(_repositories(preset, stages))
     with ThreadPoolExecutor(max_workers=8) as pool:
         return list(pool.map(lambda asked: _access(*asked), wanted))
+
+
+def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding]:
+    """What the inputs that are built say of stages that are not."""
+    findings: list[Finding] = []
+    for stage in stages:
+        if stage.state == "cached" or stage.record.foresee is None:
+            continue
+        built = {
+            name: artifact
+            for name, artifact in stage.wanted.inputs.items()
+            if isinstance(artifact, Artifact) and survey.surveyed(artifact).state == "cached"
+        }
+        try:
+            foreseen = stage.record.foresee(stage.wanted.recipe, **built)
+        except UserError as error:
+            findings.append(Finding("error", stage.stage, str(error)))
+        else:
+            findings += [] if foreseen is None else [Finding("ok", stage.stage, foreseen)]
+    return findings
 
 
 def disk_finding(needed_bytes: float) -> Finding:
@@ -133,17 +153,13 @@ def _is_cached(repository: Repository) -> bool:
         return False
     match repository.kind:
         case "model":
-            return _tokenizer_cached(repository.repo, repository.revision or "main")
+            from athanor.data.tokenizer import cached_tokenizer_file
+
+            return cached_tokenizer_file(repository.repo, repository.revision) is not None
         case "dataset":
             return _dataset_cached(repository.repo)
         case other:
             assert_never(other)
-
-
-def _tokenizer_cached(repo: str, revision: str) -> bool:
-    from huggingface_hub import try_to_load_from_cache
-
-    return isinstance(try_to_load_from_cache(repo, "tokenizer.json", revision=revision), str)
 
 
 def _dataset_cached(repo: str) -> bool:

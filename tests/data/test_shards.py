@@ -216,3 +216,42 @@ def test_real_text_has_the_token_count_of_an_independent_tokenizer(name, test_da
         ids = shards.tokens(0, shards.total_tokens)
         ends = np.flatnonzero(ids == shards.eos_id) + 1
         assert ends.tolist() == [*starts[1:].tolist(), shards.total_tokens]
+
+
+def spoiled(tokenizer_dir, tmp_path, monkeypatch, spoil):
+    """A tokenizer artifact whose file was spoiled behind the rules' back, which only the proof can notice."""
+    spec = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    spoil(spec)
+    (tmp_path / "spoiled.json").write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setattr("athanor.data.tokenizer.check_byte_level", lambda spec, name: None)
+    build_tokenizer(TokenizerRecipe(path=str(tmp_path / "spoiled.json")), iter(()), tmp_path / "spoiled")
+    return tmp_path / "spoiled"
+
+
+def test_a_document_that_loses_bytes_is_an_error_naming_source_and_document(
+    write_documents_dir, tokenizer_dir, tmp_path, monkeypatch
+):
+    def without_cyrillic_bytes(spec):
+        for symbol in "ÐÑ":
+            del spec["model"]["vocab"][symbol]
+
+    bad = spoiled(tokenizer_dir, tmp_path, monkeypatch, without_cyrillic_bytes)
+    folder = write_documents_dir("letters", ["plain", "печь горит"])
+    with pytest.raises(UserError, match=r"'letters', letters\.jsonl:2: .*19 bytes, its tokens stand for 10") as error:
+        write_shards(folder, bad, "letters", tmp_path / "out")
+    assert "\n" not in str(error.value)
+
+
+def test_a_document_that_decodes_to_another_text_is_an_error(write_documents_dir, tokenizer_dir, tmp_path, monkeypatch):
+    lower = spoiled(tokenizer_dir, tmp_path, monkeypatch, lambda spec: spec.update(normalizer={"type": "Lowercase"}))
+    with pytest.raises(UserError, match=r"'shout', shout\.jsonl:1: .*another text"):
+        write_shards(write_documents_dir("shout", ["FIRE"]), lower, "shout", tmp_path / "out")
+
+
+def test_characters_that_nfc_replaced_are_counted_in_the_facts(
+    write_documents_dir, tokenizer_dir, tmp_path, monkeypatch
+):
+    nfc = spoiled(tokenizer_dir, tmp_path, monkeypatch, lambda spec: spec.update(normalizer={"type": "NFC"}))
+    folder = write_documents_dir("accents", ["cafe\u0301", "plain", "e\u0301e\u0301"], ["plain"])
+    facts = write_shards(folder, nfc, "accents", tmp_path / "out", shard_tokens=8)
+    assert facts["train_normalized_characters"] == 6 and "held_out_normalized_characters" not in facts

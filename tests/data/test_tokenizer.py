@@ -130,6 +130,42 @@ def test_truncation_and_padding_of_a_foreign_file_are_switched_off(tokenizer_dir
         assert got.encode(text) == want.encode(text)
 
 
+def test_dropout_and_added_tokens_of_a_foreign_file_are_switched_off_and_said(tokenizer_dir, tmp_path):
+    spec = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["model"]["dropout"] = 0.5
+    eos = {"id": "<|endoftext|>", "type_id": 0}
+    spec["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": eos}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|endoftext|>": {"id": "<|endoftext|>", "ids": [0], "tokens": ["<|endoftext|>"]}},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    facts = build_tokenizer(TokenizerRecipe(path=str(tmp_path)), iter(()), tmp_path / "out")
+    assert facts["switched_off"] == ["1 tokens that its post-processor adds", "BPE dropout 0.5"]
+    got, want = load_tokenizer(tmp_path / "out"), load_tokenizer(tokenizer_dir)
+    text = "the sum of 12 and 345 is 357, so a furnace burns"
+    assert {tuple(got.encode(text)) for _ in range(20)} == {tuple(want.encode(text))}
+    shipped = tokenizers.Tokenizer.from_file(str(tmp_path / "out" / "tokenizer.json"))
+    assert shipped.encode(text).ids == want.encode(text)
+
+
+def test_proof_counts_bytes_decodes_and_says_what_nfc_replaced(tokenizer_dir, tmp_path):
+    spec = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["normalizer"] = {"type": "NFC"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    facts = build_tokenizer(TokenizerRecipe(path=str(tmp_path)), iter(()), tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out")
+    assert "switched_off" not in facts
+    for text, replaced in (("cafe\u0301", 2), ("caf\u00e9", 0), ("a\u0315\u0300", 2), ("q\u0307\u0323", 1)):
+        assert tokenizer.prove(text, tokenizer.encode(text), "x", decode=True) == replaced
+    with pytest.raises(UserError, match=r"here: .*4 bytes, its tokens stand for 3"):
+        tokenizer.prove("four", tokenizer.encode("for"), "here")
+    tokenizer.prove("rof", tokenizer.encode("for"), "here")
+    with pytest.raises(UserError, match=r"here: .*decode to another text"):
+        tokenizer.prove("rof", tokenizer.encode("for"), "here", decode=True)
+
+
 def test_an_eos_that_the_file_does_not_call_special_is_made_special(tokenizer_dir, tmp_path):
     spec = json.loads((tokenizer_dir / "tokenizer.json").read_text())
     for token in spec["added_tokens"]:
@@ -160,6 +196,15 @@ def test_an_eos_that_ordinary_text_encodes_to_is_refused(tokenizer_dir, tmp_path
     (tmp_path / "tokenizer.json").write_text(json.dumps(spec))
     with pytest.raises(UserError, match="'end'"):
         build_tokenizer(TokenizerRecipe(path=str(tmp_path), eos="end"), iter(()), tmp_path / "out")
+
+
+def test_a_chat_tag_that_ordinary_text_encodes_to_is_refused(tokenizer_dir, tmp_path):
+    spec = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    spec["model"]["ignore_merges"] = True
+    spec["pre_tokenizer"]["pretokenizers"][1]["use_regex"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    with pytest.raises(UserError, match="also what ordinary text encodes to"):
+        build_tokenizer(TokenizerRecipe(path=str(tmp_path)), iter(()), tmp_path / "out")
 
 
 def test_a_tokenizer_that_is_not_byte_level_is_refused(tokenizer_dir, tmp_path):

@@ -75,7 +75,9 @@ def lineage(price: float) -> list[StageRow]:
     }
     chat = add("chat", "sums", {"documents": chats, "tokenizer": tokenizer}, 2.2, tokens=210_000)
     base = add("pretrain", "polychromatic", {**tokens, "tokenizer": tokenizer}, 172.0, steps=STEPS, loss=2.31)
-    tuned = add("sft", "polychromatic", {"base": base, "chat": chat}, 61.0, steps=200, loss=0.91)
+    fit = {"conversations": 4000, "truncated_conversations": 30, "dropped_conversations": 2}
+    fit |= {"assistant_tokens": 90_000, "lost_assistant_tokens": 450}
+    tuned = add("sft", "polychromatic", {"base": base, "chat": chat}, 61.0, steps=200, loss=0.91, **fit)
     for model, made in (("base", base), ("sft", tuned)):
         add("evaluate", f"sums-{model}", {"model": made}, 12.4, exact_match=0.02)
         add("interpret", model, {"model": made, **tokens}, 4.8, maps=5)

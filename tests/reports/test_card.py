@@ -113,6 +113,12 @@ def test_benchmarks_claim_a_difference_only_where_intervals_are_apart(written):
     assert lines["sums", "nats", "SFT"][-1] == "better than base"  # lower is better
 
 
+def test_what_rows_lose_of_the_conversations_stands_with_fine_tuning(html, written):
+    assert "What the rows hold of the conversations" in html
+    (lost,) = [line for line in (written / "report.md").read_text().splitlines() if line.startswith("| lost |")]
+    assert " ".join(lost.split()) == "| lost | 450 | 0.5 % |"
+
+
 def test_money_appears_only_where_time_has_a_price(html, priced_run, tmp_path):
     write_report(priced_run, tmp_path)
     assert "$" not in summary(tmp_path).replace("\\$0.15", "")

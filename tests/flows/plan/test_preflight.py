@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
+from athanor.data import tokenizer
+from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.hub_access import Access
+from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.plan import preflight, training_rate
 from athanor.flows.plan.plan import check_ready, make_plan
-from athanor.flows.plan.preflight import access_findings, disk_finding, recipe_findings, version_findings
+from athanor.flows.plan.preflight import (
+    Finding,
+    access_findings,
+    disk_finding,
+    foreseen_findings,
+    recipe_findings,
+    version_findings,
+)
 from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import Rate
 
@@ -70,7 +84,7 @@ def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
 def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_error(small_preset, hub, monkeypatch):
     gone = Access("unreachable", "out of reach")
     hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
-    monkeypatch.setattr(preflight, "_tokenizer_cached", lambda *_: True)
+    monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda *_: Path("tokenizer.json"))
     monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
     levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)))]
     assert levels == ["error", "warning", "warning"]
@@ -182,3 +196,45 @@ def test_nothing_is_timed_before_a_run_without_a_budget(small_preset, monkeypatc
     assert not timed
     check_ready(small_preset("runtime.budget_hours=10000"), "lifecycle")
     assert timed
+
+
+def test_a_tokenizer_without_chat_tags_fails_the_plan_of_conversations_wherever_it_comes_from(
+    small_preset, hub, tmp_path, monkeypatch
+):
+    file = tmp_path / "tokenizer.json"
+    spec = json.loads(_trained_tokenizer(tmp_path).read_text(encoding="utf-8"))
+    spec["added_tokens"] = [token for token in spec["added_tokens"] if token["content"] == "<|endoftext|>"]
+    for tag in ("<|im_start|>", "<|im_end|>"):
+        del spec["model"]["vocab"][tag]
+    file.write_text(json.dumps(spec), encoding="utf-8")
+    monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda repo, revision: file)
+    for origin in (f"tokenizer.path={file}", "tokenizer.hub=o/tokenizer"):
+        (error,) = make_plan(small_preset(origin)).errors
+        assert error.subject == "tokenizer" and f"{file} has no <|im_start|>" in error.message
+        assert not make_plan(small_preset(origin, "sft=null")).errors
+
+
+def _trained_tokenizer(folder):
+    build_tokenizer(TokenizerRecipe(vocab_size=300), iter(["a text to train on"]), folder / "trained")
+    return folder / "trained" / "tokenizer.json"
+
+
+def test_what_built_inputs_say_of_a_stage_stands_in_the_plan(small_preset, publish):
+    def foresee(recipe, *, chat=None, **others):
+        if chat is None:
+            return None
+        if recipe.max_lost_fraction == 0:
+            raise UserError("too much is lost")
+        return f"fits {recipe.train.seq_len_tokens}"
+
+    def findings(preset):
+        found = Survey(preset)
+        stages = {stage.stage: stage for stage in found.needed_by("lifecycle")}
+        record = replace(stages["sft"].record, foresee=foresee)
+        return stages["chat"], foreseen_findings(found, [replace(stages["sft"], record=record)])
+
+    chat, before = findings(small_preset())
+    assert before == []
+    publish(chat)
+    assert findings(small_preset())[1] == [Finding("ok", "sft", "fits 256")]
+    assert findings(small_preset("sft.max_lost_fraction=0"))[1] == [Finding("error", "sft", "too much is lost")]
