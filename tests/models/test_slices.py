@@ -55,7 +55,7 @@ def batch(ids, targets, starts, seed) -> Batch:
 
 
 def two_steps(model, rows_of, slice_rows):
-    """Of two steps on end with other rows: the losses, the gradient as a whole and of each parameter; then the buffers."""
+    """Of two steps with other rows: the losses, the gradient as a whole and of each parameter; then the buffers."""
     model = model.train()
     optimizer, world, cpu = torch.optim.SGD(model.parameters(), lr=0.0), World(), torch.device("cpu")
     subject = Optimization(

@@ -1,10 +1,10 @@
 """One training step in two halves: `measure` finds loss and gradient, then `update` learns or `discard` forgets.
 
 A rank computes its rows in slices that fit the device. Every slice's summed loss is divided by the number of target
-tokens of the *whole* step, and its auxiliary losses weigh by the tokens that count for them, so rows weigh by what they
-teach however they are packed, sliced or spread over ranks. When
-a GPU runs out of memory the same samples are tried again in slices half as long; nothing of the failed try remains,
-for gradients are cleared and noise is a function of the row's key.
+tokens of the *whole* step, and its auxiliary losses weigh by its share of the tokens that count for them, so rows weigh
+by what they teach however they are packed, sliced or spread over ranks. When a GPU runs out of memory the same samples
+are tried again in slices half as long; nothing of the failed try remains, for gradients are cleared and noise is a
+function of the row's key.
 """
 
 from __future__ import annotations
