@@ -8,9 +8,9 @@
     argmax-stability   steps in a row whose likeliest token is that of the step before          >= 5
 
 The first two read states. The others need logits, which cost the coda and the head at every step that is looked at:
-check every few steps, or use latent-diff. Checks that are some steps apart compare the neighbouring steps that checks at
-every step compare, so the step before a check is looked at too, and for argmax-stability as many as shall agree.
-Source: recurrent-pretraining; thresholds of Geiping et al. 2025 where they differ.
+check every few steps, or use latent-diff. Checks some steps apart compare neighbouring steps all the same, so the step
+before a check is looked at too, and for argmax-stability as many as shall agree. Source: recurrent-pretraining;
+thresholds of Geiping et al. 2025 where they differ.
 """
 
 from __future__ import annotations
