@@ -44,7 +44,7 @@ class Context:
     row_key_B: Tensor | None
     visible: Visible
     cache: Cache | None
-    targets_BT: Tensor | None = None  # only while a loss is computed; -100 is ignored
+    counted_BT: Tensor | None = None  # only while a loss is computed: see `counted_tokens`
     packed: PackedRow | None = None  # only while the documents of a row are read that become the cache's rows
     source_B: Tensor | None = None  # likewise: see Curriculum.begin_training
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
@@ -55,13 +55,25 @@ class Context:
 
 
 class Loss(NamedTuple):
-    """`total`: fp32 sum of cross-entropies in nats over `tokens` targets. The objective is
-    total / tokens + sum(aux.values()); aux losses are weighted means over the micro-batch. A tuple, so that engines see
-    the tensors in it."""
+    """`total`: fp32 sum of cross-entropies in nats over `tokens` targets. The objective of these rows is
+    total / tokens + sum(aux.values()). An auxiliary loss, its weight included, is a mean of one value for each row, in
+    which a row weighs by its tokens in `counted`; so that of a step is the mean of its slices' by the same weight,
+    however it is sliced. A tuple, so that engines see the tensors in it."""
 
     total: Tensor
     tokens: Tensor
     aux: dict[str, Tensor]
+    counted: Tensor  # how many of `counted_tokens` there are
+
+
+def counted_tokens(targets_BT: Tensor, doc_start_BT: Tensor | None) -> Tensor:
+    """bool `[B, T]`: the tokens of documents with any target, which padding has not; auxiliary losses are taken of them
+    alone. Known from the batch before anything is computed."""
+    is_target_BT = targets_BT != IGNORE
+    if doc_start_BT is None:
+        return is_target_BT.any(1, keepdim=True).expand_as(is_target_BT)
+    targets_of_BT = torch.zeros_like(doc_start_BT).scatter_add(1, doc_start_BT, is_target_BT.long())
+    return targets_of_BT.gather(1, doc_start_BT) > 0
 
 
 class LanguageModel(Curriculum, ParameterGroups, Observed):
@@ -145,9 +157,10 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
     ) -> Loss:
         """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`. `source_B` int64 indexes the sources
         `begin_training` was given."""
-        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B=source_B)
+        counted_BT = counted_tokens(targets_BT, doc_start_BT)
+        h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, counted_BT, source_B=source_B)
         total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.logit_cap)
-        return Loss(total, (targets_BT != IGNORE).sum(), context.aux)
+        return Loss(total, (targets_BT != IGNORE).sum(), context.aux, counted_BT.sum())
 
     def sampled_loss(
         self,
@@ -160,13 +173,14 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         """Cross-entropy against targets drawn from the model's own prediction where `targets_BT` has any, without
         auxiliary losses: what the Gauss-Newton-Bartlett estimator differentiates (arXiv 2305.14342, alg. 2). The draw
         is a function of the row's key and the position."""
-        h_BTD, _ = self._run(ids_BT, doc_start_BT, row_key_B, None, targets_BT, source_B=source_B)
+        counted_BT = counted_tokens(targets_BT, doc_start_BT)
+        h_BTD, _ = self._run(ids_BT, doc_start_BT, row_key_B, None, counted_BT, source_B=source_B)
         h_ND = h_BTD.flatten(0, 1)
         uniform_BT = uniform(row_key_B, SAMPLED_TARGETS_STREAM, ids_BT.shape[1])
         drawn_N = sample_classes(h_ND.detach(), self.head_weight.detach(), uniform_BT.flatten(), self.logit_cap)
         drawn_N = drawn_N.where(targets_BT.flatten() != IGNORE, IGNORE)
         total = linear_cross_entropy(h_ND, self.head_weight, drawn_N, self.logit_cap)
-        return Loss(total, (targets_BT != IGNORE).sum(), {})
+        return Loss(total, (targets_BT != IGNORE).sum(), {}, counted_BT.sum())
 
     def prefill(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Cache]:
         """Reads N documents as one packed row, without padding. Returns the final-normed hidden states `[N, D]` of
@@ -185,7 +199,7 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         doc_start_BT: Tensor | None,
         row_key_B: Tensor | None,
         cache: Cache | None,
-        targets_BT: Tensor | None = None,
+        counted_BT: Tensor | None = None,
         packed: PackedRow | None = None,
         source_B: Tensor | None = None,
     ) -> tuple[Tensor, Context]:
@@ -206,7 +220,7 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
             raise UserError(f"position {offset + length - 1} exceeds model.max_seq_len={limit}")
         visible = packed or visible_keys(doc_start_BT, offset, length, ids_BT.device)
         context = Context(
-            offset, position_BT, doc_start_BT, row_key_B, visible, cache, targets_BT, packed=packed, source_B=source_B
+            offset, position_BT, doc_start_BT, row_key_B, visible, cache, counted_BT, packed=packed, source_B=source_B
         )
         h_BTD = self.final_norm(self.body(self.embed(ids_BT), context))
         if cache is not None:

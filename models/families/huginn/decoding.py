@@ -63,17 +63,20 @@ def _decode_piece(
     read_BTD: Tensor | None = None
     steps = model.recurrence.steps
     for step in range(steps):
+        done = step + 1
         core.enter(step, piece.start, running_BT)
         seen = replace(piece, visible=core.visible(piece.visible, step, piece.start, piece.length))
         remember = partial(core.remember, step, piece.start, None if watch is None else running_BT)
         s_BTD = torch.where(running_BT[:, :, None], model.core(s_BTD, e_BTD, seen, remember), s_BTD)
-        if watch is None or not watch.due(step + 1) or step + 1 == steps:
+        if watch is None or not watch.looks(done) or watch.next_check(done) >= steps:
             continue
+        newest = s_BTD
         if watch.rule.reads_logits:
             read_BTD = _read_cached(model, s_BTD, piece, coda)
-            running_BT = running_BT & ~watch.stops(model.logits(model.final_norm(read_BTD)))
-        else:
-            running_BT = running_BT & ~watch.stops(s_BTD)
+            newest = model.logits(model.final_norm(read_BTD))
+        stops_BT = watch.stops(newest)
+        if done == watch.next_check(done):
+            running_BT = running_BT & ~stops_BT
         if not running_BT.any():
             break
     if read_BTD is None or running_BT.any():

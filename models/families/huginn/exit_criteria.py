@@ -7,8 +7,10 @@
     minp-kl            the same, probabilities below a tenth of the largest replaced by 1 / V   < 1e-5
     argmax-stability   steps in a row whose likeliest token is that of the step before          >= 5
 
-The first two read states. The others need logits, which cost the coda and the head at every check: check every few
-steps, or use latent-diff. Source: recurrent-pretraining; thresholds of Geiping et al. 2025 where they differ.
+The first two read states. The others need logits, which cost the coda and the head at every step that is looked at:
+check every few steps, or use latent-diff. Checks some steps apart compare neighbouring steps all the same, so the step
+before a check is looked at too, and for argmax-stability as many as shall agree. Source: recurrent-pretraining;
+thresholds of Geiping et al. 2025 where they differ.
 """
 
 from __future__ import annotations
@@ -56,13 +58,19 @@ class Watch:
         self._threshold = THRESHOLDS[rule.criterion] if rule.threshold is None else rule.threshold
         self._compare = _COMPARE[rule.criterion]
         self._before = _before_the_first_step(rule.criterion, state_BTD, vocab_size)
+        self._compared_steps = self._threshold if rule.criterion == "argmax-stability" else 1
 
-    def due(self, step: int) -> bool:
-        """Whether there is a check after `step` steps."""
-        return step % self.rule.check_every == 0
+    def next_check(self, step: int) -> int:
+        """The first check that is not before `step` steps."""
+        return -(-step // self.rule.check_every) * self.rule.check_every
+
+    def looks(self, step: int) -> bool:
+        """Whether `stops` must be given what there is after `step` steps, for a check then or soon after."""
+        return self.next_check(step) - step < self._compared_steps + 1
 
     def stops(self, seen: Tensor) -> Tensor:
-        """Which positions, bool `[B, T]`, have iterated enough; `seen` is their newest states or logits."""
+        """Which positions, bool `[B, T]`, have iterated enough if this step is a check's; `seen` is their newest states
+        or logits."""
         value_BT, self._before = self._compare(self._before, seen.float())
         if self.rule.criterion == "argmax-stability":
             return value_BT >= self._threshold

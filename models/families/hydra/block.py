@@ -117,8 +117,8 @@ class HydraBlock(nn.Module):
     def forward(
         self, x_BTD: Tensor, positions: Positions, routing: Routing, states: list[list[CCGQAState]] | None = None
     ) -> tuple[Tensor, dict[str, Tensor], Routed]:
-        """The new stream; auxiliary losses by name, unweighted; what was decided. `states`: from `new_states`, while
-        decoding."""
+        """The new stream; auxiliary losses of each row, `[B]`, by name, unweighted; what was decided. `states`: from
+        `new_states`, while decoding."""
         gate, losses = (None, {}) if self.mod is None else self.mod(x_BTD, routing)
         of_block, of_mlp = (None, gate) if self.gates_mlp else (gate, None)
         active_BT = None if of_block is None else of_block.computed_BT
@@ -204,6 +204,6 @@ class ExpertLayer(nn.Module):
         )
 
     def forward(self, x_BTD: Tensor, routing: Routing, stream: int) -> tuple[Tensor, dict[str, Tensor], Choices]:
-        """The new stream, auxiliary losses by name, unweighted, and the choices."""
+        """The new stream, auxiliary losses of each row, `[B]`, by name, unweighted, and the choices."""
         y_BTD, losses, choices = self.ffn(self.ffn_norm(x_BTD), routing, stream)
         return x_BTD + y_BTD, losses, choices

@@ -41,7 +41,7 @@ class MixtureOfDepths(nn.Module):
         self.router = ThresholdRouter(d_model, start=capacity)
 
     def forward(self, x_BTD: Tensor, routing: Routing) -> tuple[Gate, dict[str, Tensor]]:
-        """The gate and, in training, its auxiliary loss, unweighted."""
+        """The gate and, in training, its auxiliary loss of each row, `[B]`, unweighted."""
         logit_BT = self.router(x_BTD).squeeze(-1)
         if self.whole_document and not self.training:
             chosen_BT = best_of_documents(logit_BT, routing.doc_start_BT, self.capacity)
@@ -49,8 +49,8 @@ class MixtureOfDepths(nn.Module):
             chosen_BT = self.router.reaches(logit_BT)
         losses, samples = {}, ()
         if self.training:
-            loss, sample = membership(logit_BT, self.capacity, routing)
-            losses, samples = {"mod": routing.mod_open * loss}, (sample,)
+            loss_B, sample = membership(logit_BT, self.capacity, routing)
+            losses, samples = {"mod": routing.mod_open * loss_B}, (sample,)
         weight_BT = 1.0 + routing.mod_open * (logit_BT.sigmoid() - 1.0)
         if routing.skipping > 0:
             weight_BT = torch.where(chosen_BT, weight_BT, (1.0 - routing.skipping) * weight_BT)

@@ -5,6 +5,10 @@
     between    x += alpha * MoE(norm x)                             after some of the blocks
     loss       CE + w_mod BCE + 0.01 ponder + 0.01 balance          w_mod = 0.01 (L / 32) sqrt(D / 768)
 
+Every auxiliary loss is one value for each row, the mean over its tokens that count (`counted_tokens`), and rows weigh
+by how many those are. No value of a row depends on the rows it is computed beside, so a step is the same in any slices
+and on any ranks; see `balance_loss` for the one that is often defined otherwise.
+
 L = n R counts the layers a token passes at full depth. Mixture of depths (MoD) wraps a block that a mixture of
 recursions (MoR) runs up to R times with the same weights, attention included, so decoding keeps R caches a layer, or
 one with `mor_kv="first"`. In training every token is computed and the routers weigh; in serving the tokens a MoD router
@@ -37,7 +41,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.kernels.rope import rope_table
 from athanor.models.families.hydra.block import ExpertLayer, HydraBlock, Routed
@@ -45,7 +48,7 @@ from athanor.models.families.hydra.ccgqa import CCGQAState, Positions
 from athanor.models.families.hydra.moe import ALPHA_START, Choices, positions_among
 from athanor.models.families.hydra.probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
 from athanor.models.families.hydra.recipe import HydraRecipe
-from athanor.models.families.hydra.routing import LinearRouter, Routing, Sample
+from athanor.models.families.hydra.routing import LinearRouter, Routing, Sample, calibrate
 from athanor.models.maps import AttentionShare, Map, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
@@ -129,7 +132,7 @@ class Hydra(LanguageModel):
             samples = (sample for routed in self._routed for sample in routed.samples)
             for of_router, sample in zip(self._samples, samples, strict=True):
                 of_router.append(sample)
-            context.aux |= self._weighted(found)
+            context.aux |= self._weighted(found, routing.counted_BT.sum(1))
         return x_BTD
 
     def _positions(self, x_BTD: Tensor, context: Context) -> Positions:
@@ -142,8 +145,9 @@ class Hydra(LanguageModel):
         skipping = 0.0
         if serving or (self.training and self.section.mod_skip_from is not None):
             skipping = float(mod_open == 1) * (1.0 if serving else float(self.mod_skip))
+        every_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
         return Routing(
-            counted_BT=_teaching(context, x_BTD),
+            counted_BT=every_BT if context.counted_BT is None else context.counted_BT,
             doc_start_BT=context.doc_start_BT,
             row_key_B=context.row_key_B,
             taught_BE=self._taught(context),
@@ -159,8 +163,9 @@ class Hydra(LanguageModel):
             return None
         return self._experts_of_SE[context.source_B]
 
-    def _weighted(self, found: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Auxiliary losses of the model from those of its layers: their mean, times its weight."""
+    def _weighted(self, found: list[dict[str, Tensor]], counted_B: Tensor) -> dict[str, Tensor]:
+        """Auxiliary losses of the model from those `[B]` of its layers: their mean over the layers and, by the tokens
+        that count in each, over the rows, times its weight."""
         recipe, section = self.recipe, self.section
         depth = self.effective_layers
         weights = {
@@ -171,9 +176,11 @@ class Hydra(LanguageModel):
         }
         by_name: dict[str, list[Tensor]] = defaultdict(list)
         for losses in found:
-            for name, loss in losses.items():
-                by_name[name].append(loss)
-        return {name: weights.get(name, 1.0) * torch.stack(losses).mean() for name, losses in by_name.items()}
+            for name, loss_B in losses.items():
+                by_name[name].append(loss_B)
+        share_B = counted_B / counted_B.sum().clamp(min=1)
+        means = {name: (torch.stack(losses_B).mean(0) * share_B).sum() for name, losses_B in by_name.items()}
+        return {name: weights.get(name, 1.0) * mean for name, mean in means.items()}
 
     def new_layer_states(self) -> list[list[list[CCGQAState]]]:
         return [block.new_states() for block in self.blocks]
@@ -255,14 +262,8 @@ class Hydra(LanguageModel):
         opens = (self.progress >= section.mod_from) & (mean < section.mod_gate_loss)
         opens = opens | (self.progress >= section.mod_forced) | (self.mod_ramp > 0)
         self.mod_ramp.add_(opens / section.mod_ramp_steps).clamp_(max=1)
-        if self._thresholds:
-            noted = zip(self._thresholds, self._samples, strict=True)
-            measured = torch.stack([router.measured(samples) for router, samples in noted])
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(measured)
-            for router, seen in zip(self._thresholds, measured, strict=True):
-                router.calibrate(seen)
-            self._samples = [[] for _ in self._thresholds]
+        calibrate(self._thresholds, self._samples, _sum_over_ranks)
+        self._samples = [[] for _ in self._thresholds]
 
     def diagnostics(self) -> dict[str, float]:
         """How far MoD is open, and of the newest forward pass: share of tokens above the threshold and above r = 1/2,
@@ -336,12 +337,8 @@ def _kind(name: str) -> Kind | None:
     return next((kind for owner, kind in kinds.items() if owner in owners), None)
 
 
-def _teaching(context: Context, x_BTD: Tensor) -> Tensor:
-    """bool `[B, T]`: the tokens of documents with any target, which padding has not; all, if there are no targets."""
-    if context.targets_BT is None:
-        return torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
-    is_target_BT = context.targets_BT != IGNORE
-    if context.doc_start_BT is None:
-        return is_target_BT.any(1, keepdim=True).expand_as(is_target_BT)
-    targets_BT = torch.zeros_like(context.doc_start_BT).scatter_add(1, context.doc_start_BT, is_target_BT.long())
-    return targets_BT.gather(1, context.doc_start_BT) > 0
+def _sum_over_ranks(values: Tensor) -> Tensor:
+    """Elementwise, in place."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(values)
+    return values

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from athanor.kernels.grouped_matmul import grouped_matmul
 from athanor.kernels.noise import uniform
 from athanor.kernels.swiglu import swiglu
-from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, masked_mean
+from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, row_means
 
 ALPHA_START = 0.1
 
@@ -75,8 +75,8 @@ class MixtureOfExperts(nn.Module):
         self.alpha = nn.Parameter(torch.full((1,), ALPHA_START))
 
     def forward(self, x_BTD: Tensor, routing: Routing, stream: int = 0) -> tuple[Tensor, dict[str, Tensor], Choices]:
-        """y `[B, T, D]`; the losses over the counted tokens, unweighted: `moe` for balance and, where the rows are
-        taught, `domain`; and the choices. `stream` numbers the layer's noise."""
+        """y `[B, T, D]`; the losses of each row `[B]` over its counted tokens, unweighted: `moe` for balance and, where
+        the rows are taught, `domain`; and the choices. `stream` numbers the layer's noise."""
         logit_BTE, row_key_B = self.router(x_BTD), routing.row_key_B
         if self.training and self.jitter and row_key_B is not None:
             noise_BN = uniform(row_key_B, stream, logit_BTE[0].numel())
@@ -119,10 +119,10 @@ class MixtureOfExperts(nn.Module):
 
 
 def teaching_loss(logit_BTE: Tensor, taught_BE: Tensor, counted_BT: Tensor) -> Tensor:
-    """-ln of the probability that falls on the experts marked for the row, mean over the counted tokens. How a token
-    chooses among them stays free; a row marked for all experts yields 0 and no gradient."""
+    """-ln of the probability that falls on the experts marked for the row, mean over its counted tokens, `[B]`. How a
+    token chooses among them stays free; a row marked for all experts yields 0 and no gradient."""
     marked_BT = logit_BTE.masked_fill(~taught_BE[:, None], -torch.inf).logsumexp(-1)
-    return masked_mean(logit_BTE.logsumexp(-1) - marked_BT, counted_BT)
+    return row_means(logit_BTE.logsumexp(-1) - marked_BT, counted_BT)
 
 
 def positions_among(blocks: int, layers: int) -> list[int]:

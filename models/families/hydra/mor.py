@@ -29,8 +29,8 @@ from athanor.models.families.hydra.routing import (
     Sample,
     ThresholdRouter,
     balance_loss,
-    masked_mean,
     membership,
+    row_means,
 )
 
 Recursion = Callable[[Tensor, int, Tensor | None], Tensor]  # h_BTD, r, active_BT -> Block(h) where active
@@ -50,7 +50,7 @@ class Depths(NamedTuple):
 
 class Recursions(nn.Module):
     """What the three kinds share. Each is called with the stream, the block, what the routers are told and the active
-    tokens (none: all), and gives the new stream, auxiliary losses and depths."""
+    tokens (none: all), and gives the new stream, auxiliary losses of each row, `[B]`, and depths."""
 
     def __init__(self, d_model: int, recursions: int):
         super().__init__()
@@ -99,9 +99,9 @@ class GaussianRecursions(Recursions):
         for r in range(self.recursions):
             h_BTD = self.run(block, h_BTD, r, both(active_BT, None if last_BT is None else last_BT >= r))
             y_BTD = y_BTD + share_BTR[:, :, r, None] * h_BTD
-        ponder = masked_mean((wanted_BTR * (depth_R + 1)).sum(-1), routing.counted_BT)
+        ponder_B = row_means((wanted_BTR * (depth_R + 1)).sum(-1), routing.counted_BT)
         depths = Depths((share_BTR.detach() * (depth_R + 1)).sum(-1))
-        return y_BTD.to(x_BTD.dtype), {"ponder": adaptive * ponder}, depths
+        return y_BTD.to(x_BTD.dtype), {"ponder": adaptive * ponder_B}, depths
 
 
 class ExpertChoiceRecursions(Recursions):
@@ -139,8 +139,8 @@ class ExpertChoiceRecursions(Recursions):
         if not lessons:
             return h_BTD, {}, Depths(depth_BT)
         losses, samples = zip(*lessons, strict=True)
-        loss = EXPERT_CHOICE_LOSS * adaptive * torch.stack(losses).mean()
-        return h_BTD, {"mor_choice": loss}, Depths(depth_BT, samples)
+        loss_B = EXPERT_CHOICE_LOSS * adaptive * torch.stack(losses).mean(0)
+        return h_BTD, {"mor_choice": loss_B}, Depths(depth_BT, samples)
 
 
 class TokenChoiceRecursions(Recursions):
@@ -165,7 +165,7 @@ class TokenChoiceRecursions(Recursions):
         y_BTD = h_BTD + adaptive * (p_BT1 * h_BTD + x_BTD - h_BTD)
         losses = {
             "mor_balance": BALANCE_LOSS * balance_loss(p_BTR, picked_BT[:, :, None], routing.counted_BT),
-            "mor_z": Z_LOSS * masked_mean(logit_BTR.logsumexp(-1).square(), routing.counted_BT),
+            "mor_z": Z_LOSS * row_means(logit_BTR.logsumexp(-1).square(), routing.counted_BT),
         }
         return y_BTD.to(x_BTD.dtype), losses, Depths((last_BT + 1).float())
 

@@ -3,23 +3,26 @@
 A router scores every token by itself, in fp32. Some compare the score with a threshold. Choosing the best `capacity` of
 a document (the published top-k) lets later tokens decide about earlier ones, so that choice is only a target: a binary
 cross-entropy pulls the sigmoid of the score towards membership. The threshold replaces it in serving: in training every
-step measures the score that `capacity` of its tokens reach; the running mean of these is the threshold, kept with the
-weights. A token then knows its fate from itself alone.
+step measures the score that `capacity` of its tokens reach, over all slices and ranks; the running mean of these is the
+threshold, kept with the weights. A token then knows its fate from itself alone.
 
-A forward pass changes no router. What it measured for the thresholds it returns as `Sample`s, which the model gathers
-over the micro-batches of a step and uses once, after it.
+A forward pass changes no router. What it shows of the thresholds it returns as `Sample`s, which the model gathers over
+the micro-batches of a step and uses once, after it. A loss is one value for each row, see
+models/families/hydra/model.py.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from athanor.kernels.kth_largest import kth_largest
 
 CALIBRATION_RATE = 0.1  # of the running mean, once 1 / steps is below it
 
@@ -40,10 +43,12 @@ class Routing:
 
 
 class Sample(NamedTuple):
-    """The logits one pass gave to the tokens that count, -inf for the others, and how many of them shall pass."""
+    """What one pass shows of a threshold: `capacity`, the same in all passes of a step, of the tokens that count shall
+    reach it, or all that compete where those are fewer."""
 
-    logit_N: Tensor
-    wanted: Tensor
+    logit_N: Tensor  # of the tokens that compete, -inf for the others
+    counted: Tensor
+    capacity: Tensor | float
 
 
 class LinearRouter(nn.Module):
@@ -89,41 +94,45 @@ class ThresholdRouter(LinearRouter):
         return logit_BT >= self.threshold
 
     @torch.no_grad()
-    def measured(self, samples: Sequence[Sample]) -> Tensor:
-        """Of all samples of a step together: the logit that the wanted number of tokens reach, times the tokens; and
-        the tokens. fp32 `[2]`, zero for nothing."""
-        if not samples:
-            return torch.zeros_like(self.threshold).expand(2)
-        ordered_N = torch.cat([sample.logit_N for sample in samples]).sort(descending=True).values
-        last = (torch.ceil(torch.stack([sample.wanted for sample in samples]).sum()).long() - 1).clamp(min=0)
-        tokens = (ordered_N > -math.inf).sum()
-        return torch.stack((torch.where(tokens > 0, ordered_N[last], 0.0) * tokens, tokens)).to(self.threshold)
+    def follow(self, reached: Tensor) -> None:
+        """Move the threshold towards the logit that the wanted tokens of a step reach."""
+        self.threshold.lerp_(reached.to(self.threshold), (1.0 / (self.calibrations + 1.0)).clamp(min=CALIBRATION_RATE))
+        self.calibrations.add_(1)
 
-    @torch.no_grad()
-    def calibrate(self, measured: Tensor) -> None:
-        """Move the threshold to what one step measured, see `measured`."""
-        total, tokens = measured.unbind()
-        rate = torch.where(tokens > 0, (1.0 / (self.calibrations + 1.0)).clamp(min=CALIBRATION_RATE), 0.0)
-        self.threshold.lerp_(total / tokens.clamp(min=1), rate)
-        self.calibrations.add_(tokens > 0)
+
+@torch.no_grad()
+def calibrate(
+    routers: Sequence[ThresholdRouter], samples: Sequence[Sequence[Sample]], total: Callable[[Tensor], Tensor]
+) -> None:
+    """Move every threshold by what the passes of a step showed of it; `total` sums a tensor over the ranks. Routers for
+    which no token competed stay as they are."""
+    if not any(samples):
+        return
+    logit_RN = torch.stack([torch.cat([sample.logit_N for sample in of_router]) for of_router in samples])
+    counted_R = torch.stack([torch.stack([sample.counted for sample in of_router]).sum() for of_router in samples])
+    counted_R, competing_R = total(torch.stack((counted_R, (logit_RN > -math.inf).sum(1))))
+    capacity_R = torch.stack([torch.as_tensor(of_router[0].capacity).to(logit_RN) for of_router in samples])
+    wanted_R = torch.ceil(capacity_R * counted_R).long().clamp(min=1).minimum(competing_R)
+    reached_R = kth_largest(logit_RN, wanted_R, total)
+    for router, competing, reached in zip(routers, competing_R.tolist(), reached_R, strict=True):
+        if competing:
+            router.follow(reached)
 
 
 def membership(
     logit_BT: Tensor, capacity: Tensor | float, routing: Routing, going_BT: Tensor | None = None
 ) -> tuple[Tensor, Sample]:
     """Binary cross-entropy of sigmoid(logit) to being among the best `capacity` of a document, mean over the counted
-    tokens, and the sample for the threshold. With `going_BT` only tokens that came this far compete and count;
-    `capacity` remains a share of all."""
-    candidates_BT, score_BT, wanted = routing.counted_BT, logit_BT, capacity * routing.counted_BT.sum()
+    tokens of each row, `[B]`, and the sample for the threshold. With `going_BT` only tokens that came this far compete
+    and are averaged; `capacity` remains a share of all."""
+    candidates_BT, score_BT = routing.counted_BT, logit_BT
     if going_BT is not None:
         candidates_BT = routing.counted_BT & going_BT
         score_BT = logit_BT.masked_fill(~going_BT, -math.inf)
-        share = (wanted / candidates_BT.sum().clamp(min=1)).clamp(max=1.0)
-        wanted = share * candidates_BT.sum()
     member_BT = best_of_documents(score_BT, routing.doc_start_BT, capacity)
     loss_BT = F.binary_cross_entropy_with_logits(logit_BT, member_BT.float(), reduction="none")
-    sample = Sample(logit_BT.detach().masked_fill(~candidates_BT, -math.inf).flatten(), wanted)
-    return masked_mean(loss_BT, candidates_BT), sample
+    competing_N = logit_BT.detach().masked_fill(~candidates_BT, -math.inf).flatten()
+    return row_means(loss_BT, candidates_BT), Sample(competing_N, routing.counted_BT.sum(), capacity)
 
 
 @torch.no_grad()
@@ -142,14 +151,20 @@ def best_of_documents(score_BT: Tensor, doc_start_BT: Tensor | None, capacity: T
 
 
 def balance_loss(p_BTE: Tensor, chosen_BTk: Tensor, counted_BT: Tensor) -> Tensor:
-    """E sum_e f_e P_e over the counted tokens: f_e the share of the choices that fell on e, P_e its mean probability;
-    1 when even. Source: Switch Transformer."""
-    weight_BT1 = (counted_BT / counted_BT.sum().clamp(min=1))[:, :, None]
+    """E sum_e f_e P_e over the counted tokens of each row, `[B]`: f_e the share of the choices that fell on e, P_e its
+    mean probability; 1 when even.
+
+    The loss is Switch Transformer's (arXiv 2101.03961, eq. 4), which takes the two means over a micro-batch: of a
+    product of means the value depends on how a batch is cut. Here they are those of a row, the sequence-wise balance of
+    DeepSeek-V3 (arXiv 2412.19437, eq. 17-20), which nothing cuts. Not those of a document: of a packed row's short ones
+    a single token would be asked to be even.
+    """
+    weight_BT1 = (counted_BT / counted_BT.sum(1, keepdim=True).clamp(min=1))[:, :, None]
     chosen_BTE = F.one_hot(chosen_BTk, p_BTE.shape[-1]).sum(2) / chosen_BTk.shape[-1]
-    share_E = (chosen_BTE * weight_BT1).sum((0, 1))
-    return p_BTE.shape[-1] * (share_E * (p_BTE * weight_BT1).sum((0, 1))).sum()
+    share_BE = (chosen_BTE * weight_BT1).sum(1)
+    return p_BTE.shape[-1] * (share_BE * (p_BTE * weight_BT1).sum(1)).sum(1)
 
 
-def masked_mean(x_BT: Tensor, counted_BT: Tensor) -> Tensor:
-    """Mean over the counted tokens; 0 if there are none."""
-    return torch.where(counted_BT, x_BT, 0.0).sum() / counted_BT.sum().clamp(min=1)
+def row_means(x_BT: Tensor, counted_BT: Tensor) -> Tensor:
+    """Mean over the counted tokens of each row, `[B]`; 0 if there are none."""
+    return torch.where(counted_BT, x_BT, 0.0).sum(1) / counted_BT.sum(1).clamp(min=1)

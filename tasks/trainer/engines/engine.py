@@ -5,9 +5,6 @@ and the tensors of a checkpoint. The other engines refine this one for several r
 batch every engine makes the same update, up to the order of sums; the tensors of a checkpoint have the same names and
 global shapes in all of them, so that a run may go on under another engine. Except for `loss` and `backward` of ranks
 whose rows differ in number, all ranks call the same methods in the same order.
-
-Auxiliary losses that are means over a slice (the balance of experts) depend on which rows share a slice. They are equal
-between worlds whose slices are: `micro_batch_rows` that divides the rows of a rank.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """One training step in two halves: `measure` finds loss and gradient, then `update` learns or `discard` forgets.
 
 A rank computes its rows in slices that fit the device. Every slice's summed loss is divided by the number of target
-tokens of the *whole* step, so rows weigh by what they teach however they are packed, sliced or spread over ranks. When
-a GPU runs out of memory the same samples are tried again in slices half as long; nothing of the failed try remains,
-for gradients are cleared and noise is a function of the row's key.
+tokens of the *whole* step, and its auxiliary losses weigh by its share of the tokens that count for them, so rows weigh
+by what they teach however they are packed, sliced or spread over ranks. When a GPU runs out of memory the same samples
+are tried again in slices half as long; nothing of the failed try remains, for gradients are cleared and noise is a
+function of the row's key.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
-from athanor.models.skeleton import LanguageModel, Loss
+from athanor.models.skeleton import LanguageModel, Loss, counted_tokens
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.optimizers.kind import AfterUpdate
 from athanor.tasks.trainer.step.batches import rows_of
@@ -27,7 +28,7 @@ LossOf = Callable[[dict[str, torch.Tensor]], Loss]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss in nats per target token, gradient norm before clipping, auxiliary values averaged over the targets."""
+    """Loss in nats per target token, gradient norm before clipping, auxiliary losses."""
 
     loss: float
     grad_norm: float
@@ -94,7 +95,8 @@ class Optimization:
         """Gradients of the mean sampled loss of the rows just learned from; returns the step's target tokens."""
         batch, step_key = self._measured
         self._gradients(batch, step_key, self.engine.sampled_loss)
-        return self._targets(batch)
+        targets, _ = self._counts(batch)
+        return targets
 
     def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
         while True:
@@ -116,7 +118,7 @@ class Optimization:
         self.engine.model.begin_step(step_key)
         rows, row_tokens = batch.ids_BT.shape
         slice_rows = max(1, self.slice_tokens // row_tokens)
-        targets = max(1, self._targets(batch))
+        targets, counted = (max(1, count) for count in self._counts(batch))
         totals: dict[str, torch.Tensor] = {}
         for start in range(0, rows, slice_rows):
             stop = min(rows, start + slice_rows)
@@ -124,12 +126,14 @@ class Optimization:
                 with self._autocast:
                     loss = loss_of(rows_of(batch, start, stop, self._device))
                 parts = {"loss": loss.total / targets}
-                parts |= {name: value * loss.tokens / targets for name, value in loss.aux.items()}
+                parts |= {name: value * loss.counted / counted for name, value in loss.aux.items()}
                 self.engine.backward(torch.stack(list(parts.values())).sum())
             totals = {name: totals.get(name, 0.0) + part.detach() for name, part in parts.items()}
         return totals
 
-    def _targets(self, batch: Batch) -> int:
-        """Target tokens of the step over all ranks."""
-        own_targets = torch.tensor(int((batch.targets_BT != IGNORE).sum()), device=self._device)
-        return int(self.engine.world.sum(own_targets))
+    def _counts(self, batch: Batch) -> tuple[int, int]:
+        """Target tokens of the step over all ranks, and the tokens that count for auxiliary losses."""
+        targets_BT, doc_start_BT = torch.from_numpy(batch.targets_BT), torch.from_numpy(batch.doc_start_BT)
+        own = torch.stack([(targets_BT != IGNORE).sum(), counted_tokens(targets_BT, doc_start_BT).sum()])
+        targets, counted = self.engine.world.sum(own.to(self._device)).tolist()
+        return targets, counted

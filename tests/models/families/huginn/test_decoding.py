@@ -77,7 +77,8 @@ def test_checks_can_be_some_steps_apart(criterion, deeper, decoded):
     model.coda[0].register_forward_hook(lambda *_: reads.append(1))
     with adaptively(model, ExitRule(criterion, math.inf, check_every=3)):
         _, steps = decoded(model, IDS[:1], [1] * 4)
-    assert (steps == 3).all() and len(reads) == 4
+    assert (steps == 3).all()
+    assert len(reads) == (4 * 2 if criterion == "kl" else 4)  # a check compares with the step before it
     with pytest.raises(UserError, match="check_every=0"):
         ExitRule(criterion, check_every=0)
 

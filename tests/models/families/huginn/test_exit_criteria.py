@@ -49,6 +49,29 @@ def test_argmax_stability_counts_equal_tokens_in_a_row():
     assert found == [False, False, False, False, True, False]
 
 
+@pytest.mark.parametrize("check_every", [2, 3, 8])
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_a_check_compares_with_the_step_before_it_however_far_the_last_check(criterion, check_every):
+    generator = torch.Generator().manual_seed(0)
+    start, stable = torch.randn(1, 50, 6, generator=generator), criterion == "argmax-stability"
+    settling = torch.randn(25, 1, 50, 6, generator=generator) * 1.5 ** -torch.arange(25.0)[:, None, None, None]
+    steps = (start + settling) * 3
+    threshold = 3 if stable else None
+    every, apart = (Watch(ExitRule(criterion, threshold, n), start, 6) for n in (1, check_every))
+    found = []
+    for step, seen in enumerate(steps, start=1):
+        expected = every.stops(seen)
+        if apart.looks(step):
+            stops = apart.stops(seen)
+            if apart.next_check(step) == step:
+                assert torch.equal(stops, expected)
+                found.append(stops)
+        else:
+            assert apart.next_check(step) != step
+    found = torch.stack(found)
+    assert found.any() and not found.all()
+
+
 def test_an_unknown_criterion_is_refused_in_one_line():
     with pytest.raises(UserError, match="exit criterion 'boredom' does not exist") as refused:
         ExitRule("boredom")

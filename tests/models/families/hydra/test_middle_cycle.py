@@ -75,7 +75,8 @@ def test_the_weight_of_the_gates_loss_counts_the_layers_as_they_run():
     cyclic = recipe.hydra.model_copy(update={"mor_sharing": "middle_cycle"})
     with torch.device("meta"):
         model = build_model(recipe.model_copy(update={"hydra": cyclic}))
-    assert model._weighted([{"mod": torch.ones(())}])["mod"].item() == pytest.approx(0.01 * (2 + 6 * 4) / 32)
+    found = model._weighted([{"mod": torch.ones(2)}], torch.tensor([5, 0]))["mod"]
+    assert found.item() == pytest.approx(0.01 * (2 + 6 * 4) / 32)
 
 
 def test_two_layers_have_none_between_them_to_repeat(tiny_recipe):

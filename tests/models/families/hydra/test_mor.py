@@ -33,8 +33,8 @@ def test_gaussian_recursions_mix_the_depths_and_begin_at_the_last(lively_model, 
     for adaptive in (0.0, 0.3, 1.0):
         y, losses, went = mor(x, block, routing(x, mor_adaptive=torch.tensor(adaptive)), None)
         torch.testing.assert_close(y, (1 - adaptive) * depths[-1] + adaptive * mixed)
-        ponder = (share * torch.arange(1, 4)).sum(-1).mean()
-        torch.testing.assert_close(losses["ponder"], adaptive * ponder)
+        ponder_B = (share * torch.arange(1, 4)).sum(-1).mean(1)
+        torch.testing.assert_close(losses["ponder"], adaptive * ponder_B)
         mean_BT = (1 - adaptive) * 3 + adaptive * (share * torch.arange(1, 4)).sum(-1)
         torch.testing.assert_close(went.depth_BT, mean_BT)
 

@@ -20,7 +20,7 @@ def random_ids(rows, length, seed=0):
 def test_the_weight_of_the_gates_loss_grows_with_effective_layers_and_width(name, weight):
     with torch.device("meta"):
         model = build_model(SIZES[f"hydra-{name}"])
-    found = model._weighted([{"mod": torch.ones(())}] * 3)["mod"]
+    found = model._weighted([{"mod": torch.ones(2)}] * 3, torch.tensor([5, 0]))["mod"]
     assert found.item() == pytest.approx(weight, abs=6e-5)
 
 

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from meeting import Meeting
 
+from athanor.core.targets import IGNORE
 from athanor.models.families.hydra.routing import balance_loss, best_of_documents
 
 
@@ -25,21 +27,34 @@ def test_the_threshold_measured_is_the_same_for_any_micro_batches(lively_model):
 
 
 @torch.no_grad()
-def test_ranks_agree_on_the_mean_of_what_they_measured(lively_model, monkeypatch):
+def test_the_threshold_measured_is_the_same_for_any_ranks(lively_model, monkeypatch):
     ids = random_ids(4, 32)
-    one, other, rank = (lively_model("hydra").train() for _ in range(3))
-    for model, rows in ((one, ids[:3]), (other, ids[3:]), (rank, ids[:3])):
+    alone, *ranks = models = [lively_model("hydra expert_choice").train() for _ in range(3)]
+    for model, rows in zip(models, (ids, ids[:3], ids[3:]), strict=True):
         model.loss(rows, rows)
-    noted = zip(other._thresholds, other._samples, strict=True)
-    elsewhere = torch.stack([router.measured(samples) for router, samples in noted])
-    one.after_step(4.0)
+    alone.after_step(4.0)
+    meeting = Meeting(2)
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
-    monkeypatch.setattr("torch.distributed.all_reduce", lambda measured: measured.add_(elsewhere))
-    rank.after_step(4.0)
-    for a, b, (total, tokens) in zip(one.blocks, rank.blocks, elsewhere, strict=True):
-        alone = a.mod.router.threshold
-        torch.testing.assert_close(b.mod.router.threshold, 0.75 * alone + 0.25 * total / tokens)
-        assert (b.mod.router.threshold - alone).abs() > 1e-4
+    monkeypatch.setattr("torch.distributed.all_reduce", meeting.total)
+    meeting.run(lambda rank: rank.after_step(4.0), ranks)
+    for whole, *parts in zip(*(model._thresholds for model in models), strict=True):
+        for part in parts:
+            torch.testing.assert_close(part.threshold, whole.threshold, atol=1e-6, rtol=1e-6)
+        assert whole.threshold != 0
+
+
+@torch.no_grad()
+def test_padding_moves_no_threshold(lively_model):
+    ids = random_ids(2, 24)
+    targets, starts = ids.clone(), torch.tensor([[0] * 16 + [16] * 8] * 2)
+    targets[:, 16:] = IGNORE
+    padded, alone = (lively_model("hydra expert_choice").train() for _ in range(2))
+    padded.loss(ids, targets, starts)
+    alone.loss(ids[:, :16], ids[:, :16])
+    for model in (padded, alone):
+        model.after_step(4.0)
+    for one, other in zip(padded._thresholds, alone._thresholds, strict=True):
+        torch.testing.assert_close(one.threshold, other.threshold, atol=1e-6, rtol=1e-6)
 
 
 def test_targets_of_the_gate_are_the_best_of_each_document():
@@ -54,9 +69,12 @@ def test_targets_of_the_gate_are_the_best_of_each_document():
 def test_balance_loss_is_one_when_even_and_counts_only_what_counts():
     even = torch.full((1, 4, 4), 0.25)
     counted = torch.ones(1, 4, dtype=torch.bool)
-    assert balance_loss(even, torch.arange(4).view(1, 4, 1), counted).item() == pytest.approx(1.0)
+    assert balance_loss(even, torch.arange(4).view(1, 4, 1), counted).tolist() == pytest.approx([1.0])
     one = torch.nn.functional.one_hot(torch.zeros(1, 4, dtype=torch.long), 4).float()
-    assert balance_loss(one, torch.zeros(1, 4, 1, dtype=torch.long), counted).item() == pytest.approx(4.0)
+    assert balance_loss(one, torch.zeros(1, 4, 1, dtype=torch.long), counted).tolist() == pytest.approx([4.0])
     half = torch.tensor([[True, True, False, False]])
     mixed = torch.cat((even[:, :2], one[:, 2:]), dim=1)
-    assert balance_loss(mixed, torch.tensor([[[0], [1], [3], [3]]]), half).item() == pytest.approx(1.0)
+    assert balance_loss(mixed, torch.tensor([[[0], [1], [3], [3]]]), half).tolist() == pytest.approx([1.0])
+    p, chosen = torch.cat((even, one)), torch.tensor([[[0], [1], [2], [3]], [[0]] * 4])
+    assert balance_loss(p, chosen, counted.expand(2, 4)).tolist() == pytest.approx([1.0, 4.0])
+    assert balance_loss(p, chosen, ~counted.expand(2, 4)).tolist() == [0.0, 0.0]

@@ -10,7 +10,7 @@ import torch
 
 from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
-from athanor.models.skeleton import Loss
+from athanor.models.skeleton import Loss, counted_tokens
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.step.step import Optimization
@@ -40,7 +40,8 @@ class OneWeight(torch.nn.Module):
         if len(ids_BT) > self.fits_rows:
             total.backward()
             raise torch.OutOfMemoryError
-        return Loss(total, counted_BT.sum(), {"balance": 0.5 * self.weight.sum()})
+        counted = counted_tokens(targets_BT, doc_start_BT).sum()
+        return Loss(total, counted_BT.sum(), {"balance": 0.5 * self.weight.sum()}, counted)
 
 
 def batch(value: int = 3) -> Batch:

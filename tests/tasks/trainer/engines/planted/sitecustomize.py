@@ -13,7 +13,6 @@ BAD_SLOT = 3
 def install(replace=setattr):
     from athanor.data.loader import MixtureLoader, _row_keys
     from athanor.models.families.vanilla.model import Vanilla
-    from athanor.models.skeleton import Loss
 
     read, healthy = MixtureLoader.batch, Vanilla.loss
     bad_keys = {int(_row_keys(0, step - 1, [BAD_SLOT])[0]) for step in json.loads(os.environ["BAD_STEPS"])}
@@ -29,7 +28,7 @@ def install(replace=setattr):
         found = healthy(self, ids_BT, targets_BT, doc_start_BT, row_key_B, **other)
         if bad_keys.isdisjoint(row_key_B.tolist()):
             return found
-        return Loss(found.total * float("nan"), found.tokens, found.aux)
+        return found._replace(total=found.total * float("nan"))
 
     replace(MixtureLoader, "batch", batch)
     replace(Vanilla, "loss", loss)
