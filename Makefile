@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := flows tasks reports models kernels data core
 
-.PHONY: run test lint docs linked
+.PHONY: run test mutants lint docs linked
 
 run: .venv/installed
 	$(BIN)/athanor run quickstart
 
 test: .venv/installed
 	$(BIN)/pytest --numprocesses 2 --dist loadfile
+
+# Breaks one mechanism after the other, to see that a test notices. ONLY="huginn norm" takes those of that name.
+mutants: .venv/installed
+	$(BIN)/python tests/mutants/run.py $(ONLY)
 
 lint: .venv/installed linked
 	$(BIN)/ruff check .
