@@ -90,8 +90,9 @@ def _check_tokenizer(path: Path, recipe: ModelRecipe) -> None:
 
 
 def _read_weights(path: Path, device: str | torch.device) -> dict[str, Tensor]:
+    place = torch.device(device)
     try:
-        return load_file(path, device=str(device))
+        return load_file(path, device="cpu" if place.type == "cpu" else str(place))  # a CPU has no index there
     except FileNotFoundError:
         raise UserError(f"{path} is missing: this is not a portable checkpoint, or not all of one") from None
     except (OSError, SafetensorError) as error:

@@ -188,6 +188,21 @@ def test_one_process_goes_on_from_the_engines_checkpoint(runs, engine, tmp_path,
     assert_same_run(folder, runs("single"))
 
 
+def test_conversations_of_uneven_length_teach_ranks_what_they_teach_one_process(make_run, corpus):
+    section = FAMILIES["hydra"]["hydra"] | {"mor": "token_choice", "router_jitter": 0.1}
+    model = {"family": "hydra", "vocab_size": corpus.vocab_size, "d_model": 32, "n_heads": 2, "n_kv_heads": 1}
+    model |= {"head_dim": 16, "d_ff": 48, "max_seq_len": 128, "n_layers": 3, "hydra": section}
+    before = make_run("before", model=model, train={"steps": 3})
+    train(before, Stop())
+    fields = {"model": model, "objective": "sft", "init_dir": str(before), "mixture": None}
+    fields |= {"shard_dirs": {"chat": str(corpus.root / "chat")}, "runtime": {"micro_batch_rows": 8}}
+    fields |= {"train": {"steps": 4, "seq_len_tokens": 128, "batch_tokens": 8 * 128}}
+    alone, together = make_run("alone", **fields), make_run("together", **fields)
+    train(alone, Stop())
+    run_trainer(together, lambda row: None, start_on(together, runtime_of("ddp")))
+    assert_same_run(together, alone)
+
+
 @pytest.mark.parametrize(("family", "engine", "optimizer"), [("hydra", "fsdp", "lion"), ("huginn", "ddp", "sophia-g")])
 def test_uneven_families_and_other_optimizers_learn_the_same(make_run, corpus, family, engine, optimizer):
     model = {"family": family, "vocab_size": corpus.vocab_size, "d_model": 32, "n_heads": 2, "n_kv_heads": 1}
