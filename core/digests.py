@@ -2,7 +2,8 @@
 
 `<home>/digests.jsonl` says what a file was when it was hashed: its path, size and inode, and when its content and its
 entry last changed. While all of these are the same so is the content: the kernel notes the last of them at every
-change, and no program can set it back. But clocks tick, and two changes within a tick look alike: what changed less
+change that is written, and no program can set it back (a program that keeps a file mapped into its memory writes when
+it likes: let it end first). But clocks tick, and two changes within a tick look alike: what changed less
 than RACY_S before it was hashed is not remembered, and is hashed again the next time.
 
 Processes append whole lines side by side; a line that is torn or makes no sense is passed over, and what it said is
@@ -52,7 +53,9 @@ class FileState(NamedTuple):
 def file_digests(paths: Sequence[Path]) -> list[tuple[int, str]]:
     """(size in bytes, hex sha256) of each file. Raises OSError for one that cannot be read."""
     states = [FileState.of(path) for path in paths]
-    known = {state: row["sha256"] for row in read_rows(_cache()) if (state := _remembered(row)) is not None}
+    known: dict[FileState, str] = {}
+    with suppress(OSError, RecursionError):
+        known = {state: row["sha256"] for row in read_rows(_cache()) if (state := _remembered(row)) is not None}
     if new := {state: path for state, path in zip(states, paths, strict=True) if state not in known}:
         known |= _hash(new)
     return [(state.size_bytes, known[state]) for state in states]

@@ -10,8 +10,10 @@ Invariant: a name belongs to one record, and a name without a record is an error
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import pkgutil
 from collections.abc import Iterator
+from difflib import get_close_matches
 from functools import cached_property
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -44,20 +46,37 @@ class Kinds(Generic[Record]):
 
     @cached_property
     def table(self) -> dict[str, Record]:
-        """Name -> record. Raises TypeError where two records share a name."""
+        """Name -> record. Raises UserError where two records share a name, or a declaration is none."""
         found: dict[str, Record] = {}
         for module, record in self._declared():
             if record.name in found:
-                raise TypeError(f"{module} declares the {self.what} {record.name!r}, which another one does")
+                raise UserError(
+                    f"{module} declares the {self.what} {record.name!r}, which another one does: rename one"
+                )
             found[record.name] = record
         return found
 
     def _declared(self) -> Iterator[tuple[str, Record]]:
-        """Each module's dotted name with each of its records; a module is imported when its turn comes."""
+        """Each module's dotted name with each of its records; a module is imported when its turn comes.
+
+        A module may help without declaring anything, but not under a variable that is almost the right one.
+        """
         for module in pkgutil.iter_modules(importlib.import_module(self.package).__path__, f"{self.package}."):
             name = module.name if self.module is None else f"{module.name}.{self.module}"
-            declared: Any = getattr(importlib.import_module(name), self.variable, ())
+            if self.module is not None and importlib.util.find_spec(name) is None:
+                raise UserError(
+                    f"{module.name} is no {self.what}: its {self.module}.py, with {self.variable}, is missing"
+                )
+            names = vars(importlib.import_module(name))
+            declared: Any = names.get(self.variable, ())
+            others = [name for name, value in names.items() if name.isupper() and not isinstance(value, Kinds)]
+            if self.variable not in names and (near := get_close_matches(self.variable, others, n=1, cutoff=0.8)):
+                raise UserError(f"{name} declares {near[0]}: a {self.what} is declared in {self.variable}")
+            if self.variable not in names and self.module is not None:
+                raise UserError(f"{name} declares no {self.what}: give it a {self.variable}")
             for record in declared if isinstance(declared, tuple) else (declared,):
+                if not isinstance(getattr(record, "name", None), str):
+                    raise UserError(f"{name}: {self.variable} holds {record!r}, which is no {self.what}")
                 yield name, record
 
     def _find(self, name: str) -> Record | None:

@@ -27,6 +27,7 @@ from athanor.flows.plan.preflight import (
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.training import resolve_model
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     """
     from athanor.flows.plan.estimate import Estimator
 
+    _ = OPTIMIZERS.table  # looked up one by one until here, so that two of a name would not be noticed
     findings = recipe_findings(preset)
     try:
         machine = this_machine(preset.runtime) if on is None else rented_machine(on, preset.runtime)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+import httpx
 from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -16,7 +17,9 @@ from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectAlreadyExists
+from prefect.settings import get_current_settings
 
+from athanor.core.errors import UserError
 from athanor.flows.server.deployments import WORK_POOL, deploy
 
 AUTOMATION = "athanor: mark runs without heartbeat as crashed"
@@ -33,8 +36,19 @@ SILENCE = timedelta(seconds=90)  # three missed beats at PREFECT_FLOWS_HEARTBEAT
 def prepare_server() -> tuple[list[str], int]:
     """Create work pool and automation where they are missing, and bring every deployment up to date.
 
-    Returns what was created, and how many deployments there are.
+    Returns what was created, and how many deployments there are. UserError where no server answers.
     """
+    try:
+        return _prepare()
+    except (httpx.TransportError, httpx.InvalidURL, httpx.HTTPStatusError) as error:
+        asked = get_current_settings().api.url
+        raise UserError(
+            f"the Prefect server at PREFECT_API_URL={asked} does not answer as one ({error}): start `prefect server "
+            "start`, or set PREFECT_API_URL to one that runs"
+        ) from None
+
+
+def _prepare() -> tuple[list[str], int]:
     created = []
     with get_client(sync_client=True) as client:
         try:

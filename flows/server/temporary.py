@@ -82,7 +82,7 @@ class TemporaryServer:
         self._process.terminate()
         try:
             self._process.wait(STOP_PATIENCE_S)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, KeyboardInterrupt):  # the second Ctrl-C of someone in a hurry
             self._process.kill()
             self._process.wait()
 

@@ -80,5 +80,28 @@ def test_where_each_has_a_folder_the_record_lies_in_one_file_of_it(tmp_path, mon
 
 def test_two_records_of_one_name_are_refused(room):
     metals = room("same_metals", one=RECORD + "METALS = Record(name='tin')", two=RECORD + "METALS = Record(name='tin')")
-    with pytest.raises(TypeError, match="'tin', which another one does"):
+    with pytest.raises(UserError, match="'tin', which another one does"):
+        list(metals)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (RECORD + "METAL = Record(name='tin')", "declares METAL: a metal is declared in METALS"),
+        ("METALS = ['tin']", "METALS holds .'tin'., which is no metal"),
+    ],
+)
+def test_a_declaration_that_is_almost_one_is_told(room, request, text, told):
+    metals = room(f"odd_metals_{request.node.callspec.indices['text']}", noble=text)
+    with pytest.raises(UserError, match=told):
+        list(metals)
+
+
+def test_a_folder_without_its_declaration_is_told(tmp_path, monkeypatch):
+    (tmp_path / "folders_of_metals" / "tin").mkdir(parents=True)
+    for folder in ("", "tin"):
+        (tmp_path / "folders_of_metals" / folder / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    metals = Kinds("metal", "folders_of_metals", "METAL", module="metal")
+    with pytest.raises(UserError, match=r"tin is no metal: its metal.py, with METAL, is missing"):
         list(metals)

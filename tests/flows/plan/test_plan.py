@@ -15,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from athanor.core.errors import UserError
 from athanor.core.store import Store
 from athanor.flows.cli.plan_table import print_plan
 from athanor.flows.plan.estimate import Estimator
@@ -24,6 +25,8 @@ from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import ALIKE_SIZE, ASSUMED_UTILISATION, training_rate
 from athanor.flows.presets.preset import load_preset
 from athanor.models.counts import flops_per_token
+from athanor.tasks.trainer import optimizers
+from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 
 ATHANOR = str(Path(sys.executable).with_name("athanor"))
 H100 = Machine("H100", "cuda", 1, 80 << 30, 989e12, 3.0, "given")
@@ -88,6 +91,17 @@ def test_a_speed_that_was_not_measured_on_as_many_devices_is_linear_in_them(rate
     assert rate(replace(H100, devices=4)).source.startswith("measured in pretrain/")
     write_log("polychromatic", per_token, flops_per_s=1e15, utilisation=1e15 / (8 * 989e12), stage="sft")
     assert rate(eight).flops_per_s == pytest.approx(1e15)
+
+
+def test_two_optimizers_of_one_name_are_told_before_anything_is_built(small_preset, tmp_path, monkeypatch):
+    (tmp_path / "aaa.py").write_text(
+        "from athanor.tasks.trainer.optimizers.kind import OptimizerKind\n"
+        "DECLARED = OptimizerKind('adamw', defaults={'weight_decay': 0.9}, build=print, state_bytes=print)\n"
+    )
+    monkeypatch.setattr(optimizers, "__path__", [*optimizers.__path__, str(tmp_path)])
+    monkeypatch.delitem(vars(OPTIMIZERS), "table", raising=False)
+    with pytest.raises(UserError, match="declares the optimizer 'adamw', which another one does"):
+        make_plan(small_preset())
 
 
 def test_a_model_that_fits_when_it_is_sharded_is_not_refused():

@@ -26,7 +26,9 @@ def private_prefect(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_it_answers_without_block_types_until_it_is_stopped(private_prefect):
+def test_it_answers_without_block_types_until_it_is_stopped(private_prefect, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "uvicorn.py").write_text("raise RuntimeError('imported from the folder it was started in')")
     server = TemporaryServer()
     try:
         url = server.wait()

@@ -7,7 +7,7 @@ from athanor.core.errors import UserError
 from athanor.core.run_files import HOSTS
 from athanor.core.runtime import Runtime
 from athanor.models.device import choose_device
-from athanor.tasks.trainer.process.commands import command
+from athanor.tasks.trainer.process.commands import command, environment
 
 
 def test_more_ranks_than_gpus_are_refused(monkeypatch):
@@ -16,6 +16,13 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     assert choose_device("auto", 1) == torch.device("cuda", 1)
     with pytest.raises(UserError, match="more than the 2 GPUs"):
         choose_device("cuda", 2)
+
+
+@pytest.mark.parametrize("engine", ["single", "ddp", "fsdp", "deepspeed"])
+def test_no_process_of_a_run_imports_from_the_folder_it_is_started_in(tmp_path, engine):
+    runtime = Runtime(device="cpu", engine=engine, ranks=1)
+    assert command(tmp_path, runtime)[1:3] == ["-P", "-m"]
+    assert environment(runtime)["PYTHONSAFEPATH"] == "1", "-P alone does not reach what the launcher starts"
 
 
 def test_every_machine_has_its_own_command(tmp_path):
