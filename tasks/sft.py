@@ -12,8 +12,6 @@ from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import ChatSourceRecipe
-from athanor.data.packing import RowFit, fit_rows
-from athanor.data.shards import TokenShards
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import TrainingCost
 from athanor.tasks.stage import TRAINER, Lifecycle, Stage, StageRun, Wanted
@@ -21,8 +19,8 @@ from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import train
 
 if TYPE_CHECKING:
+    from athanor.data.packing import RowFit
     from athanor.tasks.preset_recipe import Preset
-
 
 MAX_LOST_FRACTION = 0.05
 
@@ -95,6 +93,9 @@ def build(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifa
 
 def _fit(recipe: SftStageRecipe, chat: Artifact) -> RowFit:
     """How the conversations fit; UserError above the limit."""
+    from athanor.data.packing import fit_rows
+    from athanor.data.shards import TokenShards
+
     _, _, fit = fit_rows(TokenShards(chat.path / "train"), recipe.train.seq_len_tokens)
     if fit.lost_fraction > recipe.max_lost_fraction:
         raise UserError(

@@ -80,7 +80,9 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
     try:
         fields = yaml.load(path.read_text(), _Yaml)
     except OSError as error:
-        raise UserError(f"preset file {path}: {error.strerror}") from None
+        raise UserError(
+            f"preset file {path}: {error.strerror}; give a YAML file, or one of {', '.join(preset_names())}"
+        ) from None
     except NOT_YAML as error:
         raise UserError(f"preset file {path} is no YAML: {' '.join(str(error).split())}") from None
     if not isinstance(fields, dict):
