@@ -80,7 +80,7 @@ class Budget:
     def of(cls, preset: Preset) -> Budget:
         """The budget of a preset that has one, on this machine. UserError if it is spent or too small."""
         machine = this_machine(preset.runtime)
-        runtime = preset.runtime.model_copy(update={"price_usd_per_hour": machine.usd_per_hour})
+        runtime = preset.runtime.model_copy(update={"price_usd_per_hour": machine.usd_per_hour or 0.0})
         survey = Survey(preset.model_copy(update={"runtime": runtime}))
         survey.needed_by(LIFECYCLE)
         budget = cls(Estimator(survey, machine))

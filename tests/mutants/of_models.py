@@ -11,6 +11,12 @@ def _of(file: str, families: str, *changes: tuple[str, str, str]) -> list[Mutant
 
 MUTANTS = [
     *_of(
+        "blocks/causal_mean.py",
+        "polychromatic",
+        ("sums_BTC / (context.position_BT + 1)", "sums_BTC / (column_T[None] + 1)", "mean over the document so far"),
+        ("start_BT.clamp(min=0))", "start_BT.clamp(max=0))", "pooling begins with the document"),
+    ),
+    *_of(
         "skeleton.py",
         "vanilla",
         ("position_BT = position_BT - doc_start_BT", "position_BT = position_BT", "positions begin with the document"),
@@ -21,7 +27,7 @@ MUTANTS = [
             "targets_BT.flatten(), None)\n        return Loss(total, (targets_BT != IGNORE).sum(), context",
             "logit cap in the loss",
         ),
-        ("(targets_BT != IGNORE).sum(), context.aux)", "(targets_BT != 0).sum(), context.aux)", "targets are counted"),
+        ("(targets_BT != IGNORE).sum(), context.aux,", "(targets_BT != 0).sum(), context.aux,", "targets are counted"),
     ),
     *_of(
         "blocks/attention.py",
@@ -102,8 +108,6 @@ MUTANTS = [
         ("static_BFK / tau, dynamic_BTK / tau", "static_BFK / tau, dynamic_BTK", "context over tau"),
         ("static_BFK = static_BFK + noise_BFK", "static_BFK = static_BFK + noise_BFK * tau", "noise is divided by tau"),
         ("static_BFK = static_BFK + noise_BFK", "static_BFK = static_BFK", "noise"),
-        ("sums_BTR / (context.position_BT + 1)", "sums_BTR / (column_T + 1)", "mean over the document so far"),
-        ("start_BT.clamp(min=0))", "start_BT.clamp(max=0))", "pooling begins with the document"),
         ("F.relu(pooled + self.reduce.bias)", "(pooled + self.reduce.bias)", "nonlinearity of the router"),
         ("reduced_BTR.float().mean(1, keepdim=True)", "reduced_BTR.float()[:, -1:]", "mean over the whole row"),
     ),
@@ -293,7 +297,7 @@ MUTANTS = [
             "the best are the highest",
         ),
         ("rank_BT < torch.ceil(", "rank_BT < torch.floor(", "the share is rounded up"),
-        (".sum()).long() - 1)", ".sum()).long() - 3)", "the logit that the share reaches"),
+        ("capacity_R * counted_R).long()", "capacity_R * counted_R).long() + 2", "the logit that the share reaches"),
     ),
     *_of(
         "families/hydra/block.py",

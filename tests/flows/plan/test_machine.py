@@ -81,6 +81,7 @@ def test_more_ranks_than_gpus_are_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.setattr("torch.cuda.get_device_name", lambda _: "NVIDIA H100")
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: (9, 0))
     monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: type("P", (), {"total_memory": 80 << 30}))
     assert this_machine(Runtime(ranks=2)).devices == 2
     with pytest.raises(UserError, match=r"ranks is more than the 2 GPUs"):
