@@ -10,6 +10,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
+from task_runs import ended_task_runs
 
 import athanor.flows.chain
 import athanor.tasks
@@ -89,8 +90,8 @@ def test_a_new_stage_is_its_file_alone(toy, server):
         for name in ("Completed", "Cached"):
             state = data_flow(preset, return_state=True)
             assert state.is_completed(), state.message
-            runs = client.read_task_runs()
-            (run,) = [r for r in runs if r.name == "toy toy" and r.flow_run_id == state.state_details.flow_run_id]
+            runs = ended_task_runs(client, {state.state_details.flow_run_id}, {"toy toy"})
+            (run,) = [r for r in runs if r.name == "toy toy"]
             assert run.state_name == name
     (artifact,) = [a for a in Store().artifacts() if a.stage == "toy"]
     assert (artifact.path / "text").read_text() == "quickstart 300"

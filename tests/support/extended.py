@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
+from task_runs import ended_task_runs
 
 from athanor.core.store import Artifact, Store
 from athanor.flows.data import data_flow
@@ -70,8 +71,12 @@ def made(tmp_path_factory) -> Iterator[Made]:
                 ended = [flow(preset, return_state=True) for flow in (pretrain_flow, data_flow)]
                 assert all(state.is_completed() for state in ended), ended
                 flows = {state.state_details.flow_run_id for state in ended}
-                runs = [run for run in client.read_task_runs() if run.flow_run_id in flows]
-                states.append({run.name: run.state_name for run in runs})
+                names = {
+                    f"{found.stage} {found.artifact.label}"
+                    for found, _ in plan.stages
+                    if found.record.part in ("data", "pretrain") and not found.wanted.on_request
+                }
+                states.append({run.name: run.state_name for run in ended_task_runs(client, flows, names)})
         artifacts = {(artifact.stage, artifact.label): artifact for artifact in Store().artifacts()}
     yield Made(plan, states, artifacts)
 

@@ -14,6 +14,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.testing.utilities import prefect_test_harness
+from task_runs import ended_task_runs
 
 from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
@@ -87,9 +88,8 @@ def run(runtime: Runtime | None = None, decision: Decision | None = None) -> lis
     state = two_stages(runtime or Runtime(), decision or Decision(), return_state=True)
     assert state.is_completed(), state.message
     with get_client(sync_client=True) as client:
-        runs = client.read_task_runs()
-    mine = [r for r in runs if r.flow_run_id == state.state_details.flow_run_id]
-    return [r.state_name for r in sorted(mine, key=lambda r: r.name) if r.state_name]
+        runs = ended_task_runs(client, {state.state_details.flow_run_id}, ("toy a", "toy b"))
+    return [r.state_name for r in sorted(runs, key=lambda r: r.name)]
 
 
 def first_artifact() -> Path:
