@@ -69,7 +69,7 @@ class Kinds(Generic[Record]):
                 )
             names = vars(importlib.import_module(name))
             declared: Any = names.get(self.variable, ())
-            others = [name for name, value in names.items() if name.isupper() and not isinstance(value, Kinds)]
+            others = [other for other, value in names.items() if other.isupper() and not isinstance(value, Kinds)]
             if self.variable not in names and (near := get_close_matches(self.variable, others, n=1, cutoff=0.8)):
                 raise UserError(f"{name} declares {near[0]}: a {self.what} is declared in {self.variable}")
             if self.variable not in names and self.module is not None:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,7 +22,6 @@ from athanor.tasks.trainer.optimizers.defaults import refuse_stalling_beta, with
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 
 Objective = Literal["pretrain", "sft"]  # a training stage is named by what it does
-TRAINING_STAGES: tuple[str, ...] = get_args(Objective)
 
 
 class GuardRecipe(Recipe):
