@@ -7,7 +7,7 @@ those it is made from, finds each in the store or builds it, and makes none twic
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact, Store
@@ -15,6 +15,9 @@ from athanor.flows.presets.preset import reproducing_command
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import STAGES, ModelName, Stage, Wanted, stages_of
 from athanor.tasks.stage_task import Decision, run_stage
+
+if TYPE_CHECKING:
+    from prefect import State
 
 RuntimeOf = Callable[[str, Artifact], Runtime]  # stage name and the artifact about to be built -> its runtime
 
@@ -38,6 +41,7 @@ class Chain:
         self.runtime_of = runtime_of
         self._wanted: dict[str, dict[str, Wanted]] = {}
         self._made: dict[tuple[str, str], Artifact] = {}
+        self._ends: dict[str, State] = {}
 
     def check(self) -> None:
         """Raise UserError, one line, for what would fail later: missing files, unknown benchmarks."""
@@ -87,4 +91,4 @@ class Chain:
             artifact = stage.artifact(wanted, store)
             if decision.rebuild or runtime.rebuild_drifted or store.problem(artifact) is not None:
                 runtime = self.runtime_of(stage.name, artifact)
-        return run_stage(stage, wanted, runtime, decision)
+        return run_stage(stage, wanted, runtime, decision, self._ends)

@@ -27,7 +27,7 @@ from athanor.tasks.stage import Stage, StageRun, Wanted, parent_keys
 from athanor.tasks.trainer.process.exit_codes import Retryable
 
 if TYPE_CHECKING:
-    from prefect import Task
+    from prefect import State, Task
 
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
 
@@ -40,10 +40,18 @@ class Decision:
     verify: bool = False
 
 
-def run_stage(stage: Stage, wanted: Wanted, runtime: Runtime, decision: Decision = Decision()) -> Artifact:
+def run_stage(
+    stage: Stage,
+    wanted: Wanted,
+    runtime: Runtime,
+    decision: Decision = Decision(),
+    made: dict[str, State] | None = None,
+) -> Artifact:
     """What is wanted of a stage, from the store if it is whole there, else built now. To be called inside a flow.
 
-    Raises UserError for whatever the user can mend, in one line.
+    `made`, artifact key -> the end of the task run that made it, gets this one's: from the entries of its parents the
+    task run knows what it follows, and the UI draws the arrows. Raises UserError for whatever the user can mend, in
+    one line.
     """
     from prefect.cache_policies import CachePolicy
 
@@ -61,7 +69,10 @@ def run_stage(stage: Stage, wanted: Wanted, runtime: Runtime, decision: Decision
         cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
         retries=runtime.retries,
     )
-    task(wanted, artifact, runtime, stale)  # pyright: ignore[reportUnusedCoroutine]
+    made = made if made is not None else {}
+    parents = [made[key] for key in parent_keys(wanted.inputs).values() if key in made]
+    made[artifact.key] = task(wanted, artifact, runtime, stale, wait_for=parents, return_state=True)
+    made[artifact.key].result()
     return stage.artifact(wanted, store)
 
 

@@ -26,7 +26,7 @@ from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
 from athanor.tasks.parts import FLOWS
 from athanor.tasks.preset_recipe import Preset
-from athanor.tasks.stage import STAGES, stages_of
+from athanor.tasks.stage import STAGES, parent_keys, stages_of
 
 TOY = """
 from athanor.core.recipe import Recipe
@@ -99,6 +99,28 @@ def test_a_new_stage_is_its_file_alone(toy, server):
     assert {found.state for found, _ in make_plan(preset, "data").stages} == {"cached"}
 
 
+def test_a_task_run_follows_those_that_made_what_it_is_made_from(server):
+    preset = load_preset("quickstart", TINY)
+    titles = {w.artifact.key: f"{w.stage} {w.artifact.label}" for w in Survey(preset).needed_by("data")}
+    expected = {
+        (f"{found.stage} {found.artifact.label}", titles[key])
+        for found in Survey(preset).needed_by("data")
+        for key in parent_keys(found.wanted.inputs).values()
+    }
+    assert len(expected) == 3 + 2 * 3
+    for _ in ("built", "cached"):
+        state = data_flow(preset, return_state=True)
+        with get_client(sync_client=True) as client:
+            runs = ended_task_runs(
+                client, {state.state_details.flow_run_id}, {name for pair in expected for name in pair}
+            )
+        names = {run.id: run.name for run in runs}
+        found = {
+            (run.name, names[parent.id]) for run in runs for parents in run.task_inputs.values() for parent in parents
+        }
+        assert found == expected
+
+
 def test_every_part_and_the_lifecycle_have_a_flow_of_their_name():
     for name in FLOWS:
         flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")
@@ -153,7 +175,7 @@ def ran(monkeypatch) -> list[tuple[str, Runtime]]:
     """Stages run nothing; the runtime each was given, by name."""
     given = []
 
-    def run(stage, wanted, runtime, decision):
+    def run(stage, wanted, runtime, decision, made):
         given.append((stage.name, runtime))
         return stage.artifact(wanted, Store())
 
