@@ -21,6 +21,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.disk import no_space
+from athanor.core.numbers import duration
+from athanor.core.progress import WATCHER, Pace
 from athanor.core.runtime import Runtime
 from athanor.core.store import ENGINE_RECORD, Artifact, Store
 from athanor.tasks.stage import Stage, StageRun, Wanted, parent_keys
@@ -29,6 +31,7 @@ from athanor.tasks.trainer.process.exit_codes import Retryable
 if TYPE_CHECKING:
     from prefect import State, Task
 
+CACHED = "Cached"  # Prefect's own name of a state that was found
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
 
 
@@ -63,16 +66,18 @@ def run_stage(
     record = f"{artifact.name}/{ENGINE_RECORD}"
     if stale:
         (store.root / record).unlink(missing_ok=True)
+    title = f"{stage.name} {wanted.label}"
     task = _task(stage).with_options(
-        task_run_name=f"{stage.name} {wanted.label}",
+        task_run_name=title,
         result_storage=store.root,
         cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
         retries=runtime.retries,
     )
     made = made if made is not None else {}
     parents = [made[key] for key in parent_keys(wanted.inputs).values() if key in made]
-    made[artifact.key] = task(wanted, artifact, runtime, stale, wait_for=parents, return_state=True)
-    made[artifact.key].result()
+    made[artifact.key] = state = task(wanted, artifact, runtime, stale, wait_for=parents, return_state=True)
+    state.result()
+    WATCHER.get().ended(title, cached=state.name == CACHED)
     return stage.artifact(wanted, store)
 
 
@@ -115,7 +120,7 @@ def _find_or_build(stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Ru
     try:
         with store.lock(artifact, lambda: log.info("another run is building %s; waiting for it", artifact.name)):
             if store.problem(artifact) is None and (not stale or artifact.path.stat().st_mtime > started):
-                return Completed(name="Cached", message=f"{artifact.name} was in the store", data=artifact.name)
+                return Completed(name=CACHED, message=f"{artifact.name} was in the store", data=artifact.name)
             _build(stage, store, wanted, artifact, runtime)
     except OSError as error:
         if (full := no_space(error, store.root)) is None:
@@ -130,7 +135,9 @@ def _build(stage: Stage, store: Store, wanted: Wanted, artifact: Artifact, runti
     if stage.resumable and any(partial.iterdir()):
         log.info("%s: continuing what an earlier run left", artifact.name)
     started = time.monotonic()
-    progress = _ProgressArtifact(f"{stage.name} {artifact.label}")
+    title = f"{stage.name} {artifact.label}"
+    WATCHER.get().began(title, _cost_usd(runtime, 3600))
+    progress = _ProgressArtifact(title)
     run = StageRun(partial, artifact.key, runtime, log.info, progress)
     facts = stage.build(wanted.recipe, run, **wanted.inputs)
     progress.finish()
@@ -150,7 +157,7 @@ def _build(stage: Stage, store: Store, wanted: Wanted, artifact: Artifact, runti
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         },
     )
-    log.info("%s: made in %.1f s", artifact.name, wall_s)
+    log.info("made in %s: %s", duration(wall_s), artifact.name)
 
 
 def _cost_usd(runtime: Runtime, wall_s: float) -> float:
@@ -184,15 +191,18 @@ def versions() -> dict[str, str]:
 
 
 class _ProgressArtifact:
-    """A progress bar in the Prefect UI, updated at most every PROGRESS_EVERY_S, with the time left."""
+    """A stage's progress: for whoever watches the run, and as a bar in the Prefect UI, updated at most every
+    PROGRESS_EVERY_S, with the time left."""
 
     def __init__(self, title: str):
         self.title = title
         self.id: Any = None
-        self.started = time.monotonic()
-        self.updated = self.started
+        self.updated = time.monotonic()
+        self.pace = Pace()
 
     def __call__(self, done: float, total: float | None, unit: str) -> None:
+        WATCHER.get().reached(self.title, done, total, unit)
+        self.pace.reached(done)
         now = time.monotonic()
         if not total or now - self.updated < PROGRESS_EVERY_S:
             return
@@ -203,8 +213,9 @@ class _ProgressArtifact:
             return
         self.updated = now
         share = min(1.0, done / total)
-        left_s = (now - self.started) * (1 - share) / share if share else 0.0
-        text = f"{self.title}: {done:,.0f} of {total:,.0f} {unit}, about {left_s:.0f} s left"
+        text = f"{self.title}: {done:,.0f} of {total:,.0f} {unit}"
+        if (left_s := self.pace.left_s(total)) is not None:
+            text += f", about {duration(left_s)} left"
         if self.id is None:
             self.id = create_progress_artifact(progress=100 * share, description=text)
         else:

@@ -74,7 +74,7 @@ class _Relay:
             scores = ", ".join(f"{name} {score['bits_per_byte']:.3f}" for name, score in row["held_out"].items())
             self.run.log(f"step {row['step']}: held-out bits per byte {scores}")
         else:
-            self.run.progress(row["step"], self.spec.train.steps, "steps")
+            self.run.progress(row["step"], self.spec.train.steps, f"steps, loss {row['loss']:.3f}")
             if time.monotonic() - self.logged_s >= LOG_EVERY_S:
                 self.logged_s = time.monotonic()
                 self.run.log(self._line(row))

@@ -37,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 INTERRUPTED = 130
+NO_TELEMETRY = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}
 GC_ALLOCATIONS = 50_000  # between two collections: what is imported stays, and looking for garbage in it takes long
 
 
@@ -55,20 +56,26 @@ def run(
     budget_usd: BudgetUsd = None,
     budget_hours: BudgetHours = None,
     settings: Settings = None,
+    open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser when it is done")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log")] = False,
 ) -> None:
     """Run a preset from raw text to its report card. The same command continues after any interruption.
 
     What `athanor plan` checks is checked first. A budget counts every second of every attempt made under it; what it
     cannot pay for is cut from the end of training, which still ends annealed.
     """
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")  # read when Prefect is first imported
+    for variable, value in NO_TELEMETRY.items():  # read when Prefect is first imported
+        os.environ.setdefault(variable, value)
     from athanor.flows.cli.run_flow import run_flow
     from athanor.flows.presets.preset import load_preset
 
     overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
     overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
+    part = only.value if only else LIFECYCLE
     with _interruptible():
-        run_flow(only.value if only else LIFECYCLE, load_preset(preset, overrides), rebuild=rebuild, verify=verify)
+        page = run_flow(part, load_preset(preset, overrides), rebuild, verify, verbose)
+    if open_report and page is not None:
+        typer.launch(page.as_uri())
 
 
 @app.command()

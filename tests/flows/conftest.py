@@ -50,12 +50,13 @@ def small_preset() -> Callable[..., Preset]:
 
 @pytest.fixture
 def publish() -> Callable[..., None]:
-    """Put an artifact into the store as its stage would, but for its files, of which there is one."""
+    """Put an artifact into the store as its stage would, but for its files, name -> text."""
 
-    def put(found: StageSurvey, wall_s: float = 50.0, **manifest: Any) -> None:
+    def put(found: StageSurvey, wall_s: float = 50.0, files: dict[str, str] = {"file": "content"}, **manifest: Any):
         store = Store()
         partial = store.partial(found.artifact, resume=False)
-        (partial / "file").write_text("content")
+        for name, text in files.items():
+            (partial / name).write_text(text, encoding="utf-8")
         fields = {
             "code_version": found.record.code_version,
             "recipe": found.wanted.recipe.model_dump(mode="json", exclude_none=True),
