@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Callable
-from types import SimpleNamespace
+from collections.abc import Callable, Mapping
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +24,7 @@ SMALL = (
     "model.d_ff=64", "pretrain.steps=40", "pretrain.batch_tokens=512", "pretrain.warmup_steps=10",
     "runtime.device=cpu", 'runtime.wandb="off"',
 )  # fmt: skip
+ONE_FILE = MappingProxyType({"file": "content"})
 FACTS = {"acquire": {"text_bytes": 1_000_000}, "tokenizer": {"vocab_size": 700}}  # those that plans read
 
 
@@ -52,7 +53,7 @@ def small_preset() -> Callable[..., Preset]:
 def publish() -> Callable[..., None]:
     """Put an artifact into the store as its stage would, but for its files, name -> text."""
 
-    def put(found: StageSurvey, wall_s: float = 50.0, files: dict[str, str] = {"file": "content"}, **manifest: Any):
+    def put(found: StageSurvey, wall_s: float = 50.0, files: Mapping[str, str] = ONE_FILE, **manifest: Any):
         store = Store()
         partial = store.partial(found.artifact, resume=False)
         for name, text in files.items():
