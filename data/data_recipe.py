@@ -137,13 +137,25 @@ class DataRecipe(Recipe):
     sources: dict[str, SourceRecipe] = Field(
         description="Where the text comes from: a source for each name, e.g. math, stem, code"
     )
-    mixture: MixtureRecipe = Field(description="In what proportion the sources are read, step by step")
+    mixture: MixtureRecipe = Field(
+        description="In what proportion the sources are read, step by step; left out, in equal parts"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _equal_parts(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and isinstance(fields.get("sources"), dict) and fields.get("mixture") is None:
+            return {**fields, "mixture": {"start": dict.fromkeys(fields["sources"], 1.0)}}
+        return fields
 
     @model_validator(mode="after")
     def _same_names(self) -> DataRecipe:
         if set(self.mixture.start) != set(self.sources):
+            shares = ", ".join(f"{name}: 1" for name in self.sources)
             raise ValueError(
-                f"data.mixture names {sorted(self.mixture.start)}, data.sources names {sorted(self.sources)}"
+                f"data.mixture.start names {', '.join(self.mixture.start)}, but data.sources are "
+                f"{', '.join(self.sources)}: give each source its share, such as mixture: {{start: {{{shares}}}}}, "
+                "and take out one that is not to be read with `name: null`"
             )
         bad = [n for n in self.sources if not n.replace("-", "").replace("_", "").isalnum() or n != n.lower()]
         if bad:

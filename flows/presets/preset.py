@@ -2,7 +2,7 @@
 
 A preset may say `extends: OTHER` and then only what differs. Null removes what the base says, or a section that may be
 missing (`interpret: null`), and naming an origin of a source or tokenizer (`builtin`, `path`, `hub`) replaces the
-base's origin.
+base's origin. Where all the `data.sources` of its file are new ones, they take the place of the base's and its mixture.
 """
 
 from __future__ import annotations
@@ -89,12 +89,30 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"preset file {path} must hold keys such as 'extends: quickstart'; it holds {fields!r:.40}")
     base = fields.pop("extends", None)
     fields.setdefault("name", path.stem)
-    return fields if base is None else _extended(_read(str(base), (*above, name_or_path)), fields)
+    return (
+        fields
+        if base is None
+        else _extended(_without_sources(_read(str(base), (*above, name_or_path)), fields), fields)
+    )
 
 
 def _extended(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """A whole preset's fields with those that differ; a section that is null stays so, whatever its default."""
     return _merge(base, over) | {name: None for name in SECTIONS if name in over and over[name] is None}
+
+
+def _without_sources(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The base without sources and mixture, if `over` has sources and none of the base's is among them."""
+    ours, theirs = _sources(over), _sources(base)
+    if not any(ours.values()) or ours.keys() & theirs.keys():
+        return base
+    return {**base, "data": {name: v for name, v in base["data"].items() if name not in ("sources", "mixture")}}
+
+
+def _sources(fields: dict[str, Any]) -> dict[str, Any]:
+    data = fields.get("data")
+    sources = data.get("sources") if isinstance(data, dict) else None
+    return sources if isinstance(sources, dict) else {}
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

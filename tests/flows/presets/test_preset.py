@@ -53,6 +53,34 @@ def test_a_users_preset_extends_ours_and_null_removes(tmp_path):
     assert preset.model == load_preset("quickstart").model
 
 
+def own(tmp_path, data: str) -> Preset:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"extends: quickstart\ndata: {data}\n", encoding="utf-8")
+    return load_preset(str(file))
+
+
+def test_sources_of_new_names_take_the_place_of_the_extended_presets_and_share_equally(tmp_path):
+    preset = own(tmp_path, "{sources: {notes: {path: notes}, books: {path: books}}}")
+    assert list(preset.data.sources) == ["notes", "books"]
+    assert preset.data.mixture.start == {"notes": 1.0, "books": 1.0} and preset.data.mixture.end is None
+
+
+def test_a_source_of_the_extended_preset_that_is_named_keeps_it_and_the_others(tmp_path):
+    with pytest.raises(UserError, match=r"give each source its share, such as mixture: \{start: \{math: 1, stem: 1"):
+        own(tmp_path, "{sources: {math: {}, notes: {path: notes}}}")
+    kept = own(
+        tmp_path,
+        "{sources: {math: {}, notes: {path: notes}, stem: null, code: null}, "
+        "mixture: {start: {notes: 1, stem: null, code: null}, end: null}}",
+    )
+    assert kept.data.mixture.start == {"math": 0.7, "notes": 1.0}
+
+
+def test_one_more_source_on_the_command_line_replaces_nothing_unseen():
+    with pytest.raises(UserError, match=r"data.mixture.start names math, stem, code, but data.sources are math, stem"):
+        load_preset("quickstart", ["data.sources.notes.path=a.txt"])
+
+
 def test_a_section_that_is_null_is_left_out_whatever_its_default_and_survives_the_yaml(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("extends: quickstart\ninterpret: null\nsft: null\n")
