@@ -19,5 +19,6 @@ LOCK = "trainer.lock"  # held by the attempt at work
 HEARTBEAT = "heartbeat.json"  # when it was last seen working
 OUTCOME = "outcome.json"  # how an attempt of several ranks ended
 HOSTS = "hostfile"  # the machines of a run, for DeepSpeed's launcher
+STOPPING = "stopping.json"  # how long a stop may take
 SLICES = "slices.json"  # how much the next attempt may compute at once
-OF_THE_PROCESS = (LOCK, HEARTBEAT, OUTCOME, HOSTS, SLICES)  # of no use once the run is over
+OF_THE_PROCESS = (LOCK, HEARTBEAT, OUTCOME, HOSTS, STOPPING, SLICES)  # of no use once the run is over

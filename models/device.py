@@ -27,7 +27,8 @@ PEAK_FLOPS_PER_S = {
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:
-    """`auto` takes a GPU if there is one, that of the process's place on its machine. UserError where there is none."""
+    """`auto` takes a GPU if there is one, that of the process's place on its machine: by its number, as process groups
+    and wrappers want it. UserError where there is none."""
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError(
             "runtime.device=cuda, but torch sees no GPU: use device=cpu or auto, or install a CUDA build of torch"
@@ -38,7 +39,7 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
         raise UserError(
             f"runtime.ranks is more than the {found} GPUs torch sees on this machine: lower it, or use device=cpu"
         )
-    return torch.device(name, local_rank) if local_rank else torch.device(name)
+    return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

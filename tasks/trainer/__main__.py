@@ -14,7 +14,7 @@ from pathlib import Path
 
 from athanor.tasks.trainer.process.age import attempt_age_s
 from athanor.tasks.trainer.process.exit_codes import ExitCode, exit_of, lost_contact
-from athanor.tasks.trainer.process.outcome import Outcome
+from athanor.tasks.trainer.process.outcome import Outcome, end_with_the_others
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
 
@@ -28,7 +28,9 @@ def main(arguments: list[str]) -> ExitCode:
     from athanor.tasks.trainer.process.world import disband
     from athanor.tasks.trainer.run import train
 
-    run_dir = Path(arguments[0]).absolute()
+    run_dir, attempt = Path(arguments[0]).absolute(), os.environ.get(ATTEMPT_VARIABLE, "")
+    if "RANK" in os.environ:
+        end_with_the_others(run_dir, attempt)
     try:
         train(run_dir, stop, attempt_age_s())
     except Exception as error:
@@ -41,7 +43,7 @@ def main(arguments: list[str]) -> ExitCode:
         elif lost_contact(error):
             said = f"another rank is gone: {said}"
         if "RANK" in os.environ:
-            Outcome(os.environ.get(ATTEMPT_VARIABLE, ""), code, said).leave(run_dir)
+            Outcome(attempt, code, said).leave(run_dir)
         if code is ExitCode.FAILED:
             raise
         print(said, file=sys.stderr)

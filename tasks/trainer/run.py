@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ from athanor.tasks.trainer.optimizers.build import build_optimizer
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 from athanor.tasks.trainer.process.exclusive import exclusive
 from athanor.tasks.trainer.process.exit_codes import Preempted
+from athanor.tasks.trainer.process.grace import Grace
+from athanor.tasks.trainer.process.stop_check import StopAsked, StopCheck
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position
@@ -85,7 +87,8 @@ class TrainingRun:
         running_s: float,
         cleanup: ExitStack,
     ):
-        self._dir, self._spec, self._stop, self._world = run_dir, spec, stop, world
+        self._dir, self._spec, self._world = run_dir, spec, world
+        self._stop_check, self._grace = StopCheck(stop, world), Grace(run_dir)
         runtime, recipe = spec.runtime, spec.train
         self._devices = runtime.devices(device.type)
         self._journal = Journal(run_dir, spec, world, self._devices, running_s, cleanup)
@@ -110,6 +113,7 @@ class TrainingRun:
             slice_tokens(run_dir, spec, device, world),
             OPTIMIZERS[recipe.optimizer].after_update,
             self._say,
+            self._stop_check.within_step,
         )
         self._observers = Everyone(Scene(run_dir, spec, self._engine, self._say))
         self._throughput = Throughput(spec.model, recipe, world.size * peak_flops(device))
@@ -137,11 +141,14 @@ class TrainingRun:
 
     def finish(self) -> None:
         """Train the remaining steps and write the portable checkpoint."""
-        self._between_steps()
-        self._pace.begin()
-        while self._position.step < self._course.end:
-            self._step()
+        try:
             self._between_steps()
+            self._pace.begin()
+            while self._position.step < self._course.end:
+                self._step()
+                self._between_steps()
+        except StopAsked as stop:
+            self._preempted(str(stop))
         if self._position.step == 0:
             raise UserError(
                 f"the budget of {self._spec.runtime.budget_s:.0f} device seconds is spent before the first step; "
@@ -191,6 +198,7 @@ class TrainingRun:
                 batch.ids_BT.shape[1],
             ),
         )
+        self._note_grace()
         self._model.after_step(result.loss)
         self._model.apply_schedule(self._schedule(step + 1))
 
@@ -240,11 +248,7 @@ class TrainingRun:
 
     def _between_steps(self) -> None:
         step, runtime = self._position.step, self._spec.runtime
-        reason = next((reason for reason in self._world.gather(self._stop.reason) if reason is not None), None)
-        if reason is not None:
-            self._save()
-            self._say(f"preempted: {reason}; run it again to continue from step {step}")
-            raise Preempted(f"stopped at step {step}: {reason}")
+        self._stop_check.between_steps()
         self._keep_to_budget()
         last = step == self._course.end
         evaluation_due = last or step % self._spec.train.eval_every_steps == 0
@@ -256,6 +260,18 @@ class TrainingRun:
         anchor = step % self._spec.train.guard.anchor_steps == 0 and step > 0
         if last or overdue or anchor or step % runtime.checkpoint_every_steps == 0:
             self._save()
+
+    def _note_grace(self) -> None:
+        if self._world.first:
+            self._grace.measured(self._stop_check.slowest_s, self._pace.slowest_save_s)
+
+    def _preempted(self, reason: str) -> NoReturn:
+        """Save the run as its last step left it; what was measured since is forgotten."""
+        step = self._position.step
+        self._optimization.discard()
+        self._save()
+        self._say(f"preempted: {reason}; run it again to continue from step {step}")
+        raise Preempted(f"stopped at step {step}: {reason}")
 
     def _keep_to_budget(self) -> None:
         """Shorten the run if the device time that is left asks for it."""
@@ -276,7 +292,7 @@ class TrainingRun:
     def _evaluate(self) -> None:
         step, started = self._position.step, time.monotonic()
         with self._observers.delivering() if step == self._course.end else nullcontext():
-            held_out = self._held_out.measure(self._engine)
+            held_out = self._held_out.measure(self._engine, self._stop_check.within_step)
         self._journal.evaluation(step, held_out)
         self._observers.evaluated(step, held_out)
         self._pace.evaluation(time.monotonic() - started)
@@ -291,6 +307,7 @@ class TrainingRun:
         self._checkpoints.save(self._tensors(), Position(step, self._position.tokens, state))
         self._saved_step, self._saved_at = step, time.monotonic()
         self._pace.save(self._saved_at - started)
+        self._note_grace()
 
     def _summary(self) -> dict[str, Any]:
         course = self._course

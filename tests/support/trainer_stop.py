@@ -17,3 +17,26 @@ class Stop(StopRequest):
         """The reason at the n-th look alone."""
         self.looks -= 1
         return "SIGTERM" if self.looks == 0 else None
+
+
+class StopWithin(StopRequest):
+    """Gets a signal at the n-th place within steps and evaluations."""
+
+    def __init__(self, places: int):
+        self.places = places
+        super().__init__()
+
+    @property
+    def signal(self) -> str | None:
+        """The signal, from the n-th place on."""
+        self.places -= 1
+        return "SIGTERM" if self.places <= 0 else None
+
+    @signal.setter
+    def signal(self, value: str | None) -> None:
+        assert value is None
+
+    @property
+    def reason(self) -> str | None:
+        """None: between steps nothing is asked."""
+        return None

@@ -65,6 +65,11 @@ class Pace:
         self._save_s = max(self._save_s, seconds)
 
     @property
+    def slowest_save_s(self) -> float:
+        """Seconds of the slowest checkpoint yet."""
+        return self._save_s
+
+    @property
     def step_s(self) -> float | None:
         """Mean seconds of the recent steps; None until enough of them are measured to go by."""
         return sum(self._step_s) / len(self._step_s) if len(self._step_s) >= FEWEST_STEPS else None

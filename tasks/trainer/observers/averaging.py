@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.tasks.trainer.observers.kind import Observer, Scene
+from athanor.tasks.trainer.process.stop_check import StopAsked
 
 
 class WeightAverage:
@@ -48,8 +49,10 @@ class WeightAverage:
         self._write(self._mean)
         try:
             yield
-        finally:
+        except StopAsked:  # on all ranks at once, and the run is saved with what it has here
             self._write(plain)
+            raise
+        self._write(plain)
 
     def _values(self) -> dict[str, Tensor]:
         values = {}

@@ -28,6 +28,7 @@ from athanor.tasks.trainer.engines.kind import engine_of
 from athanor.tasks.trainer.process.age import STARTED_VARIABLE
 from athanor.tasks.trainer.process.commands import command, environment
 from athanor.tasks.trainer.process.exit_codes import ExitCode, IoFailure, OutOfMemory, Preempted, Retryable
+from athanor.tasks.trainer.process.grace import grace_s
 from athanor.tasks.trainer.process.outcome import read_outcome
 from athanor.tasks.trainer.process.stop_request import PARENT_VARIABLE
 from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
@@ -36,7 +37,6 @@ __all__ = ["IoFailure", "OutOfMemory", "Preempted", "Retryable", "run_trainer"]
 
 ALONE = Runtime()
 POLL_S = 0.2
-GRACE_S = 30.0  # between asking the process to save and killing it
 # What torchrun and the deepspeed launcher say of a rank that a signal ended.
 KILLED_RANK = re.compile(r"exitcode\s*: -(\d+)|return code = -(\d+)")
 
@@ -80,7 +80,7 @@ def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime =
         for row in tail.new_rows():
             on_row(row)
     finally:
-        _end(process)
+        _end(process, grace_s(run_dir))
     if engine_of(runtime).launcher.says_it_all:
         _raise_for(process.returncode, run_dir / LOG, log_start)
     elif process.returncode != ExitCode.DONE:
@@ -120,7 +120,7 @@ class MetricsTail:
                     yield row
 
 
-def _end(process: subprocess.Popen) -> None:
+def _end(process: subprocess.Popen, grace_s: float) -> None:
     """Ask for a save, wait, then kill whatever is left of the process's group and of its descendants, which a launcher
     gives groups of their own."""
     descendants: list[psutil.Process] = []
@@ -128,7 +128,7 @@ def _end(process: subprocess.Popen) -> None:
         if process.poll() is None:
             descendants = psutil.Process(process.pid).children(recursive=True)
             process.terminate()
-            process.wait(GRACE_S)
+            process.wait(grace_s)
     except (subprocess.TimeoutExpired, psutil.NoSuchProcess):
         pass
     finally:

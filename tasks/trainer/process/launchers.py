@@ -6,6 +6,7 @@ writes, and the flow that follows the run. On each of the others its own command
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 from abc import ABC, abstractmethod
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from athanor.core.run_files import HOSTS
 from athanor.core.runtime import Runtime
+from athanor.tasks.trainer.process.grace import grace_s
 
 
 class Launcher(ABC):
@@ -49,7 +51,8 @@ class Torchrun(Launcher):
             host, port = runtime.rendezvous.rsplit(":", 1)
             where = [f"--nnodes={runtime.nodes}", f"--node-rank={node}"]
             where += [f"--master-addr={host}", f"--master-port={port}"]
-        return ["torch.distributed.run", *where, processes, "--module"]
+        patience = f"--shutdown-timeout={math.ceil(grace_s(run_dir))}"
+        return ["torch.distributed.run", *where, processes, patience, "--module"]
 
 
 class DeepSpeedRunner(Launcher):
@@ -61,7 +64,8 @@ class DeepSpeedRunner(Launcher):
             where = [f"--master_port={_free_port()}", f"--hostfile={os.devnull}"]
         else:
             hosts = run_dir / HOSTS
-            hosts.write_text("".join(f"node-{number} slots={runtime.ranks}\n" for number in range(runtime.nodes)))
+            slots = (f"node-{number} slots={runtime.ranks}\n" for number in range(runtime.nodes))
+            hosts.write_text("".join(slots), encoding="utf-8")
             host, port = runtime.rendezvous.rsplit(":", 1)
             where = ["--no_ssh", f"--node_rank={node}", f"--master_addr={host}", f"--master_port={port}"]
             where += [f"--hostfile={hosts}"]

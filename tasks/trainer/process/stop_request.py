@@ -1,6 +1,6 @@
 """When training must stop early: SIGTERM, SIGINT, or the death of the process that started it.
 
-A handler only sets a flag; the training loop reads it between steps, where saving is safe. A child that outlives a
+A handler only sets a flag; the training loop reads it where leaving is safe (stop_check.py). A child that outlives a
 killed parent would keep the GPU for ever, so the parent's process id is polled as well.
 """
 
@@ -21,7 +21,7 @@ class StopRequest:
     def __init__(self, ancestor_pid: int | None = None):
         self._parent_pid = os.getppid()
         self._ancestor_pid = ancestor_pid if ancestor_pid is not None else self._parent_pid
-        self._signal: str | None = None
+        self.signal: str | None = None  # the name of the first one that came
 
     @classmethod
     def install(cls) -> StopRequest:
@@ -35,14 +35,14 @@ class StopRequest:
     @property
     def reason(self) -> str | None:
         """`SIGTERM`, `SIGINT`, `parent process N is gone`, or None to go on."""
-        if self._signal is None and os.getppid() != self._parent_pid:
+        if self.signal is None and os.getppid() != self._parent_pid:
             return f"parent process {self._parent_pid} is gone"
-        if self._signal is None and self._ancestor_pid != self._parent_pid and not _lives(self._ancestor_pid):
+        if self.signal is None and self._ancestor_pid != self._parent_pid and not _lives(self._ancestor_pid):
             return f"parent process {self._ancestor_pid} is gone"
-        return self._signal
+        return self.signal
 
     def _on_signal(self, number: int, frame: object) -> None:
-        self._signal = signal.Signals(number).name
+        self.signal = self.signal or signal.Signals(number).name
 
 
 def _lives(pid: int) -> bool:

@@ -8,6 +8,7 @@ objects do, and nccl for tensors on GPUs.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -62,6 +63,24 @@ class World:
         box = [value]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+    def together(self, do: Callable[[], T]) -> list[T]:
+        """What `do` gives on every rank, in rank order. Where it raises on any, all raise what the first of those did:
+        for what is done before the ranks meet again, so that no rank waits for one that has given up."""
+        try:
+            own: tuple[T | None, Exception | None] = do(), None
+        except Exception as error:
+            if self.size == 1:
+                raise
+            own = None, error
+        found = self.gather(own)
+        if (error := next((error for _, error in found if error is not None), None)) is not None:
+            raise error
+        return [value for value, _ in found]  # pyright: ignore[reportReturnType]
+
+    def by_first(self, do: Callable[[], T]) -> T:
+        """What `do` gives on rank 0, where alone it is called; what it raises there is raised on all."""
+        return self.together(lambda: do() if self.first else None)[0]  # pyright: ignore[reportReturnType]
 
     def gather(self, value: T) -> list[T]:
         """Every rank's value, in rank order."""

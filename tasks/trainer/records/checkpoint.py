@@ -87,14 +87,16 @@ class CheckpointFolder:
         """
         final = self.folder / f"step-{position.step:08d}"
         partial = final.with_name(final.name + ".partial")
-        self._remove(partial)
+        self._world.by_first(lambda: shutil.rmtree(partial, ignore_errors=True))
         try:
             self._write(partial, tensors, position)
+            self._world.by_first(lambda: self._publish(partial, final))
         except OSError:
-            self._remove(partial)
+            if self._world.first:
+                shutil.rmtree(partial, ignore_errors=True)
             raise
-        if not self._world.first:
-            return
+
+    def _publish(self, partial: Path, final: Path) -> None:
         if final.exists():
             shutil.rmtree(final)
         os.rename(partial, final)
@@ -107,7 +109,7 @@ class CheckpointFolder:
         `on_damage` gets one line for each newer one that had to be set aside. Raises UserError for a checkpoint of
         another key or another data order.
         """
-        return self._world.from_first(self._newest(on_damage) if self._world.first else None)
+        return self._world.by_first(lambda: self._newest(on_damage))
 
     def _newest(self, on_damage: Callable[[str], None]) -> Path | None:
         for path in reversed(self._steps()):
@@ -124,7 +126,7 @@ class CheckpointFolder:
 
         `on_damage` gets one line for each newer one that is damaged.
         """
-        return self._world.from_first(self._anchor(step, on_damage) if self._world.first else None)
+        return self._world.by_first(lambda: self._anchor(step, on_damage))
 
     def _anchor(self, step: int, on_damage: Callable[[str], None]) -> Path | None:
         for path in reversed(self._steps()):
@@ -140,9 +142,9 @@ class CheckpointFolder:
         """Fill `tensors` and set the random generators from what `newest` found."""
         with _dcp_errors():
             dcp_load(tensors, storage_reader=HuggingFaceStorageReader(str(path)), no_dist=self._alone)
-        state = json.loads((path / CHECKPOINT_STATE).read_text())
-        _set_random_state(state["random"])
-        return Position(state["step"], state["tokens"], state["state"])
+        position, random_state = _read_state(path)
+        _set_random_state(random_state)
+        return position
 
     @property
     def _alone(self) -> bool:
@@ -154,26 +156,20 @@ class CheckpointFolder:
         )
         with _dcp_errors():
             dcp_save(tensors, storage_writer=writer, no_dist=self._alone)
-        if self._world.first:
-            (partial / CHECKPOINT_STATE).write_text(json.dumps({**asdict(position), "random": _random_state()}))
-        paths = self._world.from_first(sorted(partial.iterdir()))
-        files = {}
-        for path in paths[self._world.rank :: self._world.size]:
-            fsync_path(path)
-            files[path.name] = {"size": path.stat().st_size, "sha256": sha256_file(path)}
-        files = {name: entry for found in self._world.gather(files) for name, entry in found.items()}
-        if self._world.first:
-            write_json(partial / CHECKPOINT_MANIFEST, {**self._identity, "step": position.step, "files": files})
-            fsync_path(partial)
 
-    def _remove(self, partial: Path) -> None:
-        """Delete a checkpoint that is not whole, before any rank goes on."""
-        if self._world.first:
-            shutil.rmtree(partial, ignore_errors=True)
-        self._world.from_first(None)
+        def write_state() -> list[Path]:
+            state = {**asdict(position), "random": _random_state()}
+            (partial / CHECKPOINT_STATE).write_text(json.dumps(state), encoding="utf-8")
+            return sorted(partial.iterdir())
+
+        paths = self._world.by_first(write_state)
+        own = paths[self._world.rank :: self._world.size]
+        files = {path.name: entry for found in self._world.together(lambda: _synced(own)) for path, entry in found}
+        manifest = {**self._identity, "step": position.step, "files": files}
+        self._world.by_first(lambda: _close(partial, manifest))
 
     def _refuse_foreign(self, path: Path) -> None:
-        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
+        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
         for name, ours in self._identity.items():
             if manifest[name] != ours:
                 raise UserError(
@@ -192,25 +188,55 @@ class CheckpointFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
 
+def _synced(paths: list[Path]) -> list[tuple[Path, dict[str, Any]]]:
+    """The files, on the disk for good, each with its size and sha256."""
+    for path in paths:
+        fsync_path(path)
+    return [(path, {"size": path.stat().st_size, "sha256": sha256_file(path)}) for path in paths]
+
+
+def _close(partial: Path, manifest: dict[str, Any]) -> None:
+    write_json(partial / CHECKPOINT_MANIFEST, manifest)
+    fsync_path(partial)
+
+
 def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("step-"))
 
 
+_UNREADABLE = (ValueError, KeyError, TypeError, AttributeError)
+
+
 def _problem(path: Path) -> str | None:
+    """Why a folder is no checkpoint; None if it is one, down to what is in its JSON files."""
     try:
-        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text())
+        manifest = json.loads((path / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
         files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
+        identity = manifest["key"], manifest["loader_fingerprint"], manifest["step"]
     except FileNotFoundError:
         return f"no {CHECKPOINT_MANIFEST}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_UNREADABLE, OSError) as error:
         return f"{CHECKPOINT_MANIFEST} cannot be read: {type(error).__name__}"
+    if identity[2] != _step_of(path) or CHECKPOINT_STATE not in files:
+        return f"{CHECKPOINT_MANIFEST} is not that of {path.name}"
     for name, (size, sha256) in files.items():
         file = path / name
         if not file.is_file() or file.stat().st_size != size:
             return f"{name} is not {size} bytes long"
         if sha256_file(file) != sha256:
             return f"{name} has another sha256"
+    try:
+        _read_state(path)
+    except _UNREADABLE as error:
+        return f"{CHECKPOINT_STATE} cannot be read: {type(error).__name__}"
     return None
+
+
+def _read_state(path: Path) -> tuple[Position, dict[str, Any]]:
+    """What a checkpoint holds besides tensors: the position, and the states of the random generators."""
+    state = json.loads((path / CHECKPOINT_STATE).read_text(encoding="utf-8"))
+    position = Position(int(state["step"]), int(state["tokens"]), dict(state["state"]))
+    return position, {name: state["random"][name] for name in ("torch", "cuda", "numpy", "python")}
 
 
 def _file_of_each(tensors: dict[str, torch.Tensor]) -> dict[str, int]:

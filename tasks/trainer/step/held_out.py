@@ -10,7 +10,7 @@ out of them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 
 import torch
@@ -33,19 +33,28 @@ class HeldOutText:
         self._batches, self._token_bytes_V = held_out(spec), token_bytes(spec).to(device)
         self._device, self._autocast = device, autocast
 
-    def measure(self, engine: Engine) -> dict[str, dict[str, float]]:
-        """`evaluate` of each source, on all ranks alike. Training mode is left and entered again."""
+    def measure(self, engine: Engine, stop_check: Callable[[], None] = lambda: None) -> dict[str, dict[str, float]]:
+        """`evaluate` of each source, on all ranks alike. Training mode is left and entered again.
+
+        `stop_check` is called before each batch and may raise.
+        """
+
+        def checked(batches: Iterable[Batch]) -> Iterator[Batch]:
+            for batch in batches:
+                stop_check()
+                yield batch
 
         def compute(model: LanguageModel) -> dict[str, dict[str, float]]:
             return {
-                source: evaluate(model, batches, self._token_bytes_V, self._autocast, self._device)
+                source: evaluate(model, checked(batches), self._token_bytes_V, self._autocast, self._device)
                 for source, batches in self._batches.items()
             }
 
         engine.model.eval()
-        found = engine.compute(compute)
-        engine.model.train()
-        return found
+        try:
+            return engine.compute(compute)
+        finally:
+            engine.model.train()
 
 
 @torch.no_grad()

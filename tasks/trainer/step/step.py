@@ -37,7 +37,7 @@ class StepResult:
 
 class Optimization:
     """How batches become steps of an engine. `after_update` is what its optimizer does after an update, if anything;
-    `say` hears when the slices had to shrink."""
+    `say` hears when the slices had to shrink; `stop_check` is called before each slice of `measure` and may raise."""
 
     def __init__(
         self,
@@ -48,6 +48,7 @@ class Optimization:
         slice_tokens: int,
         after_update: AfterUpdate | None,
         say: Callable[[str], None],
+        stop_check: Callable[[], None] = lambda: None,
     ):
         self.engine = engine
         self._grad_clip = grad_clip
@@ -56,11 +57,13 @@ class Optimization:
         self.slice_tokens = slice_tokens
         self._after_update = after_update
         self._say = say
+        self._stop_check = stop_check
 
     def measure(self, batch: Batch, step_key: int) -> StepResult:
-        """Loss and clipped gradient of this rank's rows of a step; `step_key` as in `LanguageModel.begin_step`."""
+        """Loss and clipped gradient of this rank's rows of a step; `step_key` as in `LanguageModel.begin_step`. Where
+        the stop check raises, `discard` forgets what was measured by then."""
         self._measured = batch, step_key
-        totals = self._gradients(batch, step_key, self.engine.loss)
+        totals = self._gradients(batch, step_key, self.engine.loss, self._stop_check)
         norm = self.engine.clip(self._grad_clip)
         names, sums = list(totals), torch.stack([total.double() for total in totals.values()])
         values = dict(zip(names, self.engine.world.sum(sums).tolist(), strict=True))
@@ -94,14 +97,16 @@ class Optimization:
     def _sampled_gradient(self) -> int:
         """Gradients of the mean sampled loss of the rows just learned from; returns the step's target tokens."""
         batch, step_key = self._measured
-        self._gradients(batch, step_key, self.engine.sampled_loss)
+        self._gradients(batch, step_key, self.engine.sampled_loss, lambda: None)
         targets, _ = self._counts(batch)
         return targets
 
-    def _gradients(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
+    def _gradients(
+        self, batch: Batch, step_key: int, loss_of: LossOf, before_slice: Callable[[], None]
+    ) -> dict[str, torch.Tensor]:
         while True:
             try:
-                return self._accumulate(batch, step_key, loss_of)
+                return self._accumulate(batch, step_key, loss_of, before_slice)
             except torch.OutOfMemoryError:
                 row_tokens = batch.ids_BT.shape[1]
                 rows = self.slice_tokens // row_tokens
@@ -114,7 +119,9 @@ class Optimization:
             torch.cuda.empty_cache()
             self._say(f"out of device memory; going on with {rows} rows at a time")
 
-    def _accumulate(self, batch: Batch, step_key: int, loss_of: LossOf) -> dict[str, torch.Tensor]:
+    def _accumulate(
+        self, batch: Batch, step_key: int, loss_of: LossOf, before_slice: Callable[[], None]
+    ) -> dict[str, torch.Tensor]:
         self.engine.model.begin_step(step_key)
         rows, row_tokens = batch.ids_BT.shape
         slice_rows = max(1, self.slice_tokens // row_tokens)
@@ -122,6 +129,7 @@ class Optimization:
         totals: dict[str, torch.Tensor] = {}
         for start in range(0, rows, slice_rows):
             stop = min(rows, start + slice_rows)
+            before_slice()
             with self.engine.slice(last=stop == rows):
                 with self._autocast:
                     loss = loss_of(rows_of(batch, start, stop, self._device))

@@ -10,12 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from trainer_stop import Stop, StopWithin
 
 from athanor.core.rows import read_rows
 from athanor.models.family import FAMILIES
+from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.process.stop_request import StopRequest
 from athanor.tasks.trainer.records.metrics import reproducible_rows
 from athanor.tasks.trainer.run import train
+from athanor.tasks.trainer.start import read_spec
+from athanor.tasks.trainer.step.batches import held_out
 
 STEPS = 40
 
@@ -71,3 +75,41 @@ def test_killed_and_resumed_run_equals_the_uninterrupted_one(family, make_run, s
     resumed = [row["step"] for row in read_rows(cut / "metrics.jsonl") if row.get("attempt")]
     assert resumed[0] == 0
     assert resumed[-1] > 0, "nothing was ever resumed"
+
+
+@pytest.mark.parametrize("family", list(FAMILIES))
+def test_a_stop_between_slices_forgets_the_step_and_the_run_ends_the_same(family, make_run):
+    settings = {
+        "family": family,
+        "train": {"steps": STEPS // 4, "eval_every_steps": 4, "average_from": 0.5},
+        "runtime": {"micro_batch_rows": 2, "checkpoint_every_steps": 3},
+    }
+    whole, cut = make_run("whole", **settings), make_run("cut", **settings)
+    train(whole, Stop())
+    for places in (5, 16, 7, 23):  # in an evaluation, and after one, two and three of the four slices of a step
+        with pytest.raises(Preempted, match="SIGTERM"):
+            train(cut, StopWithin(places))
+    train(cut, Stop())
+    assert reproducible_rows(cut) == reproducible_rows(whole)
+    assert weights(cut) == weights(whole)
+
+
+def test_a_stop_within_a_step_is_saved_as_the_last_step_left_it(make_run):
+    folder = make_run("run", train={"eval_every_steps": 1000}, runtime={"micro_batch_rows": 1})
+    with pytest.raises(Preempted, match="stopped at step 2: SIGTERM"):
+        train(folder, StopWithin(before_step_3(folder) + 5))
+    assert [path.name for path in sorted((folder / "checkpoints").glob("step-*"))] == ["step-00000002"]
+    assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "step"] == [1, 2]
+
+
+def before_step_3(folder: Path) -> int:
+    """Places that a run passes before its third step: the batches of its first evaluation, and eight slices a step."""
+    return evaluation_batches(folder) + 2 * 8
+
+
+def evaluation_batches(folder: Path) -> int:
+    return sum(1 for batches in held_out(read_spec(folder)).values() for _ in batches)
+
+
+def weights(folder: Path) -> dict[str, list[float]]:
+    return {name: tensor.flatten().tolist() for name, tensor in load_file(folder / "model.safetensors").items()}

@@ -106,7 +106,7 @@ def test_a_child_that_will_not_stop_is_killed_with_all_its_descendants(tmp_path,
     script.write_text("\n".join(lines) + "\n")
     script.chmod(0o755)
     monkeypatch.setattr("athanor.tasks.trainer.process.commands.sys.executable", str(script))
-    monkeypatch.setattr("athanor.tasks.trainer.process.launch.GRACE_S", 0.2)
+    monkeypatch.setattr("athanor.tasks.trainer.process.grace.LEAST_GRACE_S", 0.2)
 
     def interrupt(row):
         raise KeyboardInterrupt

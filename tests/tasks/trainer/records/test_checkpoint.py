@@ -1,5 +1,6 @@
 """Checkpoints: exact, whole or not there, of this run or refused."""
 
+import json
 import os
 import random
 import resource
@@ -9,7 +10,9 @@ import pytest
 import torch
 
 import athanor.tasks.trainer.records.checkpoint as checkpoint
+from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.keys import sha256_file
 from athanor.tasks.trainer.records.checkpoint import CheckpointFolder, Position, training_tensors
 from athanor.tasks.trainer.records.retention import Retention
 
@@ -98,23 +101,66 @@ def test_random_generators_continue_where_they_were(tmp_path):
     assert [draw(), draw()] == expected
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "no manifest", "torn manifest", "file gone"])
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(tmp_path, saved, damage):
-    newest = tmp_path / "step-00000002"
+def truncate(newest):
     file = next(newest.glob("*.safetensors"))
-    if damage == "truncated":
-        os.truncate(file, file.stat().st_size - 1)
-    elif damage == "altered":
-        content = bytearray(file.read_bytes())
-        content[-1] ^= 1
-        file.write_bytes(content)
-    elif damage == "no manifest":
-        (newest / "manifest.json").unlink()
-    elif damage == "torn manifest":
-        os.truncate(newest / "manifest.json", 20)
-    else:
-        (newest / "state.json").unlink()
+    os.truncate(file, file.stat().st_size - 1)
 
+
+def alter(newest):
+    file = next(newest.glob("*.safetensors"))
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+
+
+def write_manifest(text):
+    return lambda newest: (newest / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def without(field):
+    """A manifest that lacks a field."""
+
+    def take_out(newest):
+        manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
+        del manifest[field]
+        write_json(newest / "manifest.json", manifest)
+
+    return take_out
+
+
+def state(text):
+    """Another state, which the manifest vouches for."""
+
+    def write(newest):
+        (newest / "state.json").write_text(text, encoding="utf-8")
+        manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
+        entry = {"size": len(text), "sha256": sha256_file(newest / "state.json")}
+        write_json(newest / "manifest.json", manifest | {"files": manifest["files"] | {"state.json": entry}})
+
+    return write
+
+
+DAMAGES = {
+    "truncated": truncate,
+    "altered": alter,
+    "no manifest": lambda newest: (newest / "manifest.json").unlink(),
+    "torn manifest": lambda newest: os.truncate(newest / "manifest.json", 20),
+    "file gone": lambda newest: (newest / "state.json").unlink(),
+    "empty manifest": write_manifest("{}"),
+    "manifest of nothing": write_manifest('{"files": {}}'),
+    "manifest of another kind": write_manifest("[1, 2]"),
+    "manifest of no text": lambda newest: (newest / "manifest.json").write_bytes(b"\xff\xfe"),
+    "manifest without key": without("key"),
+    "manifest without step": without("step"),
+    "state null": state("null"),
+    "state without random": state('{"step": 2, "tokens": 20, "state": {}}'),
+    "state of wrong types": state('{"step": null, "tokens": 20, "state": {}, "random": {}}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before_it(tmp_path, saved, damage):
+    damage(tmp_path / "step-00000002")
     position, loaded, (message,) = load(tmp_path)
     assert position == Position(1, 10)
     assert loaded["model.tau"] == 1.0
