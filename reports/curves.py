@@ -57,13 +57,16 @@ class Ema:
 
 
 def smoothed(values: np.ndarray, span: int) -> np.ndarray:
-    """Exponential moving average over about `span` values, corrected for its start; gaps carry the mean on."""
-    average = Ema(1 - 1 / max(span, 1))
-    out = np.full(len(values), np.nan)
-    for i, value in enumerate(values):
-        average.push(value)
-        out[i] = average.mean
-    return out
+    """Mean over the `span` values around each, an odd number or one more; fewer towards the ends, as many on either
+    side, so that the average of a falling curve lies on it and not above. What is not finite counts for nothing."""
+    finite = np.isfinite(values)
+    total = np.concatenate(([0.0], np.cumsum(np.where(finite, values, 0.0))))
+    count = np.concatenate(([0], np.cumsum(finite)))
+    at = np.arange(len(values))
+    half = np.minimum(max(span, 1) // 2, np.minimum(at, len(values) - 1 - at))
+    first, end = at - half, at + half + 1
+    with np.errstate(invalid="ignore"):
+        return (total[end] - total[first]) / (count[end] - count[first])
 
 
 def thinned(steps: np.ndarray, values: np.ndarray, bins: int = 500) -> tuple[np.ndarray, np.ndarray]:

@@ -60,9 +60,10 @@ def _benchmarks(scores: Scores) -> Iterator[Headline]:
     for task, metric in first.items():
         by_model = {MODEL_NAMES[m]: scores[task, metric][m] for m in MODEL_NAMES if m in scores[task, metric]}
         value = " → ".join(f"{model} {score_text(measured)}" for model, measured in by_model.items())
-        intervals = {model: interval_text(measured) for model, measured in by_model.items()}
-        note = "; ".join(f"{model} {interval}" for model, interval in intervals.items() if interval)
-        yield Headline(f"{task}, {metric}", value, f"95 % intervals: {note}" if note else "")
+        note = "; ".join(
+            f"{m} {interval_text(measured)}, n = {whole(measured['n'])}" for m, measured in by_model.items()
+        )
+        yield Headline(f"{task}, {metric}", value, f"95 % intervals: {note}")
 
 
 def _time_and_cost(inputs: ReportInputs) -> Iterator[Headline]:

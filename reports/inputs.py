@@ -74,7 +74,7 @@ class ReportInputs:
     """What was declared before the run: `step` and, by name, the scheduled values of these steps."""
     sft_schedule: Mapping[str, Sequence[float]] = field(default_factory=dict)
     evaluations: Sequence[Mapping[str, Any]] = ()
-    """One `result.json` per model and task."""
+    """One `result.json` per model and task; under `items`, metric -> what came of each item."""
     samples: Sequence[Mapping[str, Any]] = ()
     """{model, task, prompt, response, expected, correct}; the text is shown, never trusted."""
     maps: Mapping[str, Sequence[Map]] = field(default_factory=dict)

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from athanor.core.numbers import number, share
+from athanor.core.numbers import UNKNOWN, number, share
 from athanor.core.text import one_line
 from athanor.reports.canvas import DASHES, LABEL_CHARACTERS, MARKERS, MUTED, SERIES, Picture, draw, legend
 from athanor.reports.inputs import MODEL_NAMES
+from athanor.reports.intervals import LEAST_N, differ
 
-Measured = Mapping  # value, ci_low, ci_high, n, chance, higher_is_better
+Measured = Mapping  # value, ci_low, ci_high, n, chance, higher_is_better; items, where they are known
+TOO_FEW = f"n < {LEAST_N}: no interval"
 Scores = Mapping[tuple[str, str], Mapping[str, Measured]]
 
 
@@ -21,7 +23,8 @@ def scores_of(evaluations: Iterable[Mapping]) -> Scores:
     found: dict[tuple[str, str], dict[str, Measured]] = {}
     for result in evaluations:
         for metric, measured in result["metrics"].items():
-            found.setdefault((result["label"], metric), {})[result["model"]] = measured
+            items = result.get("items", {}).get(metric)
+            found.setdefault((result["label"], metric), {})[result["model"]] = {**measured, "items": items}
     return found
 
 
@@ -36,23 +39,41 @@ def score_text(measured: Measured) -> str:
 
 
 def interval_text(measured: Measured) -> str:
-    """Its 95 % interval; empty where there is none."""
-    low, high = measured.get("ci_low"), measured.get("ci_high")
+    """Its 95 % interval; TOO_FEW where the items are too few for one."""
+    low, high = _interval(measured)
     if low is None or high is None:
-        return ""
+        return TOO_FEW
     return f"{100 * low:.1f}–{share(high)}" if is_share(measured) else f"{number(low)}–{number(high)}"
 
 
-def against(measured: Measured, low: float | None, high: float | None, other: str) -> str:
-    """Where the 95 % interval of `measured` lies relative to `low`..`high`."""
-    if None in (low, high, measured.get("ci_low"), measured.get("ci_high")):
-        return "–"
-    better, worse = f"better than {other}", f"worse than {other}"
-    if not measured.get("higher_is_better", True):
-        better, worse = worse, better
-    if measured["ci_low"] > high:
-        return better
-    return worse if measured["ci_high"] < low else f"not told apart from {other}"
+def against_chance(measured: Measured) -> str:
+    """Where the 95 % interval lies relative to chance."""
+    low, high = _interval(measured)
+    chance = measured.get("chance")
+    if chance is None or low is None or high is None:
+        return UNKNOWN if chance is None else TOO_FEW
+    if low <= chance <= high:
+        return "not told apart from chance"
+    return _verdict(low > chance, measured, "chance")
+
+
+def against_model(measured: Measured, other: Measured | None, name: str) -> str:
+    """Whether two models differ on the same items; `–` where that is not known."""
+    if other is None:
+        return UNKNOWN
+    if measured["n"] < LEAST_N:
+        return TOO_FEW
+    if (apart := differ(measured.get("items"), other.get("items"))) is None:
+        return UNKNOWN
+    return _verdict(measured["value"] > other["value"], measured, name) if apart else f"not told apart from {name}"
+
+
+def _verdict(above: bool, measured: Measured, other: str) -> str:
+    return f"{'better' if above == measured.get('higher_is_better', True) else 'worse'} than {other}"
+
+
+def _interval(measured: Measured) -> tuple[float | None, float | None]:
+    return (measured.get("ci_low"), measured.get("ci_high")) if measured["n"] >= LEAST_N else (None, None)
 
 
 def benchmark_figure(scores: Scores) -> Picture | None:
@@ -90,8 +111,9 @@ def benchmark_figure(scores: Scores) -> Picture | None:
                 score, place = by_model[model], i + 0.28 * (j - (len(models) - 1) / 2)
                 once = "" if model in seen else MODEL_NAMES[model]
                 seen.add(model)
-                if score.get("ci_low") is not None and score.get("ci_high") is not None:
-                    axes.plot([score["ci_low"], score["ci_high"]], [place, place], color=SERIES[j], linewidth=1.6)
+                low, high = _interval(score)
+                if low is not None and high is not None:
+                    axes.plot([low, high], [place, place], color=SERIES[j], linewidth=1.6)
                 axes.plot(
                     score["value"], place, MARKERS[j], color=SERIES[j], markersize=6, linestyle="none", label=once
                 )

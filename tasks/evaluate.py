@@ -33,7 +33,7 @@ class EvalRecipe(Recipe):
 
     tasks: dict[str, EvalTaskRecipe] = Field(description="Label in the report -> task")
     models: tuple[ModelName, ...] = Field(default=("base", "sft"), description="Which checkpoints are scored")
-    seed: int = Field(default=0, ge=0, description="Seed of few-shot sampling and bootstrap")
+    seed: int = Field(default=0, ge=0, description="Seed of few-shot and sampled answers")
 
 
 class EvalStageRecipe(Recipe):
@@ -94,7 +94,7 @@ def cost(recipe: EvalStageRecipe, preset: Preset, **inputs: Any) -> Cost:
 
 
 def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
-    """Write `result.json` (scores with 95 % intervals) and `samples.jsonl`."""
+    """Write `result.json` (scores with 95 % intervals), `samples.jsonl`, and `items.json` (what came of each item)."""
     from athanor.tasks.benchmarks.lm_eval_run import run_task
     from athanor.tasks.runs.follow import record_benchmark
 

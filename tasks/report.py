@@ -102,7 +102,7 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         sft_metrics=_jsonl(models["sft"], METRICS) if "sft" in models else (),
         pretrain_schedule=_json(base, SCHEDULE),
         sft_schedule=_json(models["sft"], SCHEDULE) if "sft" in models else {},
-        evaluations=[_json(artifact, "result.json") for artifact in inputs["evaluations"].values()],
+        evaluations=[_evaluation(artifact) for artifact in inputs["evaluations"].values()],
         samples=[
             sample | {"model": artifact.manifest["recipe"]["model"], "task": artifact.manifest["recipe"]["label"]}
             for artifact in inputs["evaluations"].values()
@@ -124,6 +124,12 @@ def _jsonl(artifact: Artifact, name: str) -> list[dict[str, Any]]:
 
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:
     return json.loads(artifact.file(name).read_text(encoding="utf-8"))
+
+
+def _evaluation(artifact: Artifact) -> dict[str, Any]:
+    """Its result, and under `items` what came of each item; those of older artifacts are not known."""
+    items = _json(artifact, "items.json") if "items.json" in artifact.manifest["files"] else {}
+    return _json(artifact, "result.json") | {"items": items}
 
 
 def _maps(artifact: Artifact) -> list[dict[str, Any]]:

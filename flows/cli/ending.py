@@ -59,8 +59,7 @@ def _score(measured: Mapping[str, Any]) -> str:
     """Value, 95 % interval and number of documents: 5.0 % (0.9–23.6 %, n = 20)."""
     from athanor.reports.scores import interval_text, score_text
 
-    interval = interval_text(measured)
-    return f"{score_text(measured)} ({interval}{', ' if interval else ''}n = {measured['n']:,})"
+    return f"{score_text(measured)} ({interval_text(measured)}, n = {measured['n']:,})"
 
 
 def _next(stages: list[StageSurvey]) -> list[str]:

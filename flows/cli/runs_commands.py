@@ -100,7 +100,8 @@ def compare(
 ) -> None:
     """Lay runs beside one another: averaged loss at the same steps, best evaluations, speed, cost, and one plot.
 
-    Losses in the table are EMA 0.99. They compare only with the same tokenizer; bits per byte always do.
+    Losses are exponential moving averages that keep 0.99 of themselves at each step, corrected for their start: at step
+    30 the mean of all thirty, the last counting most. They compare only with the same tokenizer, bits per byte always.
     """
     from athanor.core.numbers import compact, money
     from athanor.tasks.runs import read
@@ -119,10 +120,7 @@ def compare(
         ("state", [read.state_now(row) for row in rows]),
         ("steps done", [f"{row['step']:,}" for row in rows]),
         ("tokens", [compact(row["tokens"]) for row in rows]),
-        *(
-            (f"loss at step {step:,}", [_figure(at[step].ema[0]) if step in at else "–" for at in reached])
-            for step in common
-        ),
+        *((f"loss, EMA {read.KEEPS[0]}, step {step:,}", _averages(reached, step)) for step in common),
         *(
             (f"best bits/byte, {escape(source)}", [_figure(scores.get(source)) for scores in best])
             for source in sorted(set().union(*best))
@@ -197,6 +195,11 @@ def _database() -> Iterator[sqlite3.Connection]:
         print(f"athanor: {complaint(error)}", file=sys.stderr)
     with reading() as db:
         yield db
+
+
+def _averages(reached: list[dict[int, Milestone]], step: int) -> list[str]:
+    """The average of each run's loss at a step; `–` where it was not there."""
+    return [_figure(at[step].ema[0]) if step in at else "–" for at in reached]
 
 
 def _milestone_table(milestones: list[Milestone]) -> Table:

@@ -11,6 +11,7 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from athanor.core.store import Artifact
 from athanor.reports.inline import report_markdown_inline
+from athanor.reports.scores import interval_text
 
 
 def publish_scores(evaluations: dict[str, Artifact]) -> None:
@@ -24,7 +25,7 @@ def publish_scores(evaluations: dict[str, Artifact]) -> None:
                 "model": result["model"],
                 "metric": name,
                 "value": round(score["value"], 4),
-                "95 % interval": f"{score['ci_low']:.4f} to {score['ci_high']:.4f}",
+                "95 % interval": interval_text(score),
                 "n": score["n"],
             }
             for name, score in result["metrics"].items()

@@ -23,7 +23,7 @@ from athanor.tasks.benchmarks import catalogue
 from athanor.tasks.benchmarks.local import local_names, reads_documents, write_test_documents
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
-RESULT, SAMPLES = "result.json", "samples.jsonl"
+RESULT, SAMPLES, ITEMS = "result.json", "samples.jsonl", "items.json"
 
 
 def validate_task(recipe: EvalTaskRecipe) -> None:
@@ -43,11 +43,12 @@ def run_task(
     documents: dict[str, Path] | None = None,
     progress: Progress = silent,
 ) -> dict[str, Any]:
-    """Write `result.json` and `samples.jsonl` into `out`, and return the result.
+    """Write `result.json`, `samples.jsonl` and `items.json` into `out`, and return the result.
 
     result: {task, label, model, samples_file, metrics: {name: {value, ci_low, ci_high (95 %), n, higher_is_better,
     chance}}}; a sample: {prompt, response, expected, correct}. `documents`: source -> documents artifact, for
-    bits per byte. `seed` draws few-shot examples, sampling noise and the bootstrap. Raises UserError, one line,
+    bits per byte; items.json: metric -> {sha256 of the documents, values: one each}, for comparisons item by item.
+    `seed` draws few-shot examples and sampling noise. Raises UserError, one line,
     for an unknown task, missing data, or a damaged checkpoint.
     """
     validate_task(recipe)
@@ -58,17 +59,18 @@ def run_task(
     with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet():
         tasks = _load(recipe, model_name == "sft", Path(scratch), documents, seed)
         records = _evaluate(model, tasks, recipe, model_name == "sft")
-    split_by = "source" if reads_documents(recipe) else None
+    metrics, items = scores.score(tasks, records, split_by="source" if reads_documents(recipe) else None)
     result = {
         "task": recipe.name,
         "label": label,
         "model": model_name,
-        "metrics": scores.score(tasks, records, split_by=split_by, seed=seed),
+        "metrics": metrics,
         "samples_file": SAMPLES,
     }
     out.mkdir(parents=True, exist_ok=True)
     with (out / SAMPLES).open("w", encoding="utf-8") as samples:
         samples.writelines(json.dumps(sample) + "\n" for sample in scores.readable_samples(tasks, records))
+    write_json(out / ITEMS, items)
     write_json(out / RESULT, result)
     return result
 

@@ -4,22 +4,25 @@ Input are the per-document records that lm-eval logs. Metrics are recomputed fro
 a task (of a group: over the documents of all its members), because lm-eval reports standard errors, which
 are wrong for proportions near 0 and 1, and reports none for bits per byte.
 
-Proportions get Wilson's interval (Wilson 1927), which stays inside [0, 1] and has width at 0 % and 100 %.
-Everything else gets a percentile bootstrap over documents (Efron 1979) with a fixed seed.
+How sure a score is, is said by athanor.reports.intervals. What came of each item is kept beside the scores, so that two
+models can be compared item by item.
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from athanor.core.errors import UserError
+from athanor.reports.intervals import are_yes_or_no, interval
 
-Z_95 = 1.959963984540054  # standard normal quantile at 0.975
-RESAMPLES = 1000
 EXCERPT_CHARACTERS = 300  # of a document in the samples
 NO_FILTER = "none"  # lm-eval's name of the filter that changes nothing
 CHOICE_METRICS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info"})
@@ -27,74 +30,75 @@ CHOICE_METRICS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info"})
 Record = Mapping[str, Any]
 
 
-def wilson_interval(successes: float, n: int) -> tuple[float, float]:
-    """95 % interval of a proportion; `n` >= 1. Exactly 0 or 1 at the ends, as the formula is but for rounding."""
-    share, spread = successes / n, Z_95**2 / n
-    centre = share + spread / 2
-    half = Z_95 * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    low = 0.0 if successes == 0 else (centre - half) / (1 + spread)
-    high = 1.0 if successes == n else (centre + half) / (1 + spread)
-    return low, high
+@dataclass
+class _Collected:
+    """What the documents of a task say of one metric."""
 
-
-def bootstrap_interval(
-    values: Sequence[Any], aggregate: Callable[[list[Any]], float], seed: int
-) -> tuple[float, float]:
-    """95 % percentile interval of `aggregate` over documents drawn with replacement; a pure function of `seed`."""
-    rng = np.random.default_rng(seed)
-    draws = [aggregate([values[i] for i in rng.integers(len(values), size=len(values))]) for _ in range(RESAMPLES)]
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(low), float(high)
+    aggregate: Callable[[list[Any]], float]
+    higher_is_better: bool
+    values: list[Any] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+    chances: list[float] = field(default_factory=list)
 
 
 def score(
-    tasks: Mapping[str, Any], records: Mapping[str, list[Record]], *, split_by: str | None, seed: int
-) -> dict[str, dict[str, Any]]:
-    """Metric name -> {value, ci_low, ci_high, n, higher_is_better, chance}, in the tasks' own order.
+    tasks: Mapping[str, Any], records: Mapping[str, list[Record]], *, split_by: str | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Two tables by metric name: {value, ci_low, ci_high, n, higher_is_better, chance}, in the tasks' own order, and
+    {sha256 of the documents, values: what came of each} where that is a number or a sum and its weight.
 
     `tasks`: lm-eval task objects by name; `records`: their logged samples. A metric under a filter is
     `metric,filter` as in lm-eval; with `split_by`, each value of that document field has a metric of its own.
     Raises UserError if a metric is not a finite number.
     """
-    values: dict[str, list[Any]] = {}
-    chances: dict[str, list[float]] = {}
-    about: dict[str, tuple[Callable[[list[Any]], float], bool]] = {}
+    found: dict[str, _Collected] = {}
     for task_name, task in tasks.items():
         for record in records[task_name]:
             for metric in record["metrics"]:
                 name = metric if record["filter"] == NO_FILTER else f"{metric},{record['filter']}"
                 if split_by is not None:
                     name = f"{name}_{record['doc'][split_by]}"
-                values.setdefault(name, []).append(record[metric])
+                if name not in found:
+                    found[name] = _Collected(task.aggregation()[metric], bool(task.higher_is_better()[metric]))
+                found[name].values.append(record[metric])
+                found[name].documents.append(json.dumps(record["doc"], sort_keys=True, default=str))
                 if task.OUTPUT_TYPE == "multiple_choice" and metric in CHOICE_METRICS:
-                    chances.setdefault(name, []).append(1 / len(task.doc_to_choice(record["doc"])))
-                about.setdefault(name, (task.aggregation()[metric], bool(task.higher_is_better()[metric])))
-    return {name: _metric(name, values[name], *about[name], chances.get(name), seed) for name in values}
+                    found[name].chances.append(1 / len(task.doc_to_choice(record["doc"])))
+    metrics = {name: _metric(name, one) for name, one in found.items()}
+    return metrics, {name: items for name, one in found.items() if (items := _items(one)) is not None}
 
 
-def _metric(
-    name: str,
-    values: list[Any],
-    aggregate: Callable[[list[Any]], float],
-    higher_is_better: bool,
-    chances: list[float] | None,
-    seed: int,
-) -> dict[str, Any]:
-    if all(np.isscalar(value) and value in (0, 1) for value in values):
-        right = float(sum(values))
-        value, (low, high) = right / len(values), wilson_interval(right, len(values))
-    else:
-        value, (low, high) = float(aggregate(values)), bootstrap_interval(values, aggregate, seed)
-    if not all(map(math.isfinite, (value, low, high))):
+def _metric(name: str, one: _Collected) -> dict[str, Any]:
+    values = one.values
+    yes_or_no = are_yes_or_no(values)
+    value = float(sum(values)) / len(values) if yes_or_no else float(one.aggregate(values))
+    low, high = interval(values, one.aggregate) or (None, None)
+    if not all(math.isfinite(number) for number in (value, low, high) if number is not None):
         raise UserError(f"metric {name} is {value}: the model gives no finite number; look at its training loss")
     return {
         "value": value,
         "ci_low": low,
         "ci_high": high,
         "n": len(values),
-        "higher_is_better": higher_is_better,
-        "chance": sum(chances) / len(chances) if chances else None,
+        "higher_is_better": one.higher_is_better,
+        "chance": sum(one.chances) / len(one.chances) if one.chances else None,
     }
+
+
+def _items(one: _Collected) -> dict[str, Any] | None:
+    values = [_plain(value) for value in one.values]
+    if None in values:
+        return None
+    return {"sha256": sha256("\n".join(one.documents).encode()).hexdigest(), "values": values}
+
+
+def _plain(value: Any) -> float | list[float] | None:
+    """A number, or a sum and its weight, as JSON; None for anything else."""
+    parts = list(value) if isinstance(value, list | tuple) else [value]
+    if len(parts) > 2 or not all(isinstance(part, Real) for part in parts):
+        return None
+    numbers = [float(part) for part in parts]
+    return numbers if isinstance(value, list | tuple) else numbers[0]
 
 
 def readable_samples(tasks: Mapping[str, Any], records: Mapping[str, list[Record]]) -> Iterator[dict[str, Any]]:

@@ -87,7 +87,17 @@ def lineage(price: float) -> list[StageRow]:
 def evaluation(task: str, model: str, **metrics: tuple) -> dict:
     names = ("value", "ci_low", "ci_high", "n", "higher_is_better", "chance")
     measured = {name: dict(zip(names, values, strict=True)) for name, values in metrics.items()}
-    return {"task": task, "label": task, "model": model, "metrics": measured, "samples_file": "samples.jsonl"}
+    first = 0 if model == "base" else 150
+    items = {n: {"sha256": task, "values": items_of(one["value"], one["n"], first)} for n, one in measured.items()}
+    made = {"task": task, "label": task, "model": model, "metrics": measured, "samples_file": "samples.jsonl"}
+    return made | {"items": items}
+
+
+def items_of(value: float, n: int, first: int) -> list[float]:
+    """What may have come of `n` items with this mean; below 1, of yes and no, those from `first` on are right."""
+    if value < 1:
+        return [float((i - first) % n < round(value * n)) for i in range(n)]
+    return [value * (0.8 + 0.4 * (i % 2)) for i in range(n)]
 
 
 def maps(model: str) -> list[Map]:

@@ -105,7 +105,7 @@ def test_headline_numbers_are_those_of_the_run(run, html, written):
     assert all(f'<span class="value">{value}</span>' in html for value in re.findall(r"\*\*(.+?)\*\*", text))
 
 
-def test_benchmarks_claim_a_difference_only_where_intervals_are_apart(written):
+def test_benchmarks_claim_a_difference_only_where_there_is_one_item_by_item(written):
     lines = {tuple(cells[:3]): cells for line in (written / "report.md").read_text().splitlines()
              if (cells := [cell.strip() for cell in line.strip("|").split("|")])[0] in ("sums", "choice")}  # fmt: skip
     assert lines["sums", "exact_match", "SFT"][-2:] == ["better than chance", "better than base"]

@@ -5,13 +5,26 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 
-from athanor.reports.curves import smoothed, thinned
+from athanor.reports.curves import smoothed, smoothing_span, thinned
 
 
-def test_values_that_are_not_finite_stay_gaps_and_out_of_the_mean():
-    values = np.array([math.nan, 2.0, math.inf, 2.0])
-    assert np.isnan(smoothed(values, 5)[0]) and smoothed(values, 5)[1:].tolist() == [2.0, 2.0, 2.0]
+def test_what_is_not_finite_stays_out_of_the_mean_and_is_a_gap_at_an_end():
+    values = np.array([math.nan, 2.0, math.inf, 4.0, 6.0])
+    average = smoothed(values, 3)
+    assert np.isnan(average[0]) and average[1:].tolist() == [2.0, 3.0, 5.0, 6.0]
+
+
+@pytest.mark.parametrize("steps", [3, 12, 400])
+def test_the_average_of_a_line_is_the_line_however_short_the_run(steps):
+    falling = np.linspace(9.0, 2.0, steps)
+    assert smoothed(falling, smoothing_span(steps)) == pytest.approx(falling)
+
+
+def test_noise_is_averaged_over_the_span():
+    noise = np.resize([1.0, -1.0], 101)
+    assert np.abs(smoothed(noise, 21)[10:-10]).max() < 0.05
 
 
 def test_thinning_keeps_every_spike():

@@ -63,8 +63,8 @@ def test_compare_aligns_the_runs_and_draws_them_over_one_another(two_runs, athan
     png = tmp_path / "figure.png"
     out = athanor("compare", "pretrain", "sft", "--png", str(png)).stdout
     rows = {tuple(words(line)[:-2]): words(line)[-2:] for line in out.splitlines()}
-    assert rows["loss", "at", "step", "10"] == ["3.888", "3.000"]
-    assert ("loss", "at", "step", "50") not in rows, "only one run got there"
+    assert rows["loss,", "EMA", "0.99,", "step", "10"] == ["3.888", "3.000"]
+    assert ("loss,", "EMA", "0.99,", "step", "50") not in rows, "only one run got there"
     assert rows["best", "bits/byte,", "math"] == ["1.000", "1.500"]
     assert "⠤A⠤ pretrain/vanilla-a" in out and "⠤B⠤ sft/hydra-b" in out
     assert png.read_bytes().startswith(b"\x89PNG")

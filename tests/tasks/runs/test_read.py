@@ -11,7 +11,6 @@ import pytest
 
 from athanor.core.errors import UserError
 from athanor.core.store import Store
-from athanor.reports.curves import smoothed
 from athanor.tasks.runs.follow import catch_up
 from athanor.tasks.runs.read import KEEPS, best_by_source, find_run, milestones, overview, query, reading
 from athanor.tasks.runs.schema import database_path
@@ -52,7 +51,6 @@ def test_ema_in_sql_starts_anew_for_every_run_and_skips_what_is_not_finite(logge
     with reading() as db:
         _, rows = query(db, "SELECT ema(loss, 0.5) OVER (PARTITION BY run ORDER BY step) FROM steps ORDER BY run, step")
     assert [row[0] for row in rows] == pytest.approx([4.0, 4.0, average([4.0, 2.0], 0.5), 1.0])
-    assert smoothed(np.array([4.0, math.nan, 2.0]), 2) == pytest.approx([row[0] for row in rows][:3])
 
 
 def test_the_overview_says_how_far_every_run_is(db):
