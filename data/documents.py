@@ -3,18 +3,12 @@
     train-00000.parquet ... held_out-00000.parquet ...   columns text, ref ("train.jsonl:12")
     rejects.jsonl                                        {"file", "line", "reason"} of what was left out
 
-Texts are streamed: memory holds one row group and one document, never the corpus. The result depends on
-the recipe and the source's bytes alone. Whether a text is held out is a property of the text (its hash
-against `held_out_fraction`), so adding files moves nothing between the splits and equal texts share one. Only the last
-document is placed by count, so that a small source has held-out text at all: if no other document was held
-out it is, whole if it is a record, while of a whole file (one textbook) only the last
-`held_out_fraction`, from a paragraph boundary on, is held out and the rest is trained on. A source of one single
-record keeps it for training. Generated word problems bring their split with them.
+Texts are streamed: memory holds one row group and the beginning of the source (data/document_splits.py, which also says
+what is held out), never the corpus. The result depends on the recipe and the source's bytes alone.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +19,7 @@ from typing import Any
 from athanor.core.errors import UserError
 from athanor.core.progress import Progress, silent
 from athanor.data.data_recipe import SourceRecipe
+from athanor.data.document_splits import DocumentSplits
 from athanor.data.sources.records import BadRecord, Raw, Reject, text_reader
 from athanor.data.sources.source import source_of
 from athanor.data.splits import SPLITS, Split
@@ -46,37 +41,43 @@ class Document:
 def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Write a source's documents into the folder `out` and return the facts.
 
-    Facts: `documents` (all; a divided last one counts as two), `held_out_documents`, `text_bytes` (UTF-8,
-    of all), `rejected`.
+    Facts: `documents` (written; a divided one counts as two), `held_out_documents`, `text_bytes` (UTF-8, of all read),
+    `rejected`, `held_out_bytes`; where there are any, `held_out_copies` (of held-out texts, left out) and
+    `held_out_end_of` (the file that was divided).
     Raises UserError when nothing usable is found, when more than `max_reject_fraction` of the records are
     bad (naming the first), and for every mistake the source finds.
     """
     out.mkdir(parents=True, exist_ok=True)
     tally = _Tally(recipe)
     with (
-        _DocumentSplits(out, recipe.held_out_fraction) as writer,
+        _Parts(out) as parts,
         open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects,
     ):
+        splits = DocumentSplits(recipe.held_out_fraction, parts.write)
         for item in _texts(recipe, source_of(recipe).read):
             if isinstance(item, Reject):
                 rejects.write(json.dumps({"file": item.file, "line": item.line, "reason": item.reason}) + "\n")
                 tally.reject(item)
                 continue
             raw, text = item
-            writer.add(raw, text)
+            splits.add(raw, text)
             tally.accept(text)
             if tally.documents % _PROGRESS_DOCUMENTS == 0:
                 progress(tally.documents, recipe.max_documents, "documents")
             if tally.full:
                 break
         tally.judge()
-        writer.finish()
+        splits.finish()
     progress(tally.documents, tally.documents, "documents")
+    held_out: dict[str, Any] = {"held_out_bytes": splits.bytes["held_out"]}
+    held_out |= {"held_out_copies": splits.held_out_copies} if splits.held_out_copies else {}
+    held_out |= {"held_out_end_of": splits.divided} if splits.divided else {}
     return {
-        "documents": sum(writer.counts.values()),
-        "held_out_documents": writer.counts["held_out"],
+        "documents": sum(splits.documents.values()),
+        "held_out_documents": splits.documents["held_out"],
         "text_bytes": tally.text_bytes,
         "rejected": tally.rejected,
+        **held_out,
     }
 
 
@@ -170,53 +171,22 @@ class _Tally:
             raise UserError(f"{self._title}: holds no document; give a source with text")
 
 
-class _DocumentSplits:
-    """Sends documents to their split. The last one waits, in case it must make up for an empty split."""
+class _Parts:
+    """The Parquet parts of both splits."""
 
-    def __init__(self, out: Path, held_out_fraction: float):
-        self._fraction = held_out_fraction
-        self._parts: dict[Split, _PartWriter] = {s: _PartWriter(out, s) for s in SPLITS}
-        self._last: tuple[Raw, str] | None = None
+    def __init__(self, out: Path):
+        self._parts: dict[Split, _PartWriter] = {split: _PartWriter(out, split) for split in SPLITS}
 
-    def __enter__(self) -> _DocumentSplits:
+    def __enter__(self) -> _Parts:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for part in self._parts.values():
             part.close()
 
-    @property
-    def counts(self) -> dict[Split, int]:
-        """Documents written per split."""
-        return {split: part.documents for split, part in self._parts.items()}
-
-    def add(self, raw: Raw, text: str) -> None:
-        if self._last is not None:
-            previous, previous_text = self._last
-            self._parts[self._split(previous, previous_text)].write(previous_text, previous.ref)
-        self._last = raw, text
-
-    def finish(self) -> None:
-        """Write the last document where the docstring of this module says."""
-        if self._last is None:
-            return
-        raw, text = self._last
-        for split, piece in self._place_last(raw, text).items():
-            self._parts[split].write(piece, raw.ref)
-
-    def _split(self, raw: Raw, text: str) -> Split:
-        return raw.split or ("held_out" if _hash_share(text) < self._fraction else "train")
-
-    def _place_last(self, raw: Raw, text: str) -> dict[Split, str]:
-        chosen = self._split(raw, text)
-        if raw.split is not None or self._fraction == 0:
-            return {chosen: text}
-        if self.counts["train"] and (self.counts["held_out"] or chosen == "held_out"):
-            return {chosen: text}
-        pieces = _cut(text, self._fraction) if isinstance(raw.content, str) else None
-        if pieces and not self.counts["held_out"]:
-            return {"train": pieces[0], "held_out": pieces[1]}
-        return {"held_out" if self.counts["train"] else "train": text}
+    def write(self, split: Split, text: str, ref: str) -> None:
+        """Append a document to its split."""
+        self._parts[split].write(text, ref)
 
 
 class _PartWriter:
@@ -229,12 +199,10 @@ class _PartWriter:
         self._group_bytes = self._part_bytes = 0
         self._writer: Any = None
         self._next_part = 0
-        self.documents = 0
 
     def write(self, text: str, ref: str) -> None:
         self._texts.append(text)
         self._refs.append(ref)
-        self.documents += 1
         self._group_bytes += len(text.encode())
         if self._group_bytes >= ROW_GROUP_BYTES:
             self._flush()
@@ -262,23 +230,3 @@ class _PartWriter:
         self._writer.write_table(table)
         self._part_bytes += self._group_bytes
         self._texts, self._refs, self._group_bytes = [], [], 0
-
-
-def _hash_share(text: str) -> float:
-    """The text's hash as a number in [0, 1)."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
-
-
-def _cut(text: str, fraction: float) -> tuple[str, str] | None:
-    """`text` in two, the second about `fraction` of it: after a paragraph, else a line, else a word; or None.
-
-    The parts join to the text again, neither is blank, and the second is at most half.
-    """
-    target = int(len(text) * (1 - fraction))
-    for mark in ("\n\n", "\n", " "):
-        after = [at + len(mark) for at in (text.rfind(mark, 0, target), text.find(mark, target)) if at >= 0]
-        for at in sorted(after, key=lambda at: abs(at - target)):
-            head, tail = text[:at], text[at:]
-            if head.strip() and tail.strip() and len(tail) <= len(text) / 2:
-                return head, tail
-    return None

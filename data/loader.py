@@ -145,6 +145,13 @@ class MixtureLoader:
         """Rows of each source in a step."""
         return self._mixture.counts(step)
 
+    def epochs(self) -> dict[str, float]:
+        """How many times the run reads each source's training tokens."""
+        lengths_P = np.array([phase.seq_len_tokens for phase in self.phases])
+        drawn_S = lengths_P @ self._mixture.rows_PS
+        tokens_S = np.array([windows_P[-1].shards.total_tokens for windows_P in self._windows_SP])
+        return dict(zip(self.sources, (drawn_S / tokens_S).tolist(), strict=True))
+
     def _place(self, step: int, slots_B: NDArray[np.int64]) -> tuple[NDArray, NDArray, NDArray]:
         """(source index, epoch, window of the step's length) per slot."""
         source_B, ordinal_B = self._mixture.assign(step, slots_B)
@@ -193,6 +200,10 @@ class ChatLoader:
     def counts(self, step: int) -> dict[str, int]:
         """Rows of each source in a step: all of the one source."""
         return {self.source: self._batch_rows}
+
+    def epochs(self) -> dict[str, float]:
+        """How many times the run reads its rows."""
+        return {self.source: self.steps * self._batch_rows / self.rows_per_epoch}
 
     def _place(self, step: int, slots_B: NDArray[np.int64]) -> tuple[NDArray, NDArray]:
         """(epoch, row) per slot."""

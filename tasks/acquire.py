@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from athanor.core.numbers import size
 from athanor.core.recipe import Recipe
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import check_first_records, write_documents
 from athanor.data.hub_access import Repository
 from athanor.data.sources.source import source_of
+from athanor.reports.intervals import LEAST_N
 from athanor.tasks.cost import Cost, passing_over
 from athanor.tasks.external import External
-from athanor.tasks.stage import CONVERSATIONS, Lifecycle, Stage, StageRun, Wanted
+from athanor.tasks.stage import CONVERSATIONS, Foreseen, Lifecycle, Stage, StageRun, Wanted
 
 if TYPE_CHECKING:
     from athanor.tasks.preset_recipe import Preset
 
+LEAST_HELD_OUT_BYTES = 20_000  # below, bits per byte say little whatever they are
 DOCUMENTS_SHARE = 0.4  # bytes on disk for a byte of text
 
 
@@ -68,9 +71,38 @@ def cost(recipe: AcquireRecipe, preset: Preset) -> Cost:
     return passing_over(source.text_bytes(recipe.source, recipe.identity), source.read_bytes_per_s, DOCUMENTS_SHARE)
 
 
+def foresee(recipe: AcquireRecipe) -> Iterator[Foreseen]:
+    """Where the text is known to be short: that too little of it is held out to judge a model by."""
+    source, fraction = source_of(recipe.source), recipe.source.held_out_fraction
+    text_bytes = source.text_bytes(recipe.source, recipe.identity)
+    if text_bytes is not None and 0 < fraction * text_bytes < LEAST_HELD_OUT_BYTES:
+        yield Foreseen(f"{source.title(recipe.source)}: {_too_little(f'about {size(fraction * text_bytes)}')}", True)
+
+
 def build(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
-    return write_documents(recipe.source, run.out, run.progress)
+    facts = write_documents(recipe.source, run.out, run.progress)
+    run.log(held_out_text(facts))
+    return facts
+
+
+def held_out_text(facts: Mapping[str, Any]) -> str:
+    """What a source's documents hold out, and whether that is enough to judge by."""
+    documents, held_out_bytes = facts["held_out_documents"], facts["held_out_bytes"]
+    said = f"{documents:,} documents, {size(held_out_bytes)} of {size(facts['text_bytes'])}"
+    if (file := facts.get("held_out_end_of")) is not None:
+        said += f", the end of {file}, whose beginning is trained on"
+    if (copies := facts.get("held_out_copies")) is not None:
+        said += f"; {copies:,} copies of these were left out"
+    few = documents < LEAST_N or held_out_bytes < LEAST_HELD_OUT_BYTES
+    return _too_little(said) if few and held_out_bytes else f"held out {said}"
+
+
+def _too_little(held_out: str) -> str:
+    return (
+        f"held out {held_out}: too little to judge a model by (less than {LEAST_N} documents or "
+        f"{size(LEAST_HELD_OUT_BYTES)}); give more text, or a larger held_out_fraction"
+    )
 
 
 def _check(source: SourceRecipe) -> None:
@@ -83,4 +115,4 @@ def _repositories(source: SourceRecipe) -> Iterator[Repository]:
         yield repository
 
 
-STAGE = Stage("acquire", part="data", wanted=wanted, external=external, cost=cost, build=build)
+STAGE = Stage("acquire", part="data", wanted=wanted, external=external, cost=cost, build=build, foresee=foresee)

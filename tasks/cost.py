@@ -6,12 +6,14 @@ under. What a second of a machine does, and what earlier artifacts took, is flow
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 STARTUP_S = 10.0  # importing, loading a model
 TOKENIZE_BYTES_PER_S = 3e6  # of text
+BYTES_PER_TOKEN = 4.0  # of text, about
 SHARDS_SHARE = 1.0  # bytes on disk for a byte of text
 
 
@@ -32,10 +34,14 @@ class Cost:
 
 @dataclass(frozen=True)
 class TrainingCost:
-    """Of a stage that trains: its steps, and as many held-out evaluations of `held_out_sources` as they ask for."""
+    """Of a stage that trains: its steps, and as many held-out evaluations of `held_out_sources` as they ask for.
+
+    `epochs` says about how often it reads each source, by the bytes of those whose length is known.
+    """
 
     train: TrainRecipe
     held_out_sources: int
+    epochs: Mapping[str, float] = field(default_factory=dict)
 
 
 def passing_over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Cost:

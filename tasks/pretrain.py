@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
+from athanor.data.epochs import drawn_tokens, epochs_text, repeats
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.cost import TrainingCost
-from athanor.tasks.stage import TRAINER, Lifecycle, Stage, StageRun, Wanted
+from athanor.tasks.cost import BYTES_PER_TOKEN, Cost, TrainingCost
+from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import resolve_model, train
 
@@ -34,9 +35,20 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
     yield Wanted("base", preset.model.family, recipe, inputs)
 
 
-def cost(recipe: PretrainRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
+def cost(recipe: PretrainRecipe, preset: Preset, *, shards: Mapping[str, Cost], **inputs: Any) -> TrainingCost:
     """Every source has held-out text."""
-    return TrainingCost(recipe.train, held_out_sources=len(recipe.mixture.start))
+    drawn = drawn_tokens(recipe.mixture, recipe.train.steps, recipe.train.batch_tokens)
+    epochs = {name: drawn[name] * BYTES_PER_TOKEN / text.text_bytes for name, text in shards.items() if text.text_bytes}
+    return TrainingCost(recipe.train, held_out_sources=len(recipe.mixture.start), epochs=epochs)
+
+
+def foresee(recipe: PretrainRecipe, *, shards: dict[str, Artifact] | None = None, **inputs: Any) -> Iterator[Foreseen]:
+    """How often each source is read."""
+    if shards is None:
+        return
+    drawn = drawn_tokens(recipe.mixture, recipe.train.steps, recipe.train.batch_tokens)
+    epochs = {name: drawn[name] / max(1, artifact.facts["train_tokens"]) for name, artifact in shards.items()}
+    yield Foreseen(epochs_text(epochs), repeats(epochs))
 
 
 def build(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards: dict[str, Artifact]) -> dict:
@@ -56,5 +68,13 @@ def build(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards:
 
 
 STAGE = Stage(
-    "pretrain", part="pretrain", wanted=wanted, cost=cost, build=build, resumable=True, trains=True, code=(TRAINER,)
+    "pretrain",
+    part="pretrain",
+    wanted=wanted,
+    cost=cost,
+    build=build,
+    foresee=foresee,
+    resumable=True,
+    trains=True,
+    code=(TRAINER,),
 )

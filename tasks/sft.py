@@ -12,9 +12,10 @@ from athanor.core.errors import UserError
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import ChatSourceRecipe
+from athanor.data.epochs import epochs_text, repeats
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import TrainingCost
-from athanor.tasks.stage import TRAINER, Lifecycle, Stage, StageRun, Wanted
+from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import train
 
@@ -67,9 +68,20 @@ def cost(recipe: SftStageRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
     return TrainingCost(recipe.train, held_out_sources=1)
 
 
-def foresee(recipe: SftStageRecipe, *, chat: Artifact | None = None, **inputs: Any) -> str | None:
-    """What rows of this length hold of the conversations. Raises UserError where they lose more than may be lost."""
-    return None if chat is None else str(_fit(recipe, chat))
+def foresee(recipe: SftStageRecipe, *, chat: Artifact | None = None, **inputs: Any) -> Iterator[Foreseen]:
+    """What rows of this length hold of the conversations, and how often they are read. Raises UserError where they lose
+    more than may be lost."""
+    if chat is None:
+        return
+    from athanor.data.loader import ChatLoader
+
+    yield Foreseen(str(_fit(recipe, chat)))
+    train = recipe.train
+    loader = ChatLoader(
+        chat.path, seed=train.seed, steps=train.steps, seq_len_tokens=train.seq_len_tokens, batch_rows=train.batch_rows
+    )
+    epochs = loader.epochs()
+    yield Foreseen(epochs_text(epochs), repeats(epochs))
 
 
 def build(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifact, tokenizer: Artifact) -> dict:

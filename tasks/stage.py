@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from athanor.core.code import code_fingerprint
 from athanor.core.keys import artifact_key
@@ -92,6 +92,13 @@ class Lifecycle(Protocol):
         ...
 
 
+class Foreseen(NamedTuple):
+    """A line for the plan, and whether it is one to think about."""
+
+    message: str
+    warning: bool = False
+
+
 def reads_nothing(preset: Preset) -> Iterable[External]:
     """`external` of a stage that reads artifacts alone."""
     return ()
@@ -103,7 +110,7 @@ class Stage:
 
     Raise `code_version` when the same recipe must give other bytes than before. `build` of a `resumable` stage finds in
     `run.out` what an earlier attempt left there. One that `trains` has a TrainingCost, and gets from a budget what the
-    others leave. What `foresee` returns is a line for the plan; where it raises UserError, `build` would. `code` names
+    others leave. What `foresee` returns are lines for the plan; where it raises UserError, `build` would. `code` names
     modules that `build` starts but does not import.
     """
 
@@ -113,7 +120,7 @@ class Stage:
     cost: Callable[..., Cost | TrainingCost]
     build: Callable[..., dict]
     external: Callable[[Preset], Iterable[External]] = reads_nothing
-    foresee: Callable[..., str | None] | None = None
+    foresee: Callable[..., Iterable[Foreseen]] | None = None
     code_version: int = 1
     resumable: bool = False
     trains: bool = False

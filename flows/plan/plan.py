@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from athanor.core.errors import UserError
 from athanor.core.numbers import memory
 from athanor.core.runtime import Runtime
+from athanor.data.epochs import epochs_text, repeats
 from athanor.flows.plan.machine import Machine, rented_machine, this_machine
 from athanor.flows.plan.preflight import (
     Finding,
@@ -25,6 +26,7 @@ from athanor.flows.plan.preflight import (
     version_findings,
 )
 from athanor.flows.plan.survey import StageSurvey, Survey
+from athanor.tasks.cost import TrainingCost
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
@@ -97,6 +99,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     if counted is not None:
         findings += _memory_findings(counted, machine, preset.runtime)
     findings += _vocabulary_findings(preset, estimator)
+    findings += _epochs_findings(estimator, needed, findings)
     allowance, over = _budget(preset, estimator)
     return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
 
@@ -112,6 +115,19 @@ def check_ready(preset: Preset, flow: str, rebuild: bool = False) -> None:
         return
     if errors := make_plan(preset, flow, timing=asked.has_budget).errors:
         raise UserError("\n".join(f"{finding.subject}: {finding.message}" for finding in errors))
+
+
+def _epochs_findings(estimator: Estimator, stages: Iterable[StageSurvey], said: list[Finding]) -> list[Finding]:
+    """How often the trainings to come read their text, by its bytes, where its tokens have not said so already."""
+    found = []
+    for stage in stages:
+        cost = estimator.cost(stage.artifact)
+        if stage.state == "cached" or not isinstance(cost, TrainingCost) or not cost.epochs:
+            continue
+        if stage.stage not in {finding.subject for finding in said}:
+            level = "warning" if repeats(cost.epochs) else "ok"
+            found.append(Finding(level, stage.stage, epochs_text(cost.epochs, about=True)))
+    return found
 
 
 def _all_cached(stages: Iterable[StageSurvey]) -> bool:

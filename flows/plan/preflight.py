@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
@@ -24,7 +24,7 @@ from athanor.data.hub_access import Repository, hub_access
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.external import External
 from athanor.tasks.preset_recipe import Preset
-from athanor.tasks.stage import stages_of
+from athanor.tasks.stage import Inputs, stages_of
 from athanor.tasks.stage_task import versions
 
 CONSTRAINTS = Path(__file__).parent.parent.parent / "constraints.txt"
@@ -63,18 +63,26 @@ def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding
     for stage in stages:
         if stage.state == "cached" or stage.record.foresee is None:
             continue
-        built = {
-            name: artifact
-            for name, artifact in stage.wanted.inputs.items()
-            if isinstance(artifact, Artifact) and survey.surveyed(artifact).state == "cached"
-        }
         try:
-            foreseen = stage.record.foresee(stage.wanted.recipe, **built)
+            foreseen = list(stage.record.foresee(stage.wanted.recipe, **_built(survey, stage.wanted.inputs)))
         except UserError as error:
             findings.append(Finding("error", stage.stage, str(error)))
         else:
-            findings += [] if foreseen is None else [Finding("ok", stage.stage, foreseen)]
+            findings += [Finding("warning" if line.warning else "ok", stage.stage, line.message) for line in foreseen]
     return findings
+
+
+def _built(survey: Survey, inputs: Inputs) -> dict[str, Any]:
+    """The inputs that are there; of a group, if all its members are."""
+
+    def there(artifact: Artifact) -> bool:
+        return survey.surveyed(artifact).state == "cached"
+
+    return {
+        name: value
+        for name, value in inputs.items()
+        if (there(value) if isinstance(value, Artifact) else all(map(there, value.values())))
+    }
 
 
 def disk_finding(needed_bytes: float) -> Finding:

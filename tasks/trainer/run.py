@@ -23,6 +23,7 @@ from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.numbers import duration
 from athanor.core.run_files import CHECKPOINTS, SCHEDULE, SUMMARY
+from athanor.data.epochs import epochs_text
 from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
 from athanor.models.checkpoints.portable import write_portable
@@ -135,6 +136,8 @@ class TrainingRun:
         self._journal.begin(self._position.step, self._observers.row)
         cleanup.callback(self._observers.close)
         self._observers.begin(self._position.step)
+        if self._position.step == 0:
+            self._say(epochs_text(self._loader.epochs()))
         if world.first:
             scheduled = model if spec.objective == "pretrain" else None
             write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))

@@ -4,16 +4,12 @@ import hashlib
 import json
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from pyarrow import parquet
 
 from athanor.core.errors import UserError
 from athanor.data import documents
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.documents import Document, _cut, check_first_records, read_documents, write_documents
-from athanor.data.sources import word_problems
-from athanor.data.sources.records import Raw
+from athanor.data.documents import Document, check_first_records, read_documents, write_documents
 
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
@@ -48,6 +44,7 @@ def test_documents_come_back_in_order_with_their_refs(rows, out):
         "held_out_documents": 0,
         "text_bytes": sum(len(f"document {n}") for n in range(2000)),
         "rejected": 0,
+        "held_out_bytes": 0,
     }
     kept = list(read_documents(out, "train"))
     assert kept == [Document(f"document {n}", f"rows.jsonl:{n + 1}") for n in range(2000)]
@@ -59,19 +56,6 @@ def test_every_document_is_in_exactly_one_split_near_the_asked_share(rows, out):
     train, held_out = texts(out, "train"), texts(out, "held_out")
     assert sorted(train + held_out) == sorted(f"document {n}" for n in range(2000))
     assert 140 < len(held_out) == facts["held_out_documents"] < 260
-
-
-def test_the_split_is_a_property_of_the_text_not_of_its_neighbours(tmp_path, rows, out):
-    write_documents(SourceRecipe(path=rows, held_out_fraction=0.1), out)
-    reordered = [{"text": f"document {n}"} for n in reversed(range(-50, 2000))]
-    write_documents(SourceRecipe(path=jsonl(tmp_path / "b.jsonl", reordered), held_out_fraction=0.1), tmp_path / "b")
-    assert set(texts(out, "held_out")) <= set(texts(tmp_path / "b", "held_out"))
-
-
-def test_a_larger_share_only_adds_to_the_held_out_split(tmp_path, rows):
-    for name, fraction in (("a", 0.05), ("b", 0.2)):
-        write_documents(SourceRecipe(path=rows, held_out_fraction=fraction), tmp_path / name)
-    assert set(texts(tmp_path / "a", "held_out")) < set(texts(tmp_path / "b", "held_out"))
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path, rows):
@@ -118,76 +102,6 @@ def test_progress_is_reported_in_documents(rows, out):
     seen = []
     write_documents(SourceRecipe(path=rows), out, lambda done, total, unit: seen.append((done, total, unit)))
     assert seen[0] == (500, None, "documents") and seen[-1] == (2000, 2000, "documents")
-
-
-# --- small sources have held-out text ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("count", [2, 3, 10])
-def test_few_records_hold_out_the_last_one_whole(tmp_path, out, count):
-    path = jsonl(tmp_path / "rows.jsonl", [{"text": f"row {n}\n\nmore"} for n in range(count)])
-    write_documents(SourceRecipe(path=path, held_out_fraction=1e-9), out)
-    assert texts(out, "held_out") == [f"row {count - 1}\n\nmore"]
-    assert len(texts(out, "train")) == count - 1
-
-
-def test_training_is_never_left_empty(tmp_path, out, monkeypatch):
-    monkeypatch.setattr(documents, "_hash_share", lambda text: 0.0)
-    path = jsonl(tmp_path / "rows.jsonl", [{"text": f"row {n}"} for n in range(4)])
-    write_documents(SourceRecipe(path=path), out)
-    assert (texts(out, "held_out"), texts(out, "train")) == (["row 0", "row 1", "row 2"], ["row 3"])
-
-
-def test_one_book_holds_out_its_last_paragraphs(tmp_path, out):
-    book = "\n\n".join(f"Paragraph {n}. " + "words " * 20 for n in range(200))
-    (tmp_path / "book.txt").write_text(book)
-    facts = write_documents(SourceRecipe(path=str(tmp_path / "book.txt"), held_out_fraction=0.05), out)
-    (train,), (held_out,) = texts(out, "train"), texts(out, "held_out")
-    assert train + held_out == book
-    assert held_out.startswith("Paragraph 190.") and 0.04 < len(held_out) / len(book) < 0.06
-    assert facts["held_out_documents"] == 1 and facts["text_bytes"] == len(book)
-
-
-def test_a_few_books_lose_only_the_end_of_the_last_to_the_held_out_split(tmp_path, out):
-    books = {name: "\n\n".join(f"{name} {n} text" for n in range(500)) for name in ("a.md", "b.md", "c.md")}
-    (tmp_path / "books").mkdir()
-    for name, book in books.items():
-        (tmp_path / "books" / name).write_text(book)
-    write_documents(SourceRecipe(path=str(tmp_path / "books"), held_out_fraction=1e-2), out)
-    train, (held_out,) = texts(out, "train"), texts(out, "held_out")
-    assert train[:2] == [books["a.md"], books["b.md"]] and train[2] + held_out == books["c.md"]
-
-
-def test_a_source_of_one_record_keeps_it_for_training(tmp_path, out):
-    path = jsonl(tmp_path / "rows.jsonl", [{"text": "the only one\n\nof its kind"}])
-    assert write_documents(SourceRecipe(path=path, held_out_fraction=0.4), out)["held_out_documents"] == 0
-    assert texts(out, "train") == ["the only one\n\nof its kind"]
-    assert texts(out, "held_out") == []
-
-
-def test_a_split_the_source_has_fixed_is_never_changed(out, monkeypatch):
-    fixed = [Raw(f"text {n}\n\nmore", "generated", n, split="train") for n in range(3)]
-    monkeypatch.setattr(word_problems, "read_word_problems", lambda *recipe: iter(fixed))
-    write_documents(SourceRecipe(builtin="word-problems"), out)
-    assert texts(out, "train") == [raw.content for raw in fixed] and texts(out, "held_out") == []
-
-
-def test_share_zero_holds_nothing_out(tmp_path, out):
-    (tmp_path / "book.txt").write_text("one\n\ntwo\n\nthree")
-    write_documents(SourceRecipe(path=str(tmp_path / "book.txt"), held_out_fraction=0.0), out)
-    assert texts(out, "train") == ["one\n\ntwo\n\nthree"] and texts(out, "held_out") == []
-
-
-@settings(deadline=None)
-@given(st.text(alphabet="ab \n", max_size=300), st.floats(0.001, 0.499))
-def test_a_cut_loses_nothing_and_leaves_text_on_both_sides(text, fraction):
-    pieces = _cut(text, fraction)
-    if pieces is None:
-        return
-    head, tail = pieces
-    assert head + tail == text
-    assert head.strip() and tail.strip() and len(tail) <= len(text) / 2
-    assert head[-1] in " \n"
 
 
 # --- what is refused --------------------------------------------------------------------------------------------

@@ -25,7 +25,11 @@ SMALL = (
     "runtime.device=cpu", 'runtime.wandb="off"',
 )  # fmt: skip
 ONE_FILE = MappingProxyType({"file": "content"})
-FACTS = {"acquire": {"text_bytes": 1_000_000}, "tokenizer": {"vocab_size": 700}}  # those that plans read
+FACTS = {  # those that plans read
+    "acquire": {"text_bytes": 1_000_000},
+    "tokenizer": {"vocab_size": 700},
+    "tokenize": {"train_tokens": 300_000},
+}
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ def test_rows_that_lose_too_much_are_refused_in_the_plan_and_before_training(cha
     run: Any = SimpleNamespace(log=pytest.fail)
     unread: Any = None
     attempts = (
-        lambda: foresee(recipe(SHORT_TOKENS), chat=chat),
+        lambda: list(foresee(recipe(SHORT_TOKENS), chat=chat)),
         lambda: build(recipe(SHORT_TOKENS), run, base=unread, chat=chat, tokenizer=unread),
     )
     for attempt in attempts:
@@ -53,9 +53,11 @@ def test_rows_that_lose_too_much_are_refused_in_the_plan_and_before_training(cha
 
 
 def test_rows_that_are_long_enough_or_a_loss_that_is_wanted_are_said_and_pass(chat):
-    assert foresee(recipe(LONG_TOKENS), chat=chat) == f"all 10 conversations fit rows of {LONG_TOKENS} tokens"
-    assert "cut 1 and drop 0 of 10" in (foresee(recipe(SHORT_TOKENS, 1.0), chat=chat) or "")
-    assert foresee(recipe(SHORT_TOKENS)) is None
+    fit, epochs = foresee(recipe(LONG_TOKENS), chat=chat)
+    assert fit == (f"all 10 conversations fit rows of {LONG_TOKENS} tokens", False)
+    assert "epochs of each source" in epochs.message
+    assert "cut 1 and drop 0 of 10" in next(foresee(recipe(SHORT_TOKENS, 1.0), chat=chat)).message
+    assert list(foresee(recipe(SHORT_TOKENS))) == []
 
 
 def test_what_is_lost_reaches_the_log_and_the_facts(chat, monkeypatch, tmp_path):

@@ -27,6 +27,7 @@ from athanor.flows.plan.preflight import (
 )
 from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import Rate
+from athanor.tasks.stage import Foreseen
 
 HUB = ("data.sources.math.hub=o/math", "tokenizer.hub=o/tokenizer", "evaluate.tasks.gsm8k.name=gsm8k")
 
@@ -222,10 +223,11 @@ def _trained_tokenizer(folder):
 def test_what_built_inputs_say_of_a_stage_stands_in_the_plan(small_preset, publish):
     def foresee(recipe, *, chat=None, **others):
         if chat is None:
-            return None
+            return
         if recipe.max_lost_fraction == 0:
             raise UserError("too much is lost")
-        return f"fits {recipe.train.seq_len_tokens}"
+        yield Foreseen(f"fits {recipe.train.seq_len_tokens}")
+        yield Foreseen("but barely", warning=True)
 
     def findings(preset):
         found = Survey(preset)
@@ -236,5 +238,6 @@ def test_what_built_inputs_say_of_a_stage_stands_in_the_plan(small_preset, publi
     chat, before = findings(small_preset())
     assert before == []
     publish(chat)
-    assert findings(small_preset())[1] == [Finding("ok", "sft", "fits 256")]
+    fits, barely = Finding("ok", "sft", "fits 256"), Finding("warning", "sft", "but barely")
+    assert findings(small_preset())[1] == [fits, barely]
     assert findings(small_preset("sft.max_lost_fraction=0"))[1] == [Finding("error", "sft", "too much is lost")]

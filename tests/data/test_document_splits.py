@@ -1,0 +1,140 @@
+"""What is held out: whole documents by hash, as many bytes as asked for, each text once."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from athanor.data import document_splits
+from athanor.data.document_splits import DocumentSplits, cut, held_out_texts
+from athanor.data.sources.records import Raw
+
+
+def split(texts, fraction, whole_files=False, splits=None):
+    """The texts of each split in the order they were written, and the object that split them."""
+    written = {"train": [], "held_out": []}
+    made = DocumentSplits(fraction, lambda split, text, ref: written[split].append(text))
+    for number, text in enumerate(texts):
+        content = text if whole_files else {"text": text}
+        made.add(Raw(content, "rows.jsonl", number, split=splits[number] if splits else None), text)
+    made.finish()
+    return written["train"], written["held_out"], made
+
+
+def uneven(count, seed=0):
+    """Different texts whose lengths are log-normal."""
+    draw = random.Random(seed)
+    return [f"{n} " + "x" * int(200 * draw.lognormvariate(0, 1)) for n in range(count)]
+
+
+@pytest.mark.parametrize("fraction", [0.02, 0.1, 0.4])
+@pytest.mark.parametrize("count", [60, 119, 2000])
+def test_the_bytes_held_out_are_those_asked_for(count, fraction):
+    texts = uneven(count)
+    train, held_out, made = split(texts, fraction)
+    asked_bytes = fraction * sum(map(len, texts))
+    assert asked_bytes <= sum(map(len, held_out)) <= 2 * asked_bytes
+    assert made.bytes == {"train": sum(map(len, train)), "held_out": sum(map(len, held_out))}
+    assert sorted(train + held_out) == sorted(texts)
+    assert [t for t in texts if t in set(held_out)] == held_out, "each split keeps the order of the source"
+
+
+def test_a_document_that_would_take_far_more_than_asked_is_passed_over():
+    texts = [*uneven(100), "huge " + "y" * 10**6]
+    for seed in range(20):
+        _, held_out, _ = split([f"{seed} {text}" for text in texts], 0.01)
+        assert sum(map(len, held_out)) <= 2 * 0.01 * sum(len(f"{seed} {text}") for text in texts)
+
+
+def test_more_text_moves_next_to_nothing_between_the_splits():
+    texts = uneven(1000)
+    _, before, _ = split(texts, 0.1)
+    _, after, _ = split([*reversed(texts), *uneven(100, seed=1)], 0.1)
+    moved = set(before) - set(after) | (set(after) - set(before)) & set(texts)
+    assert len(moved) <= 0.05 * len(before)
+    assert set(split(texts, 0.05)[1]) < set(split(texts, 0.2)[1])
+
+
+def test_equal_texts_are_on_one_side_and_held_out_once():
+    texts = uneven(300)
+    twice = [text for text in texts for _ in range(2)]
+    train, held_out, made = split(twice, 0.1)
+    assert len(held_out) == len(set(held_out)) == made.held_out_copies
+    assert not set(held_out) & set(train)
+    assert len(train) == 2 * len(set(train)), "what is trained on keeps its copies"
+    assert sum(map(len, held_out)) >= 0.1 * sum(map(len, twice))
+
+
+def test_a_large_source_is_streamed_and_split_by_the_hash_alone(monkeypatch):
+    texts = uneven(4000)
+    _, exact, _ = split(texts, 0.1)
+    monkeypatch.setattr(document_splits, "EXACT_BYTES", 10_000)
+    train, streamed, made = split([*texts, *texts[:100]], 0.1)
+    assert made._waiting is None or not made._waiting
+    assert 0.8 < sum(map(len, streamed)) / sum(map(len, exact)) < 1.25
+    assert len(set(exact) ^ set(streamed)) < 0.2 * len(exact)
+    assert not set(streamed) & set(train) and len(streamed) == len(set(streamed))
+
+
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_of_a_few_records_the_shortest_is_held_out_whole(count):
+    texts = [f"row {n}" + "\n\nmore" * (count - n) for n in range(count)]
+    train, held_out, _ = split(texts, 1e-9)
+    assert held_out == [texts[-1]] and len(train) == count - 1
+
+
+def test_training_is_never_left_empty():
+    train, held_out, _ = split([f"row {n}" for n in range(4)], 0.49)
+    assert train and held_out
+    assert held_out_texts(["a"], 0.49) == set()
+    assert split(["only one\n\nof its kind"] * 3, 0.4)[:2] == (["only one\n\nof its kind"] * 3, [])
+
+
+def test_one_book_holds_out_its_last_paragraphs_and_says_so():
+    book = "\n\n".join(f"Paragraph {n}. " + "words " * 20 for n in range(200))
+    (train,), (held_out,), made = split([book], 0.05, whole_files=True)
+    assert train + held_out == book and made.divided == "rows.jsonl:0"
+    assert held_out.startswith("Paragraph 190.") and 0.04 < len(held_out) / len(book) < 0.06
+
+
+def test_a_few_books_lose_only_the_end_of_one():
+    books = ["\n\n".join(f"{name} {n} text" for n in range(500)) for name in "abc"]
+    train, (held_out,), _ = split(books, 1e-2, whole_files=True)
+    assert len(train) == 3 and sum(book in train for book in books) == 2
+    assert len(held_out) == pytest.approx(0.01 * sum(map(len, books)), rel=0.2)
+
+
+def test_many_small_files_are_held_out_whole():
+    files = uneven(119)
+    _, held_out, made = split(files, 0.02, whole_files=True)
+    assert made.divided is None and set(held_out) <= set(files)
+    assert sum(map(len, held_out)) >= 0.02 * sum(map(len, files))
+
+
+def test_a_single_record_is_kept_for_training():
+    assert split(["the only one\n\nof its kind"], 0.4)[:2] == (["the only one\n\nof its kind"], [])
+
+
+def test_a_split_the_source_has_fixed_is_never_changed():
+    texts = [f"text {n}\n\nmore" for n in range(3)]
+    assert split(texts, 0.4, splits=["train"] * 3)[:2] == (texts, [])
+    assert split(texts, 0.4, splits=["held_out"] * 3)[:2] == ([], texts)
+
+
+def test_share_zero_holds_nothing_out():
+    assert split(["one\n\ntwo\n\nthree"], 0.0, whole_files=True)[:2] == (["one\n\ntwo\n\nthree"], [])
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab \n", max_size=300), st.floats(0.001, 0.499))
+def test_a_cut_loses_nothing_and_leaves_text_on_both_sides(text, fraction):
+    pieces = cut(text, fraction)
+    if pieces is None:
+        return
+    head, tail = pieces
+    assert head + tail == text
+    assert head.strip() and tail.strip() and len(tail) <= len(text) / 2
+    assert head[-1] in " \n"

@@ -1,0 +1,55 @@
+"""What is held out of a source is said, and where it is too little to judge by, before and after."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from athanor.data.data_recipe import SourceRecipe
+from athanor.tasks.acquire import AcquireRecipe, foresee, held_out_text
+
+
+def source(tmp_path, documents: int, **fields) -> AcquireRecipe:
+    rows = ({"text": f"document {n} " + "words " * 20} for n in range(documents))
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return AcquireRecipe.of(SourceRecipe(path=str(tmp_path / "rows.jsonl"), **fields))
+
+
+def test_a_short_text_is_pointed_out_before_it_is_read(tmp_path):
+    (line,) = foresee(source(tmp_path, 100))
+    assert line.warning and "rows.jsonl: held out about 289" in line.message and "too little to judge" in line.message
+    assert list(foresee(source(tmp_path, 100, held_out_fraction=0.0))) == []
+    assert list(foresee(source(tmp_path, 10_000))) == []
+
+
+HELD_OUT = "held out 120 documents, 60.0\u00a0kB of 3.00\u00a0MB"
+FACTS = {"held_out_documents": 120, "held_out_bytes": 60_000, "text_bytes": 3_000_000}
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, HELD_OUT),
+        (
+            {"held_out_copies": 7},
+            "held out 120 documents, 60.0\u00a0kB of 3.00\u00a0MB; 7 copies of these were left out",
+        ),
+        ({"held_out_documents": 0, "held_out_bytes": 0}, "held out 0 documents, 0\u00a0B of 3.00\u00a0MB"),
+    ],
+)
+def test_what_is_held_out_is_said_in_documents_and_bytes(facts, said):
+    assert held_out_text(FACTS | facts) == said
+
+
+@pytest.mark.parametrize("facts", [{"held_out_documents": 7}, {"held_out_bytes": 79}])
+def test_too_little_to_judge_by_is_said_with_the_remedy(facts):
+    text = held_out_text(FACTS | facts)
+    assert (
+        "too little to judge a model by (less than 8 documents or 20.0\u00a0kB)" in text and "held_out_fraction" in text
+    )
+
+
+def test_the_end_of_a_text_that_is_trained_on_is_called_so():
+    text = held_out_text(FACTS | {"held_out_documents": 1, "held_out_end_of": "book.txt"})
+    assert "the end of book.txt, whose beginning is trained on" in text
