@@ -28,7 +28,7 @@ def comparison_figure(curves: Sequence[Curve]) -> Picture:
                 axes[1].plot(curve.eval_step_M, curve.bits_per_byte_M, marker=MARKERS[i % len(MARKERS)], **style)
         axes[0].set_title(f"Training loss, nats per token; strong: moving average, {span} steps")
         if evaluated:
-            axes[1].set_title("Held-out text, bits per byte, mean of the sources")
+            axes[1].set_title("Held-out rows, bits per byte, mean of the sources")
         for panel in axes:
             panel.margins(x=0.01)
         legend(axes[0])

@@ -71,7 +71,7 @@ def loss_figure(name: str, title: str, log: Log) -> Picture | None:
         if domains:
             for i, (source, (at, values)) in enumerate(domains.items()):
                 axes[-1].plot(at, values, marker=MARKERS[i % len(MARKERS)], label=_label(source), **line_style(i))
-            axes[-1].set_title("Held-out text, bits per byte")
+            axes[-1].set_title("Held-out rows, bits per byte")
             axes[-1].margins(x=0.01)
             legend(axes[-1])
         steps_axis(axes[-1])

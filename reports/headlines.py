@@ -49,7 +49,9 @@ def _training(findings: Findings) -> Iterator[Headline]:
         yield Headline("Fine-tuned on", f"{compact(last['tokens'])} tokens", f"{whole(last['step'])} steps")
     for source, (_, values) in pretraining.bits_per_byte.items():
         before = f"{number(values[0])} → " if len(values) > 1 else ""
-        yield Headline(f"Held-out {source}", f"{before}{number(values[-1])}", "bits per byte, pretraining")
+        yield Headline(
+            f"Held-out {source}", f"{before}{number(values[-1])}", "bits per byte of held-out rows, pretraining"
+        )
 
 
 def _benchmarks(scores: Scores) -> Iterator[Headline]:

@@ -159,7 +159,14 @@ def _training(name: str, title: str, log: Log, declared: Mapping[str, Sequence[f
             for source, (_, v) in log.bits_per_byte.items()
         ]
         header = ("Domain", "First", "Last", "Lowest", "Last loss, nats per token")
-        blocks.append(Table("Held-out bits per byte", header, rows, frozenset({1, 2, 3, 4})))
+        blocks.append(
+            Table(
+                "Bits per byte of held-out rows, without each document's first token",
+                header,
+                rows,
+                frozenset({1, 2, 3, 4}),
+            )
+        )
     blocks += _drawn(
         throughput_figure(f"{name}-throughput", title, log),
         schedule_figure(f"{name}-schedule", f"{title}: schedules", declared, log),

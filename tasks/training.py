@@ -72,7 +72,7 @@ class _Relay:
             self.run.log(row["message"])
         elif row["kind"] == "eval":
             scores = ", ".join(f"{name} {score['bits_per_byte']:.3f}" for name, score in row["held_out"].items())
-            self.run.log(f"step {row['step']}: held-out bits per byte {scores}")
+            self.run.log(f"step {row['step']}: held-out rows, bits per byte {scores}")
         else:
             self.run.progress(row["step"], self.spec.train.steps, f"steps, loss {row['loss']:.3f}")
             if time.monotonic() - self.logged_s >= LOG_EVERY_S:

@@ -1,12 +1,14 @@
 """The test documents of the local tasks, as one JSON Lines file each.
 
 Word problems come from the held-out keys of the generator under a seed of their own; what is trained on has other
-keys whatever its seed. Bits per byte reads the held-out documents of the sources.
+keys whatever its seed. Bits per byte reads the held-out documents of the sources, in the form in which tokenizers count
+their bytes, so that all models are measured by the same ones.
 """
 
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -74,7 +76,7 @@ def _held_out(documents: Documents | None, limit: int | None) -> Iterator[dict[s
     for source, folder in (documents or {}).items():
         texts = (document.text for document in read_documents(folder, "held_out") if document.text)
         for text in islice(texts, limit):
-            yield {"text": text, "source": source}
+            yield {"text": unicodedata.normalize("NFC", text), "source": source}
 
 
 _ROWS: dict[str, Callable[[Documents | None, int | None], Iterator[dict[str, Any]]]] = {

@@ -34,7 +34,7 @@ _SUMMARY = """SELECT name,
     min(value) AS lowest, max(value) AS highest, avg(value) AS mean
 FROM {view} AS s WHERE run = :run GROUP BY name"""
 _SECTIONS = {
-    "held-out text, bits per byte": """SELECT source, count(*) AS evaluations,
+    "held-out rows, bits per byte": """SELECT source, count(*) AS evaluations,
     (SELECT bits_per_byte FROM held_out AS f WHERE f.run = :run AND f.source = h.source ORDER BY step LIMIT 1) AS first,
     (SELECT bits_per_byte FROM held_out AS f WHERE f.run = :run AND f.source = h.source ORDER BY step DESC LIMIT 1)
         AS last,

@@ -4,7 +4,8 @@
     bits_per_byte   nats over the targets that stand for text / (ln 2 x the bytes they stand for)
 
 Unlike the loss, bits per byte compare models with different tokenizers. Special tokens stand for no bytes and are left
-out of them.
+out of them. These are bits per byte of *rows*: a document's first token is no target in them, and a row's end cuts what
+follows off from what came before. The benchmark `bits_per_byte` reads whole documents and charges for every token.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def test_list_shows_every_run_with_its_state_loss_and_cost(two_runs, athanor):
 
 def test_show_has_milestones_evaluations_routing_costs_events_and_a_plot(two_runs, athanor):
     out = athanor("show", "pretrain").stdout
-    for heading in ("milestones", "held-out text", "routing, auxiliary losses", "schedule", "attempts", "events"):
+    for heading in ("milestones", "held-out rows", "routing, auxiliary losses", "schedule", "attempts", "events"):
         assert f"\n{heading}" in out
     rows = {words(line)[0]: words(line) for line in out.splitlines() if words(line)}
     assert rows["10"][1:6] == ["2,560", "3.800", "3.888", "3.890", "3.890"]
