@@ -68,7 +68,7 @@ def _source(module: str) -> Path | None:
 @cache
 def syntax_tree(path: Path) -> ast.Module:
     """The parsed file, read once per process."""
-    return ast.parse(path.read_text())
+    return ast.parse(path.read_text(encoding="utf-8"))
 
 
 @cache

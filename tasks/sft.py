@@ -88,7 +88,7 @@ def build(recipe: SftStageRecipe, run: StageRun, *, base: Artifact, chat: Artifa
     """Fine-tune in a child process; a killed run continues from its newest whole checkpoint."""
     fit = _fit(recipe, chat)
     run.log(f"sft: {fit}")
-    model = ModelRecipe.model_validate(json.loads(base.file("config.json").read_text()))
+    model = ModelRecipe.model_validate(json.loads(base.file("config.json").read_text(encoding="utf-8")))
     spec = RunSpec(
         objective="sft",
         key=run.key,

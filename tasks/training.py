@@ -50,7 +50,7 @@ def train(spec: RunSpec, run: StageRun) -> dict[str, Any]:
     newest: dict[str, dict[str, Any]] = {row["kind"]: row for row in read_rows(run.out / METRICS)}
     total = ledger_total(run.out)
     return {
-        **json.loads((run.out / SUMMARY).read_text()),
+        **json.loads((run.out / SUMMARY).read_text(encoding="utf-8")),
         "tokens": newest["step"]["tokens"],
         "loss": newest["step"]["loss"],
         "held_out": newest["eval"]["held_out"] if "eval" in newest else {},

@@ -103,7 +103,7 @@ def _weather(command: list[str], home: Path, rng: random.Random, tally: Tally, k
         if flow.wait() == 0:
             return
         if flow.returncode > 0:
-            said = (home / "attempts.log").read_text(errors="replace").strip().splitlines()[-1:]
+            said = (home / "attempts.log").read_text(errors="replace", encoding="utf-8").strip().splitlines()[-1:]
             raise UserError(f"an attempt failed and would have to be repaired by hand: {' '.join(said)}")
 
 

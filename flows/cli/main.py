@@ -164,11 +164,20 @@ app.add_typer(runs_commands.app, name="runs")
 
 def main() -> None:
     """Entry point: a mistake of the user's is one line on stderr, several are one line each; exit status 2."""
+    _speak_utf8()
     gc.set_threshold(GC_ALLOCATIONS)
     try:
         app(standalone_mode=True)
     except UserError as error:
         _fail(str(error), 2)
+
+
+def _speak_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale is another (C, Latin-1): names of files and what is printed
+    are then what they are, here and in every process that is started from here."""
+    if sys.getfilesystemencoding() != "utf-8":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 @contextmanager

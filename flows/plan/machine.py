@@ -118,7 +118,7 @@ def _table() -> dict[str, Offer]:
 
 def _read(path: Path) -> dict[str, Offer]:
     try:
-        fields: Any = yaml.safe_load(path.read_text()) or {}
+        fields: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return TypeAdapter(dict[str, Offer]).validate_python(fields)
     except FileNotFoundError:
         return {}
@@ -132,7 +132,7 @@ def _read(path: Path) -> dict[str, Offer]:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()

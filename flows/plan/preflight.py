@@ -104,7 +104,11 @@ def version_findings() -> list[Finding]:
     """A warning for each package that decides numbers and is not the version the tests ran with."""
     if not CONSTRAINTS.is_file():  # installed without the repository
         return []
-    tested = dict(re.findall(r"^([\w.-]+)==(\S+)$", CONSTRAINTS.read_text().lower().replace("_", "-"), re.MULTILINE))
+    tested = dict(
+        re.findall(
+            r"^([\w.-]+)==(\S+)$", CONSTRAINTS.read_text(encoding="utf-8").lower().replace("_", "-"), re.MULTILINE
+        )
+    )
     findings = []
     for package in versions():
         try:

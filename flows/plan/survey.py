@@ -116,7 +116,7 @@ def newest_step(partial: Path) -> int | None:
     """Step of the newest checkpoint in a run's folder whose files have the sizes its manifest lists; else None."""
     for folder in sorted((partial / CHECKPOINTS).glob("step-*[0-9]"), reverse=True):
         try:
-            manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text())
+            manifest = json.loads((folder / CHECKPOINT_MANIFEST).read_text(encoding="utf-8"))
             if all((folder / name).stat().st_size == file["size"] for name, file in manifest["files"].items()):
                 return manifest["step"]
         except (OSError, ValueError, KeyError, TypeError):
@@ -127,7 +127,7 @@ def newest_step(partial: Path) -> int | None:
 def _tokens_written(partial: Path) -> int | None:
     """Tokens of the whole shards an interrupted tokenization left; None where there is none."""
     try:
-        return json.loads((partial / "train" / "shards.json").read_text())["total_tokens"] or None
+        return json.loads((partial / "train" / "shards.json").read_text(encoding="utf-8"))["total_tokens"] or None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

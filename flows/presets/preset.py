@@ -78,7 +78,7 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
     if name_or_path in above:
         raise UserError(f"preset {name_or_path} extends itself: {' -> '.join((*above, name_or_path))}")
     try:
-        fields = yaml.load(path.read_text(), _Yaml)
+        fields = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
     except OSError as error:
         raise UserError(
             f"preset file {path}: {error.strerror}; give a YAML file, or one of {', '.join(preset_names())}"

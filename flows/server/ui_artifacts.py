@@ -18,7 +18,7 @@ def publish_scores(evaluations: dict[str, Artifact]) -> None:
     """A table artifact: one row per task, model and metric, with its 95 % interval."""
     rows = []
     for artifact in evaluations.values():
-        result = json.loads(artifact.file("result.json").read_text())
+        result = json.loads(artifact.file("result.json").read_text(encoding="utf-8"))
         rows += [
             {
                 "task": result["label"],

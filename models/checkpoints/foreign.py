@@ -111,9 +111,9 @@ def import_portable(path: Path, layout_name: str, tokenizer_dir: Path, out: Path
 def steps_trained(folder: Path) -> int | None:
     """Optimizer steps behind a portable checkpoint, as its import or its training log recorded; None if neither did."""
     if (folder / ORIGIN).is_file():
-        return json.loads((folder / ORIGIN).read_text())["step"]
+        return json.loads((folder / ORIGIN).read_text(encoding="utf-8"))["step"]
     log = folder / METRICS
-    rows = map(json.loads, log.read_text().splitlines()) if log.is_file() else ()
+    rows = map(json.loads, log.read_text(encoding="utf-8").splitlines()) if log.is_file() else ()
     return max((row["step"] for row in rows if row["kind"] == "step"), default=None)
 
 

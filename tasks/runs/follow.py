@@ -40,7 +40,7 @@ class RunFolder:
     @cached_property
     def spec(self) -> dict[str, Any]:
         """`run.json` as it lies there; one that another version wrote is read too."""
-        return json.loads((self.path / SPEC).read_text())
+        return json.loads((self.path / SPEC).read_text(encoding="utf-8"))
 
     @property
     def run(self) -> str:
@@ -296,7 +296,7 @@ def _take_up_benchmarks(db: sqlite3.Connection, store: Store) -> None:
         if artifact.stage != "evaluate" or evaluation in known or store.problem(artifact) is not None:
             continue
         if (run := artifact.manifest["parents"]["model"][:12]) in runs:
-            _insert_scores(db, run, evaluation, json.loads(artifact.file(RESULT).read_text()))
+            _insert_scores(db, run, evaluation, json.loads(artifact.file(RESULT).read_text(encoding="utf-8")))
 
 
 def _next(db: sqlite3.Connection, table: str, column: str, run: str) -> tuple[int]:

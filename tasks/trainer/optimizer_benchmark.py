@@ -173,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     text = report(rows, command, machine.rstrip(". ") + ".")
     print(text, end="")
     if asked.out is not None:
-        asked.out.write_text(text)
+        asked.out.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def read_spec(run_dir: Path) -> RunSpec:
     """The run's description. Raises UserError when `run.json` is missing or not valid."""
     path = run_dir / SPEC
     try:
-        return RunSpec.model_validate_json(path.read_text())
+        return RunSpec.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the folder of a run") from None
     except ValidationError as error:

@@ -75,7 +75,7 @@ def _run_id(run_dir: Path) -> str:
     path = run_dir / WANDB_ID
     if not path.exists():
         write_json(path, {"id": uuid.uuid4().hex[:12]})
-    return json.loads(path.read_text())["id"]
+    return json.loads(path.read_text(encoding="utf-8"))["id"]
 
 
 def _flat(row: Row, prefix: str = "") -> dict[str, object]:

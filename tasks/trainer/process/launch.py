@@ -161,7 +161,7 @@ def _raise_for_ranks(run_dir: Path, attempt: str, code: int, log_start: int) -> 
 
 
 def _said(log: Path, start: int) -> list[str]:
-    with open(log, errors="replace") as file:
+    with open(log, encoding="utf-8", errors="replace") as file:
         file.seek(start)
         return [line.strip() for line in file if line.strip()] or ["it printed nothing"]
 

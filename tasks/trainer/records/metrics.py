@@ -94,5 +94,5 @@ class Heartbeat:
             return
         self._written = now
         temporary = self._path.with_name(self._path.name + ".tmp")
-        temporary.write_text(json.dumps({"step": step, "time": time.time()}) + "\n")
+        temporary.write_text(json.dumps({"step": step, "time": time.time()}) + "\n", encoding="utf-8")
         os.replace(temporary, self._path)

@@ -84,7 +84,9 @@ def slice_tokens(run_dir: Path, spec: RunSpec, device: torch.device, world: Worl
     own_rows = train.batch_rows // world.size
     rows = micro_batch_rows(spec.model, train, spec.runtime, device.type, memory_bytes, own_rows)
     tokens = rows * train.seq_len_tokens
-    return world.from_first(min(tokens, json.loads(noted.read_text())["tokens"]) if noted.exists() else tokens)
+    return world.from_first(
+        min(tokens, json.loads(noted.read_text(encoding="utf-8"))["tokens"]) if noted.exists() else tokens
+    )
 
 
 def note_smaller_slices(run_dir: Path, tokens: int) -> None:
