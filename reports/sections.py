@@ -25,7 +25,6 @@ from athanor.reports.log import Log, Mix
 from athanor.reports.mapfigures import map_figure
 from athanor.reports.pieces import Answer, Block, Code, Link, Prose, ReportSection, Table
 from athanor.reports.scores import (
-    Scores,
     against_chance,
     against_model,
     benchmark_figure,
@@ -60,7 +59,7 @@ def sections(findings: Findings) -> list[ReportSection]:
                 *_training("sft", "Fine-tuning", findings.tuning, inputs.sft_schedule),
             ],
         ),
-        ("benchmarks", "Benchmarks", _benchmarks(findings.scores)),
+        ("benchmarks", "Benchmarks", _benchmarks(findings)),
         ("maps", "Inside the model", _maps(inputs)),
         ("samples", "Samples", _samples(inputs.samples)),
         ("cost", "Time and cost", _cost(inputs.stages)),
@@ -178,7 +177,8 @@ def _training(name: str, title: str, log: Log, declared: Mapping[str, Sequence[f
     return blocks
 
 
-def _benchmarks(scores: Scores) -> list[Block]:
+def _benchmarks(findings: Findings) -> list[Block]:
+    scores = findings.scores
     if not scores:
         return []
     tuned = any("sft" in by_model for by_model in scores.values())
@@ -202,7 +202,30 @@ def _benchmarks(scores: Scores) -> list[Block]:
         "base model's only where the two differ at the 5 % level item by item (exact test of McNemar for yes and no, "
         f"paired jackknife for all else). On fewer than {LEAST_N} items nothing is said."
     )
-    return [*_drawn(benchmark_figure(scores)), table, Prose(reading)]
+    return [*_drawn(benchmark_figure(scores)), table, Prose(reading), *_prompts(findings.inputs.evaluations)]
+
+
+def _prompts(evaluations: Sequence[Mapping]) -> list[Block]:
+    """What the models could not read of the prompts; nothing where they read all."""
+    rows = []
+    for one in evaluations:
+        facts = one.get("reading", {})
+        if not facts.get("cut_prompts") and not facts.get("short_answers"):
+            continue
+        prompts, tokens = facts["prompts"], facts["prompt_tokens"]
+        rows.append(
+            (
+                one["label"],
+                MODEL_NAMES.get(one["model"], one["model"]),
+                whole(prompts),
+                f"{whole(facts['cut_prompts'])} ({share(facts['cut_prompts'] / prompts)})",
+                f"{whole(facts['cut_tokens'])} ({share(facts['cut_tokens'] / tokens)})",
+                f"{whole(facts['short_answers'])} ({share(facts['short_answers'] / prompts)})",
+            )
+        )
+    header = ("Task", "Model", "Prompts", "Lost their beginning", "Tokens lost", "Less room to answer than asked")
+    title = "Prompts longer than the model reads"
+    return [Table(title, header, rows, frozenset({2, 3, 4, 5}))] if rows else []
 
 
 def _maps(inputs: ReportInputs) -> list[Block]:
@@ -232,6 +255,8 @@ def _samples(samples: Sequence[Mapping]) -> list[Block]:
     for sample in samples:
         correct = sample.get("correct")
         mark = "" if correct is None else "✓ correct" if correct else "✗ wrong"
+        cut_tokens = sample.get("cut_tokens", 0)
+        mark += f", the first {whole(cut_tokens)} tokens of the prompt were not read" if cut_tokens else ""
         parts = [
             (name, _shortened(str(sample[name])))
             for name in ("prompt", "response", "expected")

@@ -71,7 +71,7 @@ def cost(recipe: AcquireRecipe, preset: Preset) -> Cost:
     return passing_over(source.text_bytes(recipe.source, recipe.identity), source.read_bytes_per_s, DOCUMENTS_SHARE)
 
 
-def foresee(recipe: AcquireRecipe) -> Iterator[Foreseen]:
+def foresee(recipe: AcquireRecipe, preset: Preset) -> Iterator[Foreseen]:
     """Where the text is known to be short: that too little of it is held out to judge a model by."""
     source, fraction = source_of(recipe.source), recipe.source.held_out_fraction
     text_bytes = source.text_bytes(recipe.source, recipe.identity)

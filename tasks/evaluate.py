@@ -17,13 +17,14 @@ from athanor.tasks.benchmarks.local import local_names, reads_documents
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 from athanor.tasks.cost import STARTUP_S, Cost
 from athanor.tasks.external import External
-from athanor.tasks.stage import Lifecycle, ModelName, Stage, StageRun, Wanted
+from athanor.tasks.stage import Foreseen, Lifecycle, ModelName, Stage, StageRun, Wanted
 
 if TYPE_CHECKING:
     from athanor.tasks.preset_recipe import Preset
 
 BENCHMARK_DOCUMENTS = 1500  # of a benchmark without limit
 PROMPT_TOKENS, ANSWER_TOKENS = 1000, 256  # of lm-eval's benchmarks, examples included
+EXAMPLE_TOKENS = 120  # of one of its examples
 LOCAL_PROMPT_TOKENS, LOCAL_ANSWER_TOKENS = 60, 64  # of those in tasks/benchmarks
 LAYER_STEP_S = 1e-3  # a layer of a decoding step costs so much however small it is
 
@@ -54,7 +55,7 @@ class EvalStageRecipe(Recipe):
             if not (file := Path(task.path).expanduser()).is_file():
                 raise UserError(f"evaluate.tasks.{label}.path={task.path}: no such file; give a .jsonl or .parquet")
             sha256 = sha256_file(file)
-        asked = task.model_dump(mode="json", exclude={"path"}, exclude_none=True)
+        asked = task.model_dump(mode="json", exclude={"path", "max_cut_fraction"}, exclude_none=True)
         return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed)
 
 
@@ -77,7 +78,10 @@ def external(preset: Preset) -> Iterator[External]:
         for label, task in preset.evaluate.tasks.items():
             members = tuple(_member(label, model) for model in preset.evaluate.models)
             yield External(
-                f"evaluate.tasks.{label}", members, lambda task=task: _check(task), lambda task=task: _on_hub(task)
+                f"evaluate.tasks.{label}",
+                members,
+                lambda task=task: _check(task, preset.model.max_seq_len),
+                lambda task=task: _on_hub(task),
             )
 
 
@@ -93,8 +97,21 @@ def cost(recipe: EvalStageRecipe, preset: Preset, **inputs: Any) -> Cost:
     return Cost(STARTUP_S + decode_s, forward_tokens=documents * (prompt_tokens + answer_tokens))
 
 
+def foresee(recipe: EvalStageRecipe, preset: Preset, **inputs: Any) -> Iterator[Foreseen]:
+    """Examples that do not fit the model beside the question."""
+    examples, context = recipe.task.num_fewshot or 0, preset.model.max_seq_len
+    about_tokens = (examples + 1) * EXAMPLE_TOKENS
+    if examples and about_tokens > context:
+        yield Foreseen(
+            f"{recipe.label}: prompts with {examples} examples have about {about_tokens:,} tokens, the model reads "
+            f"{context:,}: they will lose their beginning; lower num_fewshot",
+            warning=True,
+        )
+
+
 def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents: dict[str, Artifact]) -> dict:
     """Write `result.json` (scores with 95 % intervals), `samples.jsonl`, and `items.json` (what came of each item)."""
+    from athanor.models.decoding.cuts import cuts_text
     from athanor.tasks.benchmarks.lm_eval_run import run_task
     from athanor.tasks.runs.follow import record_benchmark
 
@@ -111,7 +128,11 @@ def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents:
     )
     record_benchmark(run.key, model, result, run.log)
     scores = {name: score["value"] for name, score in result["metrics"].items()}
-    run.log(f"{recipe.label} ({recipe.model}): " + ", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
+    said = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    reading = result.get("reading", {})
+    if reading.get("cut_prompts") or reading.get("short_answers"):
+        said += f"; {cuts_text(reading)}"
+    run.log(f"{recipe.label} ({recipe.model}): {said}")
     return {"metrics": scores}
 
 
@@ -119,9 +140,14 @@ def _member(label: str, model: ModelName) -> str:
     return f"{label}-{model}"
 
 
-def _check(task: EvalTaskRecipe) -> None:
+def _check(task: EvalTaskRecipe, context_tokens: int) -> None:
     from athanor.tasks.benchmarks.lm_eval_run import validate_task
 
+    if task.max_new_tokens is not None and task.max_new_tokens >= context_tokens:
+        raise UserError(
+            f"task {task.name}: max_new_tokens={task.max_new_tokens} leaves no room for a prompt in "
+            f"model.max_seq_len={context_tokens}; lower it"
+        )
     validate_task(task)
 
 
@@ -132,4 +158,4 @@ def _on_hub(task: EvalTaskRecipe) -> Iterator[Repository]:
         yield Repository("dataset", repo)
 
 
-STAGE = Stage("evaluate", part="evaluate", wanted=wanted, external=external, cost=cost, build=build)
+STAGE = Stage("evaluate", part="evaluate", wanted=wanted, external=external, cost=cost, build=build, foresee=foresee)

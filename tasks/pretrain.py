@@ -42,7 +42,9 @@ def cost(recipe: PretrainRecipe, preset: Preset, *, shards: Mapping[str, Cost], 
     return TrainingCost(recipe.train, held_out_sources=len(recipe.mixture.start), epochs=epochs)
 
 
-def foresee(recipe: PretrainRecipe, *, shards: dict[str, Artifact] | None = None, **inputs: Any) -> Iterator[Foreseen]:
+def foresee(
+    recipe: PretrainRecipe, preset: Preset, *, shards: dict[str, Artifact] | None = None, **inputs: Any
+) -> Iterator[Foreseen]:
     """How often each source is read."""
     if shards is None:
         return

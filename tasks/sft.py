@@ -68,7 +68,9 @@ def cost(recipe: SftStageRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
     return TrainingCost(recipe.train, held_out_sources=1)
 
 
-def foresee(recipe: SftStageRecipe, *, chat: Artifact | None = None, **inputs: Any) -> Iterator[Foreseen]:
+def foresee(
+    recipe: SftStageRecipe, preset: Preset, *, chat: Artifact | None = None, **inputs: Any
+) -> Iterator[Foreseen]:
     """What rows of this length hold of the conversations, and how often they are read. Raises UserError where they lose
     more than may be lost."""
     if chat is None:

@@ -6,7 +6,7 @@ that is hashed into the key, and these functions:
     wanted(life)                     the artifacts a preset wants of the stage, each with its recipe, label and inputs
     external(preset)                 what it reads that no stage makes (tasks/external.py), for stages that do
     cost(recipe, preset, **inputs)   what building one takes (tasks/cost.py)
-    foresee(recipe, **inputs)        what those inputs that are built say of it before it is, for stages that look ahead
+    foresee(recipe, preset, **inputs)   what it and those inputs that are built say before it is, for the plan
     build(recipe, run, **inputs)     the work: fills the folder `run.out` and returns facts for the manifest
 
 A stage knows no other stage's code: it asks for artifacts by the stage's name. Its file imports nothing heavy before it

@@ -64,7 +64,8 @@ def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding
         if stage.state == "cached" or stage.record.foresee is None:
             continue
         try:
-            foreseen = list(stage.record.foresee(stage.wanted.recipe, **_built(survey, stage.wanted.inputs)))
+            built = _built(survey, stage.wanted.inputs)
+            foreseen = list(stage.record.foresee(stage.wanted.recipe, survey.preset, **built))
         except UserError as error:
             findings.append(Finding("error", stage.stage, str(error)))
         else:

@@ -28,6 +28,7 @@ from athanor.core.runtime import Runtime
 from athanor.data.chatml import answer_ends, encode_prompt, render_prompt
 from athanor.data.tokenizer import Tokenizer, load_tokenizer
 from athanor.models.checkpoints.portable import load_portable
+from athanor.models.decoding.cuts import Cuts
 from athanor.models.decoding.generate import stream_text
 from athanor.models.decoding.sampling import Sampling
 from athanor.models.device import choose_device, choose_precision
@@ -78,8 +79,10 @@ class HarnessLM(LM):
         precision: torch.dtype = torch.float32,
         seed: int = 0,
         progress: Progress = silent,
+        max_cut_fraction: float = 1.0,
     ):
         super().__init__()
+        self.cuts = Cuts(max_cut_fraction)
         self.model = model.eval()
         self.tokenizer = tokenizer
         # Where a new token changes what earlier ones computed, decoding cannot be cached and padding is seen.
@@ -91,7 +94,15 @@ class HarnessLM(LM):
         self._max_tokens = model.recipe.max_seq_len
 
     @classmethod
-    def open(cls, folder: Path, runtime: Runtime, *, seed: int = 0, progress: Progress = silent) -> HarnessLM:
+    def open(
+        cls,
+        folder: Path,
+        runtime: Runtime,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+        max_cut_fraction: float = 1.0,
+    ) -> HarnessLM:
         """The model of a portable checkpoint, computing as `runtime` says. Raises UserError."""
         device = choose_device(runtime.device)
         if runtime.threads is not None:
@@ -103,6 +114,7 @@ class HarnessLM(LM):
             precision=choose_precision(runtime.precision, device),
             seed=seed,
             progress=progress,
+            max_cut_fraction=max_cut_fraction,
         )
 
     @property
@@ -120,6 +132,11 @@ class HarnessLM(LM):
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:
         """Per (context, continuation): natural log-probability, and whether greedy decoding would give it."""
         pairs = [self._encode_pair(*request.args) for request in requests]
+        for request, (context, continuation) in zip(requests, pairs, strict=True):
+            read, _ = next(scoring_windows(context, continuation, self._max_tokens), (context, []))
+            beyond = len(context) + min(len(continuation), self._max_tokens) - 1 - len(read)
+            self._note_cut(request.args[0], context, max(0, beyond))
+        self.cuts.judge(self._max_tokens)
         return self._score(pairs)
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> list[float]:
@@ -131,13 +148,19 @@ class HarnessLM(LM):
         """Per (prompt, settings, see SETTINGS): the text before the first stop string.
 
         A prompt too long for the answer loses its beginning, but never more than leaves half of `max_seq_len`.
-        Raises UserError for a decoding setting it does not know.
+        Raises UserError for a decoding setting it does not know, and where too many prompts are cut.
         """
         answers = [""] * len(requests)
         prompts = [self._encode_context(request.args[0]) for request in requests]
         alike: dict[Decoding, list[int]] = defaultdict(list)
         for row, request in enumerate(requests):
-            alike[self._decoding(*request.args)].append(row)
+            decoding = self._decoding(*request.args)
+            alike[decoding].append(row)
+            cut_tokens = max(0, len(prompts[row]) - self._kept(decoding))
+            self._note_cut(request.args[0], prompts[row], cut_tokens)
+            room = self._max_tokens - (len(prompts[row]) - cut_tokens)
+            self.cuts.short_answers += room < decoding.new_tokens
+        self.cuts.judge(self._max_tokens)
         done = 0
         for decoding, rows in alike.items():
             rows.sort(key=lambda row: -len(prompts[row]))
@@ -148,6 +171,15 @@ class HarnessLM(LM):
                 done += len(batch)
                 self._progress(done, len(requests), "prompts")
         return answers
+
+    def _kept(self, decoding: Decoding) -> int:
+        """Tokens at the end of a prompt that are read."""
+        return max(self._max_tokens - decoding.new_tokens, self._max_tokens // 2)
+
+    def _note_cut(self, prompt: str, ids: Ids, cut_tokens: int) -> None:
+        self.cuts.note(len(ids), cut_tokens)
+        if cut_tokens:
+            self.cuts.read[prompt] = self.tokenizer.decode(ids[cut_tokens:]), cut_tokens
 
     def _encode_context(self, context: str) -> Ids:
         ids = context.ids if isinstance(context, ChatPrompt) else self.tokenizer.encode(context)
@@ -211,7 +243,7 @@ class HarnessLM(LM):
 
     def _answer(self, prompts: list[Ids], decoding: Decoding, place: int) -> list[str]:
         """Continuations of one batch. `place`, its first row's position among all, keys the sampling noise."""
-        kept = max(self._max_tokens - decoding.new_tokens, self._max_tokens // 2)
+        kept = self._kept(decoding)
         texts = [""] * len(prompts)
         with self._autocast():
             for row, piece in stream_text(

@@ -46,16 +46,16 @@ def run_task(
     """Write `result.json`, `samples.jsonl` and `items.json` into `out`, and return the result.
 
     result: {task, label, model, samples_file, metrics: {name: {value, ci_low, ci_high (95 %), n, higher_is_better,
-    chance}}}; a sample: {prompt, response, expected, correct}. `documents`: source -> documents artifact, for
-    bits per byte; items.json: metric -> {sha256 of the documents, values: one each}, for comparisons item by item.
-    `seed` draws few-shot examples and sampling noise. Raises UserError, one line,
-    for an unknown task, missing data, or a damaged checkpoint.
+    chance}}, reading: what was cut of the prompts}; a sample: {prompt, response, expected, correct}; items.json: metric
+    -> {sha256 of the documents, values: one each}, for comparisons item by item. `documents`: source -> documents
+    artifact, for bits per byte. `seed` draws few-shot examples and sampling noise. Raises UserError, one line, for an
+    unknown task, missing data, a damaged checkpoint, and prompts most of which do not fit.
     """
     validate_task(recipe)
     from athanor.models.decoding.harness import HarnessLM
     from athanor.tasks.benchmarks import scores
 
-    model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress)
+    model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress, max_cut_fraction=recipe.max_cut_fraction)
     with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet():
         tasks = _load(recipe, model_name == "sft", Path(scratch), documents, seed)
         records = _evaluate(model, tasks, recipe, model_name == "sft")
@@ -65,11 +65,14 @@ def run_task(
         "label": label,
         "model": model_name,
         "metrics": metrics,
+        **({"reading": model.cuts.facts()} if model.cuts.prompts else {}),
         "samples_file": SAMPLES,
     }
     out.mkdir(parents=True, exist_ok=True)
     with (out / SAMPLES).open("w", encoding="utf-8") as samples:
-        samples.writelines(json.dumps(sample) + "\n" for sample in scores.readable_samples(tasks, records))
+        samples.writelines(
+            json.dumps(sample) + "\n" for sample in scores.readable_samples(tasks, records, model.cuts.read)
+        )
     write_json(out / ITEMS, items)
     write_json(out / RESULT, result)
     return result

@@ -101,16 +101,21 @@ def _plain(value: Any) -> float | list[float] | None:
     return numbers if isinstance(value, list | tuple) else numbers[0]
 
 
-def readable_samples(tasks: Mapping[str, Any], records: Mapping[str, list[Record]]) -> Iterator[dict[str, Any]]:
-    """One {prompt, response, expected, correct} per document.
+def readable_samples(
+    tasks: Mapping[str, Any], records: Mapping[str, list[Record]], read: Mapping[str, tuple[str, int]]
+) -> Iterator[dict[str, Any]]:
+    """One {prompt, response, expected, correct} per document, the prompt as the model read it.
 
-    `correct` is the first metric under the first filter, None where that is no yes or no.
+    `correct` is the first metric under the first filter, None where that is no yes or no. `read`: of prompts that were
+    cut, what was read and how many tokens were not; samples of these have `cut_tokens` too.
     """
     for name, task in tasks.items():
         first_filter = records[name][0]["filter"]
         for record in records[name]:
             if record["filter"] == first_filter:
-                yield _readable(task, record)
+                sample = _readable(task, record)
+                text, cut_tokens = read.get(str(record["arguments"][0][0]), (sample["prompt"], 0))
+                yield sample | {"prompt": text} | ({"cut_tokens": cut_tokens} if cut_tokens else {})
 
 
 def _readable(task: Any, record: Record) -> dict[str, Any]:

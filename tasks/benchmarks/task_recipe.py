@@ -21,3 +21,9 @@ class EvalTaskRecipe(Recipe):
     max_new_tokens: int | None = Field(
         default=None, ge=1, description="Cap on generated tokens; none takes the task's default"
     )
+    max_cut_fraction: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Share of the prompts that may lose their beginning for want of context; above it, scoring fails",
+    )

@@ -7,7 +7,10 @@ import json
 import pytest
 
 from athanor.data.data_recipe import SourceRecipe
+from athanor.flows.presets.preset import load_preset
 from athanor.tasks.acquire import AcquireRecipe, foresee, held_out_text
+
+PRESET = load_preset("quickstart")
 
 
 def source(tmp_path, documents: int, **fields) -> AcquireRecipe:
@@ -17,10 +20,10 @@ def source(tmp_path, documents: int, **fields) -> AcquireRecipe:
 
 
 def test_a_short_text_is_pointed_out_before_it_is_read(tmp_path):
-    (line,) = foresee(source(tmp_path, 100))
+    (line,) = foresee(source(tmp_path, 100), PRESET)
     assert line.warning and "rows.jsonl: held out about 289" in line.message and "too little to judge" in line.message
-    assert list(foresee(source(tmp_path, 100, held_out_fraction=0.0))) == []
-    assert list(foresee(source(tmp_path, 10_000))) == []
+    assert list(foresee(source(tmp_path, 100, held_out_fraction=0.0), PRESET)) == []
+    assert list(foresee(source(tmp_path, 10_000), PRESET)) == []
 
 
 HELD_OUT = "held out 120 documents, 60.0\u00a0kB of 3.00\u00a0MB"

@@ -18,6 +18,7 @@ from athanor.tasks import sft
 from athanor.tasks.sft import MAX_LOST_FRACTION, SftStageRecipe, build, foresee
 
 SHORT_TOKENS, LONG_TOKENS = 64, 512
+PRESET = load_preset("quickstart")
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def test_rows_that_lose_too_much_are_refused_in_the_plan_and_before_training(cha
     run: Any = SimpleNamespace(log=pytest.fail)
     unread: Any = None
     attempts = (
-        lambda: list(foresee(recipe(SHORT_TOKENS), chat=chat)),
+        lambda: list(foresee(recipe(SHORT_TOKENS), PRESET, chat=chat)),
         lambda: build(recipe(SHORT_TOKENS), run, base=unread, chat=chat, tokenizer=unread),
     )
     for attempt in attempts:
@@ -53,11 +54,11 @@ def test_rows_that_lose_too_much_are_refused_in_the_plan_and_before_training(cha
 
 
 def test_rows_that_are_long_enough_or_a_loss_that_is_wanted_are_said_and_pass(chat):
-    fit, epochs = foresee(recipe(LONG_TOKENS), chat=chat)
+    fit, epochs = foresee(recipe(LONG_TOKENS), PRESET, chat=chat)
     assert fit == (f"all 10 conversations fit rows of {LONG_TOKENS} tokens", False)
     assert "epochs of each source" in epochs.message
-    assert "cut 1 and drop 0 of 10" in next(foresee(recipe(SHORT_TOKENS, 1.0), chat=chat)).message
-    assert list(foresee(recipe(SHORT_TOKENS))) == []
+    assert "cut 1 and drop 0 of 10" in next(foresee(recipe(SHORT_TOKENS, 1.0), PRESET, chat=chat)).message
+    assert list(foresee(recipe(SHORT_TOKENS), PRESET)) == []
 
 
 def test_what_is_lost_reaches_the_log_and_the_facts(chat, monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from athanor.flows.plan.preflight import (
 )
 from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import Rate
+from athanor.tasks import evaluate
 from athanor.tasks.stage import Foreseen
 
 HUB = ("data.sources.math.hub=o/math", "tokenizer.hub=o/tokenizer", "evaluate.tasks.gsm8k.name=gsm8k")
@@ -221,7 +223,7 @@ def _trained_tokenizer(folder):
 
 
 def test_what_built_inputs_say_of_a_stage_stands_in_the_plan(small_preset, publish):
-    def foresee(recipe, *, chat=None, **others):
+    def foresee(recipe, preset, *, chat=None, **others):
         if chat is None:
             return
         if recipe.max_lost_fraction == 0:
@@ -241,3 +243,13 @@ def test_what_built_inputs_say_of_a_stage_stands_in_the_plan(small_preset, publi
     fits, barely = Finding("ok", "sft", "fits 256"), Finding("warning", "sft", "but barely")
     assert findings(small_preset())[1] == [fits, barely]
     assert findings(small_preset("sft.max_lost_fraction=0"))[1] == [Finding("error", "sft", "too much is lost")]
+
+
+def test_prompts_that_cannot_fit_the_model_are_pointed_out_and_answers_that_leave_no_prompt_refused(small_preset):
+    examples = ("evaluate.tasks={shots: {name: word_problems, num_fewshot: 0}}",)
+    assert not [f for f in make_plan(small_preset(*examples)).findings if f.subject == "evaluate"]
+    (error,) = make_plan(small_preset("evaluate.tasks.word-problems.max_new_tokens=512")).errors
+    assert "max_new_tokens=512 leaves no room for a prompt in model.max_seq_len=512" in error.message
+    recipe = SimpleNamespace(label="gsm8k", task=SimpleNamespace(num_fewshot=8))
+    (line,) = evaluate.foresee(recipe, small_preset())
+    assert line.warning and "prompts with 8 examples have about 1,080 tokens, the model reads 512" in line.message

@@ -90,6 +90,7 @@ def test_a_context_longer_than_the_model_keeps_its_end(lm, model, tokenizer):
     ids = tokenizer.encode(TEXT * 3 + " eggs eggs")
     scored = ids[len(tokenizer.encode((TEXT * 3).rstrip())) :]
     assert score == pytest.approx(sum(log_probabilities(model, ids[-1 - MAX_TOKENS : -1], scored)), rel=1e-5)
+    assert lm.cuts.cut_tokens == len(ids) - 1 - MAX_TOKENS and lm.cuts.cut_prompts == 1
 
 
 def test_rolling_is_the_sum_over_lm_evals_own_windows(lm, model, tokenizer):
@@ -161,6 +162,30 @@ def test_a_prompt_that_leaves_no_room_loses_its_beginning(lm, model, tokenizer):
     kept = tokenizer.encode(TEXT * 3)[-(MAX_TOKENS - 10) :]
     (expected,) = generate(model, [kept], max_new_tokens=10, eos_id=tokenizer.eos_id)
     assert answer == tokenizer.decode(expected)
+    whole = len(tokenizer.encode(TEXT * 3))
+    assert lm.cuts.facts() == {
+        "prompts": 1,
+        "cut_prompts": 1,
+        "prompt_tokens": whole,
+        "cut_tokens": whole - len(kept),
+        "short_answers": 0,
+    }
+    assert lm.cuts.read[TEXT * 3] == (tokenizer.decode(kept), whole - len(kept))
+
+
+def test_an_answer_with_less_room_than_asked_for_is_counted(lm):
+    lm.generate_until(requests("generate_until", ("How many", {"until": [], "max_gen_toks": MAX_TOKENS})))
+    assert (lm.cuts.short_answers, lm.cuts.cut_prompts) == (1, 0)
+
+
+def test_too_many_cut_prompts_are_refused_before_anything_is_computed(model, tokenizer):
+    lm = HarnessLM(model, tokenizer, batch_rows=2, max_cut_fraction=0.5)
+    settings = {"until": [], "max_gen_toks": 4}
+    lm.generate_until(requests("generate_until", ("How many", settings), (TEXT * 3, settings)))
+    with pytest.raises(UserError, match=r"2 of 3 prompts lost their beginning .* the model reads \d+ tokens; ask"):
+        lm.generate_until(requests("generate_until", (TEXT * 4, settings)))
+    with pytest.raises(UserError, match="3 of 4 prompts"):
+        lm.loglikelihood(requests("loglikelihood", (TEXT * 3, " eggs")))
 
 
 def test_sampling_is_a_function_of_the_seed(model, tokenizer):

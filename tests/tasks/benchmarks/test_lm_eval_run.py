@@ -241,11 +241,15 @@ def test_lm_eval_is_quiet_and_left_as_it_was(score, capfd):
 
 def test_gsm8k_runs_offline_on_a_local_file(score, answers, test_data_path):
     path = test_data_path("gsm8k/test.jsonl")
-    recipe = EvalTaskRecipe(name="gsm8k", path=str(path), limit=4, num_fewshot=0)
+    fields = {"name": "gsm8k", "path": str(path), "limit": 4, "num_fewshot": 0}
+    with pytest.raises(UserError, match=r"4 of 4 prompts lost their beginning .* more than max_cut_fraction=0.5"):
+        score(EvalTaskRecipe(**fields))
+    recipe = EvalTaskRecipe(**fields, max_cut_fraction=1.0)
     metrics, samples = score(recipe)
     assert metrics["exact_match,strict-match"]["n"] == 4 and len(samples) == 4
     records = [json.loads(line) for line in path.read_text().splitlines()[:4]]
     assert [sample["expected"] for sample in samples] == [record["answer"] for record in records]
+    assert all(sample["cut_tokens"] > 0 and not sample["prompt"].startswith("Question") for sample in samples)
     answers(lambda prompt: next(r["answer"] for r in records if r["question"] in prompt))
     metrics, samples = score(recipe, "sft")
     assert metrics["exact_match,strict-match"]["value"] == metrics["exact_match,flexible-extract"]["value"] == 1.0
