@@ -33,14 +33,21 @@ def visible_keys(doc_start_BT: Tensor | None, offset: int, length: int, device: 
     return (visible_TS & (key_S >= doc_start_BT[:, :, None]))[:, None]
 
 
+def causal_mask(queries: int, keys: int, device: torch.device) -> Tensor:
+    """bool `[1, 1, T, S]`: the last T of S positions, each seeing itself and what precedes it."""
+    return torch.ones(queries, keys, dtype=torch.bool, device=device).tril(keys - queries)[None, None]
+
+
 def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Visible, cap: float | None = None) -> Tensor:
-    """Attend from the last T of S positions; returns `[B, T, H, d]`."""
+    """Attend from the last T of S positions, causally where `visible` is None; returns `[B, T, H, d]`."""
     if isinstance(visible, PackedRow):
         documents = zip(*(x.split(visible.lengths, dim=1) for x in (q_BTHd, k_BSGd, v_BSGd)), strict=True)
         return torch.cat([attention(q, k, v, None, cap) for q, k, v in documents], dim=1)
     if cap is not None:
         return _capped_attention(q_BTHd, k_BSGd, v_BSGd, visible, cap)
     queries, keys = q_BTHd.shape[1], k_BSGd.shape[1]
+    if visible is None and 1 < queries < keys:
+        visible = causal_mask(queries, keys, q_BTHd.device)
     repeats = q_BTHd.shape[2] // k_BSGd.shape[2]
     if visible is not None and repeats > 1 and q_BTHd.is_cuda:
         # With a mask and grouped heads CUDA only has the unfused path, which holds every [T, S] score.
@@ -59,7 +66,7 @@ def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Visible, 
 def _capped_attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGd: Tensor, visible: Tensor | None, cap: float) -> Tensor:
     queries, keys, groups = q_BTHd.shape[1], k_BSGd.shape[1], k_BSGd.shape[2]
     if visible is None:
-        visible = torch.ones(queries, keys, dtype=torch.bool, device=q_BTHd.device).tril(keys - queries)[None, None]
+        visible = causal_mask(queries, keys, q_BTHd.device)
     scores_BGhTS = torch.einsum("btghd,bsgd->bghts", q_BTHd.unflatten(2, (groups, -1)), k_BSGd)
     scores_BGhTS = soft_cap(scores_BGhTS.float() * q_BTHd.shape[-1] ** -0.5, cap)
     weights_BGhTS = scores_BGhTS.masked_fill(~visible[:, None], -torch.inf).softmax(-1).to(v_BSGd.dtype)

@@ -25,7 +25,7 @@ class _SegmentCumsum(torch.autograd.Function):
         ctx.save_for_backward(start_BT)
         ctx.dtype = x_BTC.dtype
         cumulative = x_BTC.cumsum(1, dtype=torch.float64)
-        return (cumulative - _before(cumulative, start_BT)).float()
+        return (cumulative - _before(cumulative, start_BT)).to(torch.promote_types(x_BTC.dtype, torch.float32))
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
@@ -40,5 +40,5 @@ class _SegmentCumsum(torch.autograd.Function):
 
 
 def segment_cumsum(x_BTC: Tensor, start_BT: Tensor) -> Tensor:
-    """fp32 running sums `[B, T, C]`; `start_BT` int64 is the index of each position's first summand."""
+    """fp32 (fp64 of fp64) running sums `[B, T, C]`; `start_BT` int64 is the index of each position's first summand."""
     return _SegmentCumsum.apply(x_BTC, start_BT)  # pyright: ignore[reportReturnType]

@@ -15,10 +15,11 @@ from torch import Tensor
 def rope_table(position_BT: Tensor, head_dim: int, base: float, factor: float = 1.0) -> Tensor:
     """Cosines and sines `[2, B, T, head_dim/2]`, fp32, of int64 positions `[B, T]`; one row serves all.
 
-    `factor` divides the positions (linear scaling), so that longer rows fall into the range trained on.
+    `factor` divides the positions (linear scaling), so that longer rows fall into the range trained on. Frequencies are
+    1 / base^e, rounded as the published models round them: base^-e has other last bits, which far positions magnify.
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=position_BT.device) / head_dim
-    angles = (position_BT.float() / factor)[:, :, None] * (base**-exponents)
+    angles = (position_BT.float() / factor)[:, :, None] * (1.0 / base**exponents)
     return torch.stack((angles.cos(), angles.sin()))
 
 

@@ -12,7 +12,7 @@ from athanor.models.skeleton import Context
 
 
 class RunningSum(Past):
-    """Sum `[B, C]`, fp32, over the newest document of each row."""
+    """Sum `[B, C]`, fp32 or fp64, over the newest document of each row."""
 
     def __init__(self) -> None:
         self.sum_BC: Tensor | None = None
@@ -22,7 +22,7 @@ class RunningSum(Past):
 
 
 def causal_mean(x_BTC: Tensor, context: Context, past: RunningSum | None) -> Tensor:
-    """fp32 mean `[B, T, C]` over the positions of a token's document up to its own."""
+    """fp32 (fp64 of fp64) mean `[B, T, C]` over the positions of a token's document up to its own."""
     column_T = torch.arange(x_BTC.shape[1], device=x_BTC.device)
     start_BT = (column_T - context.position_BT).expand(x_BTC.shape[:2])  # negative where it began before the piece
     sums_BTC = segment_cumsum(x_BTC, start_BT.clamp(min=0))

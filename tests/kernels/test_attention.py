@@ -1,5 +1,6 @@
 """Attention sees exactly doc_start[i] <= j <= i, with or without a cache."""
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -36,6 +37,14 @@ def test_attention_equals_the_definition(lengths, kept, packed, cap):
     q, k, v = torch.randn(2, total - offset, 4, 6), torch.randn(2, total, 2, 6), torch.randn(2, total, 2, 6)
     visible = visible_keys(doc_start if packed else None, offset, total - offset, CPU)
     torch.testing.assert_close(attention(q, k, v, visible, cap), reference(q, k, v, doc_start, offset, cap))
+
+
+@pytest.mark.parametrize("cap", [None, 0.7])
+@pytest.mark.parametrize("queries", [1, 2, 5])
+def test_without_a_mask_the_newest_queries_see_what_precedes_them(queries, cap):
+    q, k, v = torch.randn(2, queries, 4, 6), torch.randn(2, 5, 2, 6), torch.randn(2, 5, 2, 6)
+    wanted = reference(q, k, v, torch.zeros(2, queries, dtype=torch.int64), 5 - queries, cap)
+    torch.testing.assert_close(attention(q, k, v, None, cap), wanted)
 
 
 def test_one_document_needs_no_mask():

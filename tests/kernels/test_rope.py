@@ -30,3 +30,11 @@ def test_scores_depend_on_the_distance_alone(pairing):
 
     assert score(9, 4) == pytest.approx(score(105, 100), abs=1e-5)
     assert abs(score(9, 4) - score(4, 9)) > 1e-3
+
+
+@pytest.mark.parametrize("head_dim", [24, 64, 96])
+def test_frequencies_are_rounded_as_in_published_checkpoints(head_dim):
+    """Their tables are 1 / base^(2i/d) in fp32, cosines and sines of the product with the position."""
+    power = torch.tensor(50_000.0) ** (torch.arange(0, head_dim, 2).float() / head_dim)
+    angles = torch.outer(torch.arange(4096).float(), 1.0 / power)
+    assert torch.equal(rope_table(torch.arange(4096)[None], head_dim, 50_000.0)[:, 0], torch.stack((angles.cos(), angles.sin())))

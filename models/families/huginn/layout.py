@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from athanor.core.disk import write_json
+from athanor.kernels.rope import rope_table
 from athanor.models.checkpoints.files import CONFIG, WEIGHTS
 from athanor.models.checkpoints.layout import Layout, State, count_layers
 from athanor.models.families.huginn.recipe import HuginnRecipe
@@ -76,10 +77,10 @@ def _fields(state: State, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _tables(model: LanguageModel) -> dict[str, Tensor]:
     """Cosines and sines side by side, `[1, T, 1, head_dim / 2, 2]`, fp32 whatever the weights are, bit for bit."""
-    recipe, device = model.recipe, model.embedding.weight.device
-    exponents = torch.arange(0, recipe.head_dim, 2, device=device).float() / recipe.head_dim
-    angles = torch.outer(torch.arange(recipe.max_seq_len, device=device).float(), 1.0 / recipe.rope_base**exponents)
-    return {"freqs_cis": torch.stack((angles.cos(), angles.sin()), dim=-1)[None, :, None]}
+    recipe = model.recipe
+    position_1T = torch.arange(recipe.max_seq_len, device=model.embedding.weight.device)[None]
+    table_2Td = rope_table(position_1T, recipe.head_dim, recipe.rope_base)[:, 0]
+    return {"freqs_cis": table_2Td.permute(1, 2, 0)[None, :, None].contiguous()}
 
 
 def _write(path: Path, tensors: dict[str, Tensor], model: LanguageModel, _steps: int) -> None:

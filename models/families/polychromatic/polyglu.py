@@ -7,7 +7,7 @@
 `pool` is the mean of the layer's input over the document so far (causal), or over the whole row
 (sequence, as published). Pooling is linear, so it acts on the gate_width channels after `reduce` and not
 on the d_model channels before it: same numbers, a cache of gate_width values, and no second [B, T, D]
-tensor. Everything after `reduce` runs in fp32, because tau = 0.1 would magnify bf16 rounding tenfold.
+tensor. Everything after `reduce` runs in fp32 at least, because tau = 0.1 would magnify bf16 rounding tenfold.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.skeleton import Context
 
 
+def at_least_fp32(x: Tensor) -> Tensor:
+    """x, in fp32 where it is coarser."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Router(nn.Module):
     """What decides which activation a neuron uses: static preferences alpha, scales beta, and the context."""
 
@@ -34,15 +39,15 @@ class Router(nn.Module):
         self.pool = recipe.pool
 
     def dynamic(self, x_BTD: Tensor, context: Context, past: RunningSum | None) -> Tensor:
-        """beta * c, fp32 `[B, T, K]`, or `[B, 1, K]` with pool="sequence"."""
+        """beta * c, fp32 (fp64 of fp64) `[B, T, K]`, or `[B, 1, K]` with pool="sequence"."""
         reduced_BTR = F.linear(x_BTD, self.reduce.weight)
         with torch.autocast(x_BTD.device.type, enabled=False):
             if self.pool == "sequence":
-                pooled = reduced_BTR.float().mean(1, keepdim=True)
+                pooled = at_least_fp32(reduced_BTR).mean(1, keepdim=True)
             else:
                 pooled = causal_mean(reduced_BTR, context, past)
             narrow = F.relu(pooled + self.reduce.bias)
-            return self.beta * F.linear(narrow, self.expand.weight.float(), self.expand.bias.float())
+            return self.beta * F.linear(narrow, at_least_fp32(self.expand.weight), at_least_fp32(self.expand.bias))
 
 
 class PolyGLU(nn.Module):
@@ -66,7 +71,7 @@ class PolyGLU(nn.Module):
     ) -> Tensor:
         dynamic_BTK = self.router.dynamic(x_BTD, context, past)
         self.latest_dynamic = dynamic_BTK.detach()
-        static_BFK = self.router.alpha.float()[None]
+        static_BFK = at_least_fp32(self.router.alpha)[None]
         if noise_BFK is not None:
             static_BFK = static_BFK + noise_BFK
         mixed_BTF = polyglu(self.gate(x_BTD), self.up(x_BTD), static_BFK / tau, dynamic_BTK / tau)

@@ -121,8 +121,8 @@ def test_oracle_loss_and_all_gradients_of_truncated_backpropagation(published):
 @pytest.mark.parametrize("whole", [False, True], ids=["token-by-token", "in-one-piece"])
 def test_oracle_exit_steps_and_logits_of_adaptive_decoding(dynamic, adaptive, whole):
     cfg = {**adaptive["hf_cfg"], "num_attention_heads": adaptive["hf_cfg"]["n_heads"]}
-    model = model_of(cfg, dynamic["state_dict"], cfg["rope_base"])
-    ids, s0 = dynamic["input_ids"][:1], dynamic["s0"][:1]
+    model = model_of(cfg, dynamic["state_dict"], cfg["rope_base"]).double()  # shared slots magnify rounding
+    ids, s0 = dynamic["input_ids"][:1], dynamic["s0"][:1].double()
     for (criterion, threshold, lookup), file in adaptive["adaptive"].items():
         exits = None if criterion == "none" else ExitRule(criterion, float(threshold))
         model.depth_policy = DepthPolicy(exits, lookup.removesuffix("-m4"))
@@ -133,4 +133,4 @@ def test_oracle_exit_steps_and_logits_of_adaptive_decoding(dynamic, adaptive, wh
             logits.append(model(ids[:, cut], cache=cache))
         core = cache.layers[len(model.prelude)]
         assert core.depth_BS[0].tolist() == file["steps"], (criterion, lookup)
-        torch.testing.assert_close(torch.cat(logits, dim=1), file["logits"], atol=1e-4, rtol=0)
+        torch.testing.assert_close(torch.cat(logits, dim=1), file["logits"].double(), atol=1e-4, rtol=0)

@@ -1,5 +1,5 @@
 """PolychromaticLM is its definition, written out: gates by document and by row, at every temperature, with noise and
-without. The definition is float64; the model is fp32, because its gate is whatever its parameters are."""
+without, in float64."""
 
 import pytest
 import torch
@@ -65,7 +65,7 @@ def logits_by_definition(model, tau, key=None, w=None):
 @pytest.fixture
 def made(lively_model):
     def make(pool, tau):
-        model = lively_model("polychromatic", polychromatic={"pool": pool, "gate_width": 5})
+        model = lively_model("polychromatic", polychromatic={"pool": pool, "gate_width": 5}).double()
         model.apply_schedule({"tau": tau})
         return model
 
@@ -99,11 +99,11 @@ def test_evaluation_adds_no_noise_though_the_row_has_a_key(made, pool):
 def test_gradients_are_the_definitions(made, pool):
     model = made(pool, 0.5).train()
     w = Weights(model, grad=True)
-    direction = torch.randn(len(IDS), model.recipe.vocab_size, generator=torch.Generator().manual_seed(1))
+    direction = torch.randn(len(IDS), model.recipe.vocab_size, generator=torch.Generator().manual_seed(1)).double()
     (model(torch.tensor([IDS]), torch.tensor([STARTS]), torch.tensor([KEY]))[0] * direction).sum().backward()
-    (logits_by_definition(model, 0.5, KEY, w) * direction.double()).sum().backward()
+    (logits_by_definition(model, 0.5, KEY, w) * direction).sum().backward()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad.double(), w[name].grad, rtol=1e-4, atol=1e-4, msg=name)
+        torch.testing.assert_close(parameter.grad, w[name].grad, rtol=1e-4, atol=1e-4, msg=name)
 
 
 def test_the_temperature_falls_linearly_from_its_start_to_its_end(made):
