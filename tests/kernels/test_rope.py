@@ -37,4 +37,5 @@ def test_frequencies_are_rounded_as_in_published_checkpoints(head_dim):
     """Their tables are 1 / base^(2i/d) in fp32, cosines and sines of the product with the position."""
     power = torch.tensor(50_000.0) ** (torch.arange(0, head_dim, 2).float() / head_dim)
     angles = torch.outer(torch.arange(4096).float(), 1.0 / power)
-    assert torch.equal(rope_table(torch.arange(4096)[None], head_dim, 50_000.0)[:, 0], torch.stack((angles.cos(), angles.sin())))
+    found = rope_table(torch.arange(4096)[None], head_dim, 50_000.0)[:, 0]
+    assert torch.equal(found, torch.stack((angles.cos(), angles.sin())))

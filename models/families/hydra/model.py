@@ -35,7 +35,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -47,7 +47,7 @@ from athanor.models.families.hydra.block import ExpertLayer, HydraBlock, Routed
 from athanor.models.families.hydra.ccgqa import CCGQAState, Positions
 from athanor.models.families.hydra.moe import ALPHA_START, Choices, positions_among
 from athanor.models.families.hydra.probes import DepthProbe, ExpertProbe, SkipProbe, mean_loss, routing_gap
-from athanor.models.families.hydra.recipe import HydraRecipe
+from athanor.models.families.hydra.recipe import HydraRecipe, ParameterKind
 from athanor.models.families.hydra.routing import LinearRouter, Routing, Sample, calibrate
 from athanor.models.maps import AttentionShare, Map, Probe
 from athanor.models.model_recipe import ModelRecipe
@@ -56,8 +56,6 @@ from athanor.models.skeleton import Context, LanguageModel
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
 MOD_FORCED_RAMP = 0.1  # of the training
 MOD_SKIP_RAMP = 0.1
-
-Kind = Literal["embedding", "router", "expert"]
 
 
 class Hydra(LanguageModel):
@@ -330,10 +328,12 @@ def _ramp(progress: float, start: float, stop: float) -> float:
     return min(1.0, max(0.0, (progress - start) / (stop - start)))
 
 
-def _kind(name: str) -> Kind | None:
+def _kind(name: str) -> ParameterKind | None:
     """What the scales of the section call a parameter."""
+    if name == "embedding.weight":
+        return "embedding"
     owners = name.split(".")
-    kinds: dict[str, Kind] = {"embedding": "embedding", "router": "router", "experts": "expert"}
+    kinds: dict[str, ParameterKind] = {"embedding": "recursion", "router": "router", "experts": "expert"}
     return next((kind for owner, kind in kinds.items() if owner in owners), None)
 
 

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from athanor.models.shape import Shape
 
 
+ParameterKind = Literal["embedding", "recursion", "router", "expert"]
+COMPRESSION = 4  # of attention in the published models: n_heads * head_dim channels for d_model
+
+
 class HydraRecipe(Section):
     """Compressed attention and routing over depth, recursion and experts (models/families/hydra/model.py)."""
 
@@ -81,12 +85,12 @@ class HydraRecipe(Section):
     mor_from: float = Field(default=0.2, ge=0, lt=1, description="Share of the training at full recursion depth")
     mor_full: float = Field(default=0.3, gt=0, le=1, description="Share of the training after which MoR is adaptive")
     moe_dense: float = Field(default=0.05, ge=0, le=1, description="Share of the training with every expert computed")
-    lr_scale: dict[Literal["embedding", "router", "expert"], float] = Field(
-        default={}, description="Factors on the learning rate of these parameters"
+    lr_scale: dict[ParameterKind, float] = Field(
+        default={},
+        description="Factors on the learning rate of these parameters; embedding: of tokens, recursion: of the "
+        "recursions",
     )
-    decay_scale: dict[Literal["embedding", "router", "expert"], float] = Field(
-        default={}, description="Factors on their weight decay"
-    )
+    decay_scale: dict[ParameterKind, float] = Field(default={}, description="Factors on their weight decay")
 
     @model_validator(mode="after")
     def _possible(self) -> HydraRecipe:
@@ -119,6 +123,13 @@ class HydraRecipe(Section):
         return [1, n_layers - 2, 1] if self.mor_sharing == "middle_cycle" else [1] * n_layers
 
     def check(self, shape: Shape) -> None:
+        if "head_dim" not in shape.model_fields_set and COMPRESSION * shape.n_heads * shape.head_dim > shape.d_model:
+            fitting = max(2, shape.d_model // (COMPRESSION * shape.n_heads) // 2 * 2)
+            raise ValueError(
+                f"head_dim is not given, and its default {shape.head_dim} would compress d_model={shape.d_model} to "
+                f"n_heads * head_dim={shape.n_heads * shape.head_dim} channels of attention; write head_dim: {fitting} "
+                f"for a {COMPRESSION}th, as published"
+            )
         if self.mor_sharing == "middle_cycle" and shape.n_layers < 3:
             raise ValueError(
                 f"hydra.mor_sharing=middle_cycle repeats the layers between the first and the last: "

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from athanor.models.build import build_model
 from athanor.models.counts import parameter_counts
 from athanor.models.families.hydra.sizes import SIZES
+from athanor.models.model_recipe import ModelRecipe
 
 
 def random_ids(rows, length, seed=0):
@@ -136,14 +137,25 @@ def test_scales_make_groups_of_their_own(tiny_recipe):
     section = {
         "experts": 4,
         "moe_layers": 1,
-        "lr_scale": {"expert": 0.5, "router": 2.0},
-        "decay_scale": {"embedding": 0},
+        "lr_scale": {"expert": 0.5, "router": 2.0, "embedding": 0.1},
+        "decay_scale": {"embedding": 0, "recursion": 3},
     }
     model = build_model(tiny_recipe("hydra", hydra=section))
     groups = model.parameter_groups(0.1)
     scales = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
     assert len(scales) == len(list(model.parameters()))
-    assert scales[id(model.embedding.weight)] == (1.0, 0.0)
+    assert scales[id(model.embedding.weight)] == (0.1, 0.0)
+    assert scales[id(model.blocks[0].mor.embedding.weight)] == (1.0, pytest.approx(0.3))
     assert scales[id(model.expert_layers[0].ffn.experts.up)] == (0.5, 0.1)
     assert scales[id(model.blocks[0].mod.router.weight)] == (2.0, 0.1)
     assert scales[id(model.blocks[0].layers[0].ffn.up.weight)] == (1.0, 0.1)
+
+
+def test_a_head_dim_that_is_not_given_is_refused_unless_it_compresses_as_published():
+    shape = {"family": "hydra", "vocab_size": 61, "n_layers": 3, "n_heads": 12, "n_kv_heads": 3, "d_ff": 64}
+    with pytest.raises(ValueError, match="write head_dim: 16 for a 4th, as published") as refused:
+        ModelRecipe.model_validate({**shape, "d_model": 768})
+    assert "\n" not in refused.value.errors()[0]["msg"]
+    for given in ({"d_model": 768, "head_dim": 64}, {"d_model": 12 * 64 * 4}):
+        recipe = ModelRecipe.model_validate({**shape, **given})
+        assert ModelRecipe.model_validate(recipe.model_dump()) == recipe
