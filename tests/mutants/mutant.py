@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`old` stands once in `file` and becomes `new`; at least one test of `tests` must then fail."""
+    """`old` stands once in `file` and becomes `new`; one of `tests`, each a file or `file::test`, must then fail."""
 
     file: str
     old: str
@@ -23,3 +24,9 @@ class Mutant:
         if (count := text.count(self.old)) != 1:
             raise ValueError(f"{self.file} holds {self.old!r} {count} times, not once: {self.mechanism}")
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+
+
+def every_mutant() -> list[Mutant]:
+    """The `MUTANTS` of every `of_*.py` beside this file, which must be importable by its bare name."""
+    names = sorted(path.stem for path in Path(__file__).parent.glob("of_*.py"))
+    return [mutant for name in names for mutant in importlib.import_module(name).MUTANTS]

@@ -16,15 +16,12 @@ import time
 from pathlib import Path
 
 import hypothesis  # noqa: F401
-import of_kernels
-import of_models
 import pytest
 import torch
-from mutant import Mutant
+from mutant import Mutant, every_mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("flows", "tasks", "reports", "models", "kernels", "data", "core")
-MUTANTS: list[Mutant] = [*of_kernels.MUTANTS, *of_models.MUTANTS]
 _LIMIT_S = 300  # a mutant that runs for ever is noticed
 
 
@@ -73,7 +70,7 @@ def survives(folder: Path, mutant: Mutant) -> bool:
 
 def main(words: list[str]) -> int:
     """Runs the mutants whose file and mechanism hold all the words; returns the exit code."""
-    chosen = [mutant for mutant in MUTANTS if all(word in f"{mutant.file} {mutant.mechanism}" for word in words)]
+    chosen = [mutant for mutant in every_mutant() if all(word in f"{mutant.file} {mutant.mechanism}" for word in words)]
     survivors, started = [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
