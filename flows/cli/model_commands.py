@@ -91,7 +91,8 @@ def twin(
     """Print the control of a preset: the same run with a vanilla model (GQA + SwiGLU) of equal cost.
 
     Save it as a .yaml file and `athanor run` it; the two reports then differ in the architecture alone. The twin keeps
-    width, depth, heads and vocabulary; its d_ff is solved for.
+    width, depth, heads and vocabulary where that gives a model one would train (heads of 64 to 128, d_ff of 2.5 to 4
+    widths), and only its d_ff is solved for; otherwise width and depth are scaled as well.
     """
     import yaml
 
@@ -103,12 +104,14 @@ def twin(
     vocab_size = whole.model.vocab_size or whole.tokenizer.vocab_size
     recipe = whole.model.model_copy(update={"vocab_size": vocab_size})
     found = vanilla_twin(recipe, match.value, whole.pretrain.seq_len_tokens)
+    shape = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff")
+    changed = [name for name in shape if getattr(found, name) != getattr(whole.model, name) or name == "d_ff"]
     sections = {name: None for name in FAMILIES if getattr(whole.model, name, None) is not None}
     fields = {
         "extends": preset,
         "name": f"{whole.name}-vanilla",
         "description": f"The control of {whole.name} - vanilla with equal {match.value}",
-        "model": {"family": "vanilla", "d_ff": found.d_ff, **sections},
+        "model": {"family": "vanilla", **{name: getattr(found, name) for name in changed}, **sections},
     }
     print(yaml.safe_dump(fields, sort_keys=False), end="")
 

@@ -1,8 +1,9 @@
 """Presets: one YAML file describes a whole lifecycle; `--set key=value` changes it; mistakes are one line.
 
-A preset may say `extends: OTHER` and then only what differs. Null removes what the base says, or a section that may be
-missing (`interpret: null`), and naming an origin of a source or tokenizer (`builtin`, `path`, `hub`) replaces the
-base's origin. Where all the `data.sources` of its file are new ones, they take the place of the base's and its mixture.
+A preset may say `extends: OTHER` (a name, or a file beside it) and then only what differs. Null removes what the base
+says, or a section that may be missing (`interpret: null`), and naming an origin of a source or tokenizer (`builtin`,
+`path`, `hub`) replaces the base's origin. Where all the `data.sources` of its file are new ones, they take the place of
+the base's and its mixture.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ FOLDER = Path(__file__).parent
 SECTIONS = tuple(name for name, field in Preset.model_fields.items() if type(None) in get_args(field.annotation))
 
 
+SUFFIXES = (".yaml", ".yml")
 # What the YAML loader raises: its own errors, and Python's for a date such as 2001-99-99, the number 0x_, [[[[...
 NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
@@ -67,7 +69,7 @@ def reproducing_command(preset: Preset) -> str:
 
 def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
     path = Path(name_or_path)
-    if path.suffix not in (".yaml", ".yml"):
+    if path.suffix not in SUFFIXES:
         path = FOLDER / f"{name_or_path}.yaml"
         if not path.is_file() or "/" in name_or_path:
             near = difflib.get_close_matches(name_or_path, preset_names(), 1)
@@ -89,6 +91,8 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
         raise UserError(f"preset file {path} must hold keys such as 'extends: quickstart'; it holds {fields!r:.40}")
     base = fields.pop("extends", None)
     fields.setdefault("name", path.stem)
+    if base is not None and Path(str(base)).suffix in SUFFIXES:
+        base = path.parent / Path(str(base)).expanduser()
     return (
         fields
         if base is None

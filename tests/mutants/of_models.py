@@ -109,7 +109,11 @@ MUTANTS = [
         ("static_BFK = static_BFK + noise_BFK", "static_BFK = static_BFK + noise_BFK * tau", "noise is divided by tau"),
         ("static_BFK = static_BFK + noise_BFK", "static_BFK = static_BFK", "noise"),
         ("F.relu(pooled + self.reduce.bias)", "(pooled + self.reduce.bias)", "nonlinearity of the router"),
-        ("at_least_fp32(reduced_BTR).mean(1, keepdim=True)", "at_least_fp32(reduced_BTR)[:, -1:]", "mean over the whole row"),
+        (
+            "at_least_fp32(reduced_BTR).mean(1, keepdim=True)",
+            "at_least_fp32(reduced_BTR)[:, -1:]",
+            "mean over the whole row",
+        ),
     ),
     *_of(
         "families/polychromatic/model.py",

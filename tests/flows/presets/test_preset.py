@@ -53,6 +53,18 @@ def test_a_users_preset_extends_ours_and_null_removes(tmp_path):
     assert preset.model == load_preset("quickstart").model
 
 
+def test_a_file_is_extended_from_beside_the_file_that_says_so_wherever_one_works(tmp_path, monkeypatch):
+    (tmp_path / "presets").mkdir()
+    (tmp_path / "presets" / "base.yaml").write_text("extends: quickstart\npretrain: {steps: 77}\n", encoding="utf-8")
+    (tmp_path / "presets" / "mine.yaml").write_text("extends: base.yaml\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").write_text("extends: quickstart\npretrain: {steps: 88}\n", encoding="utf-8")
+    assert load_preset("presets/mine.yaml").pretrain.steps == 77
+    (tmp_path / "presets" / "base.yaml").unlink()
+    with pytest.raises(UserError, match=r"preset file presets/base.yaml: No such file"):
+        load_preset("presets/mine.yaml")
+
+
 def own(tmp_path, data: str) -> Preset:
     file = tmp_path / "mine.yaml"
     file.write_text(f"extends: quickstart\ndata: {data}\n", encoding="utf-8")
