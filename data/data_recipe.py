@@ -49,10 +49,7 @@ class SourceRecipe(Recipe):
         default=None, ge=1, description="Bytes of UTF-8 text after which reading stops; none reads it all"
     )
     held_out_fraction: float = Field(
-        default=0.02,
-        ge=0.0,
-        lt=0.5,
-        description="Share of the text kept out of training, in whole documents, to be evaluated on",
+        default=0.02, ge=0.0, lt=0.5, description="Share of the documents kept out of training, to be evaluated on"
     )
     max_reject_fraction: float = Field(
         default=0.01,

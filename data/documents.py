@@ -4,17 +4,19 @@
     rejects.jsonl                                        {"file", "line", "reason"} of what was left out
 
 Texts are streamed: memory holds one row group and one document, never the corpus. The result depends on
-the recipe and the source's bytes alone. What is held out is chosen when all texts are known, whole documents by their
-hash (data/hash_order.py); until then they wait in parts of their own, which are gone when the artifact is whole. Of a
-source that is one whole file (one textbook) and nothing else the last `held_out_fraction`, from a paragraph boundary
-on, is held out, and the facts say so; one single record is trained on. Generated word problems bring their split.
+the recipe and the source's bytes alone. Whether a text is held out is a property of the text (its hash
+against `held_out_fraction`), so adding files moves nothing between the splits and equal texts share one. Only the last
+document is placed by count, so that a small source has held-out text at all: if no other document was held
+out it is, whole if it is a record, while of a whole file (one textbook) only the last
+`held_out_fraction`, from a paragraph boundary on, is held out and the rest is trained on. A source of one single
+record keeps it for training. Generated word problems bring their split with them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +31,6 @@ from athanor.data.splits import SPLITS, Split
 
 ROW_GROUP_BYTES = 8 << 20  # of text, uncompressed
 PART_BYTES = 256 << 20
-_WAITING = "waiting"
 _HOPELESS_REJECTS = 1000  # all of the first so many were bad: the recipe is wrong, not the data
 _PROGRESS_DOCUMENTS = 500
 
@@ -45,9 +46,8 @@ class Document:
 def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Write a source's documents into the folder `out` and return the facts.
 
-    Facts: `documents` (all that are written; a divided one counts as two), `text_bytes` (theirs, UTF-8), `rejected`;
-    `held_out_documents`, `held_out_bytes`, `held_out_asked_bytes`, `held_out_copies` (left out, for they are held out
-    already), `held_out_is_end`; `duplicate_documents` and `duplicate_bytes`, of those whose text came before.
+    Facts: `documents` (all; a divided last one counts as two), `held_out_documents`, `text_bytes` (UTF-8,
+    of all), `rejected`.
     Raises UserError when nothing usable is found, when more than `max_reject_fraction` of the records are
     bad (naming the first), and for every mistake the source finds.
     """
@@ -72,7 +72,12 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
         tally.judge()
         writer.finish()
     progress(tally.documents, tally.documents, "documents")
-    return {**writer.facts(), "rejected": tally.rejected}
+    return {
+        "documents": sum(writer.counts.values()),
+        "held_out_documents": writer.counts["held_out"],
+        "text_bytes": tally.text_bytes,
+        "rejected": tally.rejected,
+    }
 
 
 def check_first_records(recipe: SourceRecipe) -> None:
@@ -99,13 +104,9 @@ def check_first_records(recipe: SourceRecipe) -> None:
 
 def read_documents(folder: Path, split: Split) -> Iterator[Document]:
     """The documents of one split in the order they were written; none if the split is empty."""
-    return _read_parts(folder, split)
-
-
-def _read_parts(folder: Path, name: str) -> Iterator[Document]:
     from pyarrow import parquet
 
-    for part in sorted(folder.glob(f"{name}-*.parquet")):
+    for part in sorted(folder.glob(f"{split}-*.parquet")):
         with parquet.ParquetFile(part) as table:
             for batch in table.iter_batches(256, columns=["text", "ref"]):
                 for row in batch.to_pylist():
@@ -170,109 +171,71 @@ class _Tally:
 
 
 class _DocumentSplits:
-    """Sends documents to their split: at once where the source has fixed it, else when all are known."""
+    """Sends documents to their split. The last one waits, in case it must make up for an empty split."""
 
     def __init__(self, out: Path, held_out_fraction: float):
-        from athanor.data.hash_order import HashOrder
-
-        self._out, self._fraction = out, held_out_fraction
+        self._fraction = held_out_fraction
         self._parts: dict[Split, _PartWriter] = {s: _PartWriter(out, s) for s in SPLITS}
-        self._waiting, self._order = _PartWriter(out, _WAITING), HashOrder(out)
-        self._whole_files = True
-        self._facts: dict[str, Any] = {}
+        self._last: tuple[Raw, str] | None = None
 
     def __enter__(self) -> _DocumentSplits:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._order.__exit__(kind, error, at)
-        for part in (*self._parts.values(), self._waiting):
+        for part in self._parts.values():
             part.close()
 
-    def facts(self) -> dict[str, Any]:
-        """What was written and held out, as `write_documents` says; whole after `finish`."""
-        train, held_out = self._parts["train"], self._parts["held_out"]
-        return {
-            "documents": train.documents + held_out.documents,
-            "held_out_documents": held_out.documents,
-            "held_out_bytes": held_out.text_bytes,
-            "text_bytes": train.text_bytes + held_out.text_bytes,
-            **self._facts,
-        }
+    @property
+    def counts(self) -> dict[Split, int]:
+        """Documents written per split."""
+        return {split: part.documents for split, part in self._parts.items()}
 
     def add(self, raw: Raw, text: str) -> None:
-        if raw.split is not None:
-            self._parts[raw.split].write(text, raw.ref)
-            return
-        self._waiting.write(text, raw.ref)
-        self._order.add(text.encode())
-        self._whole_files &= isinstance(raw.content, str)
+        if self._last is not None:
+            previous, previous_text = self._last
+            self._parts[self._split(previous, previous_text)].write(previous_text, previous.ref)
+        self._last = raw, text
 
     def finish(self) -> None:
-        """Place what waits, and forget the waiting room."""
-        self._waiting.close()
-        choice = self._order.choose(self._fraction)
-        pieces = self._divided() if self._order.documents == 1 and self._whole_files and self._fraction else None
-        self._facts = {
-            "held_out_asked_bytes": choice.asked_bytes or math.ceil(self._fraction * self.facts()["text_bytes"]),
-            "held_out_copies": len(choice.copies),
-            "held_out_is_end": pieces is not None,
-            "duplicate_documents": choice.duplicate_documents,
-            "duplicate_bytes": choice.duplicate_bytes,
-        }
-        if pieces is not None:
-            ref, texts = pieces
-            for split, text in zip(SPLITS, texts, strict=True):
-                self._parts[split].write(text, ref)
-        else:
-            held_out, copies = _Ascending(choice.held_out), _Ascending(choice.copies)
-            for ordinal, document in enumerate(_read_parts(self._out, _WAITING)):
-                if ordinal in copies:
-                    continue
-                self._parts["held_out" if ordinal in held_out else "train"].write(document.text, document.ref)
-        for part in self._out.glob(f"{_WAITING}-*.parquet"):
-            part.unlink()
+        """Write the last document where the docstring of this module says."""
+        if self._last is None:
+            return
+        raw, text = self._last
+        for split, piece in self._place_last(raw, text).items():
+            self._parts[split].write(piece, raw.ref)
 
-    def _divided(self) -> tuple[str, tuple[str, str]] | None:
-        """The ref of the only document and its text in two; None where it has no place to cut."""
-        (document,) = _read_parts(self._out, _WAITING)
-        pieces = _cut(document.text, self._fraction)
-        return None if pieces is None else (document.ref, pieces)
+    def _split(self, raw: Raw, text: str) -> Split:
+        return raw.split or ("held_out" if _hash_share(text) < self._fraction else "train")
 
-
-class _Ascending:
-    """Membership in ascending ordinals, asked in ascending order."""
-
-    def __init__(self, ordinals: Iterable[int]):
-        self._rest = iter(ordinals)
-        self._next = next(self._rest, None)
-
-    def __contains__(self, ordinal: int) -> bool:
-        found = ordinal == self._next
-        if found:
-            self._next = next(self._rest, None)
-        return found
+    def _place_last(self, raw: Raw, text: str) -> dict[Split, str]:
+        chosen = self._split(raw, text)
+        if raw.split is not None or self._fraction == 0:
+            return {chosen: text}
+        if self.counts["train"] and (self.counts["held_out"] or chosen == "held_out"):
+            return {chosen: text}
+        pieces = _cut(text, self._fraction) if isinstance(raw.content, str) else None
+        if pieces and not self.counts["held_out"]:
+            return {"train": pieces[0], "held_out": pieces[1]}
+        return {"held_out" if self.counts["train"] else "train": text}
 
 
 class _PartWriter:
-    """Parquet parts of one name; row groups and parts end at fixed amounts of text."""
+    """Parquet parts of one split; row groups and parts end at fixed amounts of text."""
 
-    def __init__(self, out: Path, name: str):
-        self._out, self._name = out, name
+    def __init__(self, out: Path, split: Split):
+        self._out, self._split = out, split
         self._texts: list[str] = []
         self._refs: list[str] = []
         self._group_bytes = self._part_bytes = 0
         self._writer: Any = None
         self._next_part = 0
-        self.documents = self.text_bytes = 0
+        self.documents = 0
 
     def write(self, text: str, ref: str) -> None:
         self._texts.append(text)
         self._refs.append(ref)
-        text_bytes = len(text.encode())
         self.documents += 1
-        self.text_bytes += text_bytes
-        self._group_bytes += text_bytes
+        self._group_bytes += len(text.encode())
         if self._group_bytes >= ROW_GROUP_BYTES:
             self._flush()
         if self._part_bytes >= PART_BYTES:
@@ -293,12 +256,17 @@ class _PartWriter:
             return
         table = pyarrow.table({"text": self._texts, "ref": self._refs})
         if self._writer is None:
-            path = self._out / f"{self._name}-{self._next_part:05d}.parquet"
+            path = self._out / f"{self._split}-{self._next_part:05d}.parquet"
             self._writer = parquet.ParquetWriter(path, table.schema, compression="zstd")
             self._next_part += 1
         self._writer.write_table(table)
         self._part_bytes += self._group_bytes
         self._texts, self._refs, self._group_bytes = [], [], 0
+
+
+def _hash_share(text: str) -> float:
+    """The text's hash as a number in [0, 1)."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
 
 
 def _cut(text: str, fraction: float) -> tuple[str, str] | None:

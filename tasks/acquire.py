@@ -7,11 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from athanor.core.numbers import size
 from athanor.core.recipe import Recipe
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import check_first_records, write_documents
-from athanor.data.held_out import HeldOut
 from athanor.data.hub_access import Repository
 from athanor.data.sources.source import source_of
 from athanor.tasks.cost import Cost, passing_over
@@ -72,15 +70,7 @@ def cost(recipe: AcquireRecipe, preset: Preset) -> Cost:
 
 def build(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
-    facts = write_documents(recipe.source, run.out, run.progress)
-    title = source_of(recipe.source).title(recipe.source)
-    if duplicates := facts["duplicate_documents"]:
-        run.log(f"{title}: {duplicates:,} documents ({size(facts['duplicate_bytes'])}) repeat the text of others")
-    if (held_out := HeldOut.of(facts)) is not None:
-        run.log(f"{title}: {held_out}")
-        if held_out.problem is not None:
-            run.log(f"warning: {title}: {held_out.problem}")
-    return facts
+    return write_documents(recipe.source, run.out, run.progress)
 
 
 def _check(source: SourceRecipe) -> None:

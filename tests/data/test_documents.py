@@ -46,13 +46,7 @@ def test_documents_come_back_in_order_with_their_refs(rows, out):
     assert facts == {
         "documents": 2000,
         "held_out_documents": 0,
-        "held_out_bytes": 0,
         "text_bytes": sum(len(f"document {n}") for n in range(2000)),
-        "held_out_asked_bytes": 0,
-        "held_out_copies": 0,
-        "held_out_is_end": False,
-        "duplicate_documents": 0,
-        "duplicate_bytes": 0,
         "rejected": 0,
     }
     kept = list(read_documents(out, "train"))
@@ -60,21 +54,24 @@ def test_documents_come_back_in_order_with_their_refs(rows, out):
     assert sorted(path.name for path in out.iterdir()) == ["rejects.jsonl", "train-00000.parquet"]
 
 
-def test_whole_documents_are_held_out_until_the_bytes_asked_for_are_reached(rows, out):
+def test_every_document_is_in_exactly_one_split_near_the_asked_share(rows, out):
     facts = write_documents(SourceRecipe(path=rows, held_out_fraction=0.1), out)
     train, held_out = texts(out, "train"), texts(out, "held_out")
     assert sorted(train + held_out) == sorted(f"document {n}" for n in range(2000))
-    asked = -(-facts["text_bytes"] // 10)
-    assert facts["held_out_asked_bytes"] == asked <= facts["held_out_bytes"] < asked + len("document 1999")
-    assert facts["held_out_documents"] == len(held_out) and facts["held_out_bytes"] == sum(map(len, held_out))
-    assert not list(out.glob("waiting*"))
+    assert 140 < len(held_out) == facts["held_out_documents"] < 260
 
 
-def test_both_splits_keep_the_order_of_the_source(rows, out):
+def test_the_split_is_a_property_of_the_text_not_of_its_neighbours(tmp_path, rows, out):
     write_documents(SourceRecipe(path=rows, held_out_fraction=0.1), out)
-    for split in ("train", "held_out"):
-        numbers = [int(text.split()[1]) for text in texts(out, split)]
-        assert numbers == sorted(numbers)
+    reordered = [{"text": f"document {n}"} for n in reversed(range(-50, 2000))]
+    write_documents(SourceRecipe(path=jsonl(tmp_path / "b.jsonl", reordered), held_out_fraction=0.1), tmp_path / "b")
+    assert set(texts(out, "held_out")) <= set(texts(tmp_path / "b", "held_out"))
+
+
+def test_a_larger_share_only_adds_to_the_held_out_split(tmp_path, rows):
+    for name, fraction in (("a", 0.05), ("b", 0.2)):
+        write_documents(SourceRecipe(path=rows, held_out_fraction=fraction), tmp_path / name)
+    assert set(texts(tmp_path / "a", "held_out")) < set(texts(tmp_path / "b", "held_out"))
 
 
 def test_writing_twice_gives_the_same_bytes(tmp_path, rows):
@@ -123,23 +120,22 @@ def test_progress_is_reported_in_documents(rows, out):
     assert seen[0] == (500, None, "documents") and seen[-1] == (2000, 2000, "documents")
 
 
-# --- copies, and small sources ----------------------------------------------------------------------------------
+# --- small sources have held-out text ---------------------------------------------------------------------------
 
 
-def test_copies_are_counted_stay_on_one_side_and_are_held_out_once(tmp_path, out):
-    lines = [{"text": f"row {n % 100}"} for n in range(300)]
-    facts = write_documents(SourceRecipe(path=jsonl(tmp_path / "rows.jsonl", lines), held_out_fraction=0.1), out)
-    train, held_out = texts(out, "train"), texts(out, "held_out")
-    assert not set(train) & set(held_out) and len(held_out) == len(set(held_out))
-    assert (facts["duplicate_documents"], facts["held_out_copies"]) == (200, 2 * len(held_out))
-    assert facts["duplicate_bytes"] == 2 * sum(len(f"row {n}") for n in range(100))
-    assert len(train) == 3 * (100 - len(held_out)) and facts["documents"] == len(train) + len(held_out)
-    assert facts["text_bytes"] == sum(map(len, train + held_out))
+@pytest.mark.parametrize("count", [2, 3, 10])
+def test_few_records_hold_out_the_last_one_whole(tmp_path, out, count):
+    path = jsonl(tmp_path / "rows.jsonl", [{"text": f"row {n}\n\nmore"} for n in range(count)])
+    write_documents(SourceRecipe(path=path, held_out_fraction=1e-9), out)
+    assert texts(out, "held_out") == [f"row {count - 1}\n\nmore"]
+    assert len(texts(out, "train")) == count - 1
 
 
-def test_copies_of_one_record_are_trained_on(tmp_path, out):
-    facts = write_documents(SourceRecipe(path=jsonl(tmp_path / "rows.jsonl", [{"text": "one"}] * 5)), out)
-    assert texts(out, "train") == ["one"] * 5 and facts["duplicate_documents"] == 4
+def test_training_is_never_left_empty(tmp_path, out, monkeypatch):
+    monkeypatch.setattr(documents, "_hash_share", lambda text: 0.0)
+    path = jsonl(tmp_path / "rows.jsonl", [{"text": f"row {n}"} for n in range(4)])
+    write_documents(SourceRecipe(path=path), out)
+    assert (texts(out, "held_out"), texts(out, "train")) == (["row 0", "row 1", "row 2"], ["row 3"])
 
 
 def test_one_book_holds_out_its_last_paragraphs(tmp_path, out):
@@ -149,17 +145,17 @@ def test_one_book_holds_out_its_last_paragraphs(tmp_path, out):
     (train,), (held_out,) = texts(out, "train"), texts(out, "held_out")
     assert train + held_out == book
     assert held_out.startswith("Paragraph 190.") and 0.04 < len(held_out) / len(book) < 0.06
-    assert facts["held_out_documents"] == 1 and facts["text_bytes"] == len(book) and facts["held_out_is_end"]
+    assert facts["held_out_documents"] == 1 and facts["text_bytes"] == len(book)
 
 
-def test_several_books_are_never_divided(tmp_path, out):
-    books = {f"{n}.md": "\n\n".join(f"{n} {m} text" for m in range(500)) for n in range(3)}
+def test_a_few_books_lose_only_the_end_of_the_last_to_the_held_out_split(tmp_path, out):
+    books = {name: "\n\n".join(f"{name} {n} text" for n in range(500)) for name in ("a.md", "b.md", "c.md")}
     (tmp_path / "books").mkdir()
     for name, book in books.items():
         (tmp_path / "books" / name).write_text(book)
-    facts = write_documents(SourceRecipe(path=str(tmp_path / "books")), out)
-    assert texts(out, "train") == list(books.values()) and texts(out, "held_out") == []
-    assert not facts["held_out_is_end"]
+    write_documents(SourceRecipe(path=str(tmp_path / "books"), held_out_fraction=1e-2), out)
+    train, (held_out,) = texts(out, "train"), texts(out, "held_out")
+    assert train[:2] == [books["a.md"], books["b.md"]] and train[2] + held_out == books["c.md"]
 
 
 def test_a_source_of_one_record_keeps_it_for_training(tmp_path, out):
