@@ -54,6 +54,10 @@ def test_exactly_the_assistant_text_its_end_and_the_final_eos_are_learned(tokeni
     assert learned_text(tokenizer, ids, mask) == "357<|im_end|>\n"
 
 
+def test_an_answer_ends_with_its_end_tag(tokenizer):
+    assert answer_ends(tokenizer) == (("<|im_end|>",), (tokenizer.token_id("<|im_end|>"),))
+
+
 def test_tags_are_single_ids(tokenizer):
     ids, _ = encode_conversation(TALK, tokenizer)
     assert ids.count(tokenizer.token_id("<|im_start|>")) == ids.count(tokenizer.token_id("<|im_end|>")) == 5

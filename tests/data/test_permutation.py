@@ -40,6 +40,14 @@ def test_permute_differs_by_key_and_takes_one_key_per_index():
     assert agreeing < 12
 
 
+def test_no_part_of_an_index_is_kept():
+    n = 10_000  # permuted as 100 x 100
+    image = permute(np.arange(n), n, 11)
+    for part in (image // 100 == np.arange(n) // 100, image % 100 == np.arange(n) % 100):
+        assert part.sum() < 200
+    assert np.unique(np.diff(image)).size > 5_000
+
+
 def test_permute_refuses_an_index_outside_the_range():
     for index in (-1, 5):
         with pytest.raises(IndexError):

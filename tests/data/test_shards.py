@@ -145,6 +145,10 @@ def test_a_document_longer_than_a_shard_stays_whole(write_documents_dir, tokeniz
     manifest = json.loads((tmp_path / "out" / "train" / "shards.json").read_text())
     assert [s["documents"] for s in manifest["shards"]] == [1, 1, 2]
     assert manifest["shards"][1]["tokens"] > 100
+    first = write_documents_dir("long first", [make_text(2, 900), make_text(3, 5)])
+    write_shards(first, tokenizer_dir, "long first", tmp_path / "first", shard_tokens=100)
+    manifest = json.loads((tmp_path / "first" / "train" / "shards.json").read_text())
+    assert [s["documents"] for s in manifest["shards"]] == [1, 1]
 
 
 def test_spans_across_shards_read_like_one_stream(documents_dir, tokenizer_dir, tmp_path):

@@ -150,6 +150,16 @@ def test_dropout_and_added_tokens_of_a_foreign_file_are_switched_off_and_said(to
     assert shipped.encode(text).ids == want.encode(text)
 
 
+def test_an_added_token_stands_for_the_bytes_of_its_text(tokenizer_dir, tmp_path):
+    spec = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
+    arrow = spec["added_tokens"][0] | {"id": len(spec["model"]["vocab"]), "content": "→", "special": False}
+    spec["added_tokens"].append(arrow)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(spec), encoding="utf-8")
+    build_tokenizer(TokenizerRecipe(path=str(tmp_path)), iter(()), tmp_path / "out")
+    tokenizer = load_tokenizer(tmp_path / "out")
+    assert tokenizer.encode("a→")[-1] == arrow["id"] and tokenizer.token_bytes_V[arrow["id"]] == 3
+
+
 def test_proof_counts_bytes_decodes_and_says_what_nfc_replaced(tokenizer_dir, tmp_path):
     spec = json.loads((tokenizer_dir / "tokenizer.json").read_text(encoding="utf-8"))
     spec["normalizer"] = {"type": "NFC"}
