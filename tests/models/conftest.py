@@ -74,6 +74,13 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
         },
     },
 }
+for mode, changes in {
+    "huginn draws": {"draws_per_step": 3},
+    "huginn ffn noise": {"injection": "ffn", "test_time_noise": 0.3},
+    "huginn gate": {"injection": "gate", "test_time_noise": 0.5, "test_time_noise_type": "chi"},
+    "huginn none": {"injection": "none", "sampling": "poisson-fill", "backprop_depth": 3},
+}.items():
+    MODES[mode] = {"family": "huginn", "n_layers": 4, "huginn": {**HUGINN, **changes}}
 for family in FAMILIES.records():  # one that nothing is said of here is as small as it says itself
     MODES.setdefault(family.name, {"family": family.name, family.name: family.laptop})
 

@@ -109,11 +109,7 @@ MUTANTS = [
         ("static_BFK = static_BFK + noise_BFK", "static_BFK = static_BFK + noise_BFK * tau", "noise is divided by tau"),
         ("static_BFK = static_BFK + noise_BFK", "static_BFK = static_BFK", "noise"),
         ("F.relu(pooled + self.reduce.bias)", "(pooled + self.reduce.bias)", "nonlinearity of the router"),
-        (
-            "at_least_fp32(reduced_BTR).mean(1, keepdim=True)",
-            "at_least_fp32(reduced_BTR)[:, -1:]",
-            "mean over the whole row",
-        ),
+        ("at_least_fp32(reduced_BTR).mean(1, keepdim=True)", "at_least_fp32(reduced_BTR)[:, -1:]", "mean over all"),
     ),
     *_of(
         "families/polychromatic/model.py",
@@ -174,7 +170,7 @@ MUTANTS = [
             "norms of a sandwich's inputs",
         ),
         ("torch.cat((s_BTD, e_BTD), dim=-1)", "torch.cat((e_BTD, s_BTD), dim=-1)", "the state comes first"),
-        ("x_BTD = s_BTD + e_BTD if", "x_BTD = s_BTD * e_BTD if", "injection by a sum"),
+        ("else s_BTD + e_BTD", "else s_BTD - e_BTD", "injection by a sum"),
         (
             "self._eval_steps, self.section.backprop_depth)",
             "self._eval_steps + 1, self.section.backprop_depth)",
@@ -186,19 +182,28 @@ MUTANTS = [
             "eval_recurrence",
         ),
         (
-            "with torch.no_grad():\n            for _ in range(recurrence.without_grad)",
-            "with torch.enable_grad():\n            for _ in range(recurrence.without_grad)",
+            "torch.is_grad_enabled() and step >= recurrence.without_grad",
+            "torch.is_grad_enabled()",
             "the first iterations carry no gradient",
         ),
-        ("for _ in range(recurrence.with_grad)", "for _ in range(recurrence.with_grad - 1)", "number of iterations"),
+        ("for step in range(recurrence.steps)", "for step in range(recurrence.steps - 1)", "number of iterations"),
         ("math.sqrt(self.recipe.d_model) if", "1.0 if", "scale of the embedding"),
-        ("std = self.init_std * self.embedding_scale", "std = self.init_std", "spread of the initial state"),
+        ("return self.init_std * self.embedding_scale", "return self.init_std", "spread of the initial state"),
         (
-            "keys_at(row_key_B[:, None], position_BT)",
-            "keys_at(row_key_B[:, None], position_BT * 0)",
+            "keys_at(context.row_key_B[:, None], column_1T)",
+            "keys_at(context.row_key_B[:, None], column_1T * 0)",
             "noise of each position",
         ),
-        ("if row_key_B is None or not self.training", "if row_key_B is None", "one noise for all rows in serving"),
+        (
+            "keys_at(context.row_key_B[:, None], column_1T)",
+            "keys_at(context.row_key_B[:, None], context.position_BT)",
+            "noise of each document in training",
+        ),
+        (
+            "if context.row_key_B is None or not self.training",
+            "if context.row_key_B is None",
+            "one noise for all rows in serving",
+        ),
         ("x_BTD = self.final_norm(s_BTD)", "x_BTD = s_BTD", "norm before the coda"),
         ("super().head_weight if self.head is None", "super().head_weight if True", "an untied head"),
         (

@@ -34,7 +34,10 @@ from athanor.models.families.huginn.model import Huginn
 def adaptively(
     model: Huginn, exit: ExitRule | None = None, *, lookup: str = "latest", continuous: bool = False
 ) -> Iterator[None]:
-    """Within: caches made by `model.new_cache` decode like that. UserError for a look-up that does not exist."""
+    """Within: caches made by `model.new_cache` decode like that. UserError for a look-up that does not exist, and for
+    `continuous` where the first state is all the core knows of a token."""
+    if continuous and model.section.injection == "none":
+        raise UserError("a continuous chain of thought needs a core that reads its tokens: huginn.injection is none")
     policy = DepthPolicy(exit, lookup, continuous)
     policy.new_cache(len(model.core.blocks))
     before, model.depth_policy = model.depth_policy, policy

@@ -4,17 +4,20 @@ Every iteration of every position has keys and values of its own. A position tha
 later one takes has none of the later steps; and a cache may keep fewer slots than steps. The look-up says what
 happens, with C layers in the core and i = C * step + layer:
 
-    full             slot i; positions that stopped before are not seen at all
+    full             slot i; positions that stopped before are not seen at all (`skip` is the same)
     latest           slot i; a position that stopped before shows its last step (`available` is the same: a
                      position's slots have no gaps)
+    randomized       slot i; where a position of the document stopped before, every one of them shows some step that it
+                     took up to now, by chance: a control, of what looking at the right step is worth
     always-last      one slot a layer: every past position shows its last step, also if it went deeper than this one
     compress-sN      slot i mod N: the last N / C steps of a position, N a multiple of C
     compress-rN      slot i // N: N consecutive layer-steps share one, the last of them wins
     compress-anchor  the first 8 steps have their slots, all later ones share one
 
 Slots that several steps share hold what a position's *last* such step left. So that decoding does not depend on how
-the tokens come in pieces, positions are then decoded one after the other; with `full` and `latest` all positions
-of a piece go through a step together.
+the tokens come in pieces, positions are then decoded one after the other, and so are they with `randomized`, where
+each draws for itself: by the step, the layer and both positions within the document. With `full` and `latest` all
+positions of a piece go through a step together.
 """
 
 from __future__ import annotations
@@ -28,14 +31,16 @@ from torch import Tensor
 
 from athanor.core.errors import UserError
 from athanor.kernels.attention import Visible
+from athanor.kernels.noise import keys_at, uniform
 from athanor.kernels.packed_row import PackedRow
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.cache import RewindablePast
 from athanor.models.families.huginn.exit_criteria import ExitRule
+from athanor.models.families.huginn.iteration import Piece
 
 _ANCHOR_STEPS = 8
 _SHARED = re.compile(r"compress-([sr])([1-9]\d*)")
-_NAMES = ("full", "latest", "available", "always-last", "compress-anchor")
+_NAMES = ("full", "skip", "latest", "available", "randomized", "always-last", "compress-anchor")
 
 
 @dataclass(frozen=True)
@@ -57,9 +62,15 @@ class Lookup:
             )
 
     @property
-    def one_slot_per_step(self) -> bool:
-        """Whether no two steps ever share a slot."""
-        return self.name in ("full", "latest", "available")
+    def together(self) -> bool:
+        """Whether positions of a piece see the same of one another that they would one after the other: no two steps
+        share a slot, and nothing is drawn for one position."""
+        return self.name in ("full", "skip", "latest", "available")
+
+    @property
+    def hides(self) -> bool:
+        """Whether positions that stopped before a step are not seen at it."""
+        return self.name in ("full", "skip")
 
     def slot(self, step: int, layer: int) -> int:
         """Where a step of a layer keeps its keys and values."""
@@ -98,12 +109,12 @@ class CoreCache(RewindablePast):
     def together(self) -> bool:
         """Whether the positions of a piece can go through a step together: a later one must see no more of an
         earlier one than is there by then, and the coda's reading at a check is final only for those that stop."""
-        return self.lookup.one_slot_per_step and (self.exit is None or not self.exit.reads_logits)
+        return self.lookup.together and (self.exit is None or not self.exit.reads_logits)
 
     @property
     def masks(self) -> bool:
         """Whether its pieces need a mask, for what a position sees depends on its depth or is cut off at itself."""
-        return self.lookup.name == "full" or not self.together
+        return self.lookup.hides or not self.together
 
     def enter(self, step: int, start: int, active_BT: Tensor) -> None:
         """Positions start .. start+T-1 begin a step (counted from 0), those where `active_BT` is True."""
@@ -115,14 +126,30 @@ class CoreCache(RewindablePast):
         self.depth_BS = torch.cat((past_BS, torch.where(active_BT, step + 1, now_BT)), dim=1)
 
     def remember(
-        self, step: int, start: int, active_BT: Tensor | None, layer: int, k: Tensor, v: Tensor
+        self, step: int, piece: Piece, active_BT: Tensor | None, layer: int, k: Tensor, v: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Store keys and values of positions start .. start+T-1; returns those this step and layer look at.
+        """Store keys and values of a piece's positions; returns those this step and layer look at.
 
         A position that never wrote the slot has there what it shows instead: a copy of its step before.
         """
-        past = self._filled(step, layer, start if active_BT is None else start + k.shape[1])
-        return store(past, start, active_BT, k, v)
+        past = self._filled(step, layer, piece.start if active_BT is None else piece.start + piece.length)
+        seen = store(past, piece.start, active_BT, k, v)
+        return self._shuffled(step, layer, piece, *seen) if self.lookup.name == "randomized" and step > 0 else seen
+
+    def _shuffled(self, step: int, layer: int, piece: Piece, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """What the one position of a piece sees at a step before which positions of its document may have stopped."""
+        assert self.depth_BS is not None
+        length, index_S = k.shape[1], torch.arange(k.shape[1], device=k.device)
+        position_BS = index_S - (piece.start - piece.position_BT)
+        taken_BS = self.depth_BS[:, :length].clamp(max=step + 1)
+        stopped_B1 = ((taken_BS <= step) & (position_BS >= 0)).any(1, keepdim=True)
+        pair_BS = keys_at(keys_at(position_BS.new_zeros(1, 1), piece.position_BT), position_BS).expand_as(taken_BS)
+        chance_BS = uniform(pair_BS.flatten(), self.lookup.slot(step, layer), 1).view_as(pair_BS)
+        shown_BS = torch.where(stopped_B1, (chance_BS * taken_BS).long(), step)
+        steps = (self.slots[self.lookup.slot(past, layer)].held(0, length) for past in range(step + 1))
+        row_B1 = torch.arange(len(k), device=k.device)[:, None]
+        shown_k, shown_v = (torch.stack(of_steps)[shown_BS, row_B1, index_S] for of_steps in zip(*steps, strict=True))
+        return shown_k, shown_v
 
     def _filled(self, step: int, layer: int, length: int) -> KeyValues:
         """A slot, with something of each of the first positions, except at the first step."""
@@ -133,7 +160,7 @@ class CoreCache(RewindablePast):
 
     def visible(self, visible: Visible, step: int, start: int, length: int) -> Visible:
         """What of `visible`, where it is needed a mask, is left at a step that has been entered."""
-        if isinstance(visible, PackedRow) or self.lookup.name != "full" or self.depth_BS is None:
+        if isinstance(visible, PackedRow) or not self.lookup.hides or self.depth_BS is None:
             return visible
         key_S = torch.arange(start + length, device=self.depth_BS.device)
         query_T1 = key_S[start:, None]

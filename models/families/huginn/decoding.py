@@ -66,8 +66,8 @@ def _decode_piece(
         done = step + 1
         core.enter(step, piece.start, running_BT)
         seen = replace(piece, visible=core.visible(piece.visible, step, piece.start, piece.length))
-        remember = partial(core.remember, step, piece.start, None if watch is None else running_BT)
-        s_BTD = torch.where(running_BT[:, :, None], model.core(s_BTD, e_BTD, seen, remember), s_BTD)
+        remember = partial(core.remember, step, piece, None if watch is None else running_BT)
+        s_BTD = torch.where(running_BT[:, :, None], model.iterate(s_BTD, e_BTD, seen, step, remember), s_BTD)
         if watch is None or not watch.looks(done) or watch.next_check(done) >= steps:
             continue
         newest = s_BTD

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,13 +19,23 @@ class Piece:
 
     start: int
     length: int
+    position_BT: Tensor  # within the documents; one row may serve all
     rope: Tensor
     visible: Visible
 
     def of_rows(self, rows: int) -> Piece:
         """The same of the first rows alone."""
         visible = self.visible[:rows] if isinstance(self.visible, Tensor) else self.visible
-        return replace(self, rope=self.rope[:, :rows], visible=visible)
+        return replace(self, position_BT=self.position_BT[:rows], rope=self.rope[:, :rows], visible=visible)
+
+    def among(self, row_N: Tensor) -> Piece:
+        """The same of some rows."""
+        position_BT, rope, visible = self.position_BT, self.rope, self.visible
+        if isinstance(visible, Tensor) and len(visible) > 1:
+            visible = visible.index_select(0, row_N)
+        if len(position_BT) > 1:
+            position_BT, rope = position_BT.index_select(0, row_N), rope.index_select(1, row_N)
+        return replace(self, position_BT=position_BT, rope=rope, visible=visible)
 
     def columns(self) -> Iterator[tuple[slice, Piece]]:
         """Each position as a piece of its own."""
@@ -33,7 +43,8 @@ class Piece:
             visible = self.visible
             if isinstance(visible, Tensor):
                 visible = visible[:, :, t : t + 1, : self.start + t + 1]
-            yield slice(t, t + 1), Piece(self.start + t, 1, self.rope[:, :, t : t + 1], visible)
+            position_B1, rope = self.position_BT[:, t : t + 1], self.rope[:, :, t : t + 1]
+            yield slice(t, t + 1), Piece(self.start + t, 1, position_B1, rope, visible)
 
 
 class Recurrent(Protocol):
@@ -46,6 +57,15 @@ class Recurrent(Protocol):
 
     @property
     def recurrence(self) -> Recurrence: ...
+
+    def iterate(
+        self,
+        s_BTD: Tensor,
+        e_BTD: Tensor,
+        piece: Piece,
+        step: int,
+        remember: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor: ...
 
     def read(self, s_BTD: Tensor, piece: Piece, remember: Sequence[Remember] | None = None) -> Tensor: ...
 

@@ -54,11 +54,16 @@ SECTION_KEYS = {
 }
 
 
+NOISE_KEYS = ("test_time_noise", "test_time_noise_type")
+
+
 def _fields(state: State, config: Mapping[str, Any]) -> dict[str, Any]:
     vocab_size, d_model = state["transformer.wte.weight"].shape
     _, _, n_heads, head_dim = state["transformer.prelude.0.attn.qk_bias"].shape
     prelude, core, coda = (count_layers(state, f"transformer.{stack}.") for stack in STACKS)
     section = {ours: config[theirs] for theirs, ours in SECTION_KEYS.items() if theirs in config}
+    if config.get("test_time_noise"):  # theirs is 0 where ours is none
+        section |= {name: config[name] for name in NOISE_KEYS if name in config}
     return {
         "family": "huginn",
         "vocab_size": vocab_size,
@@ -104,6 +109,8 @@ def _write(path: Path, tensors: dict[str, Tensor], model: LanguageModel, _steps:
         "injection_type": "linear",
         "qk_bias": True,
         "tie_embeddings": True,
+        "test_time_noise": section.test_time_noise or 0,
+        "test_time_noise_type": section.test_time_noise_type or "fixed",
         **{theirs: getattr(recipe, ours) for theirs, ours in RECIPE_KEYS.items()},
         **{theirs: getattr(section, ours) for theirs, ours in SECTION_KEYS.items()},
     }

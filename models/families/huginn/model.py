@@ -6,10 +6,12 @@
 
 A sandwich block norms the *sum* x + branch(norm(x)), so the state that enters the next iteration is normalised.
 In training r is drawn once per optimizer step (models/families/huginn/recurrence.py): the published code draws it for
-every micro-batch, which would let the micro-batch size change the numbers. Only the last iterations carry gradient.
+every micro-batch, which would let the micro-batch size change the numbers. Several draws (`draws_per_step`) are shared
+out by the rows' keys, whatever rows are computed together. Only the last iterations carry gradient.
 Where both grow in a curriculum, a persistent buffer counts its steps, so that resuming and fine-tuning go on with it.
-The initial state is a function of (row key, or a fixed key outside training; position within the document; channel), so
-a token computes the same alone, batched, packed, padded or cached. While decoding, the core may stop at every position
+The initial state is a function of (row key, position in the row, channel) in training, so that documents packed into
+one row have noise of their own, and of (a fixed key, position within the document, channel) outside it, so that a token
+computes the same alone, batched, packed, padded or cached. While decoding, the core may stop at every position
 by itself (models/families/huginn/decoding.py). Source: Geiping et al. 2025 and recurrent-pretraining.
 """
 
@@ -19,6 +21,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -37,7 +40,8 @@ from athanor.models.families.huginn.iteration import Piece
 from athanor.models.families.huginn.packed_swiglu import PackedSwiGLU
 from athanor.models.families.huginn.probes import RecurrenceProbe
 from athanor.models.families.huginn.recipe import HuginnRecipe
-from athanor.models.families.huginn.recurrence import Recurrence, draw_recurrence, fixed_recurrence, mean_recurrence
+from athanor.models.families.huginn.recurrence import Recurrence, draw_recurrences, fixed_recurrence, mean_recurrence
+from athanor.models.families.huginn.state_noise import disturbed, noise_share
 from athanor.models.maps import AttentionShare, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
@@ -76,7 +80,11 @@ class Core(nn.Module):
     def __init__(self, recipe: ModelRecipe, section: HuginnRecipe):
         super().__init__()
         width, layers = recipe.d_model, recipe.n_layers - section.prelude_layers - section.coda_layers
-        self.adapter = nn.Linear(2 * width, width, bias=False) if section.injection == "linear" else None
+        self.injection, self.adapter = section.injection, None
+        if section.injection == "linear":
+            self.adapter = nn.Linear(2 * width, width, bias=False)
+        elif section.injection == "ffn":
+            self.adapter = PackedSwiGLU(width, recipe.d_ff, 2 * width)
         self.blocks = _blocks(recipe, section, layers)
 
     def forward(
@@ -87,15 +95,23 @@ class Core(nn.Module):
         remember: Callable[..., tuple[Tensor, Tensor]] | None = None,
     ) -> Tensor:
         """The next state; `remember(layer, k, v)` as in BiasedAttention."""
-        x_BTD = s_BTD + e_BTD if self.adapter is None else self.adapter(torch.cat((s_BTD, e_BTD), dim=-1))
+        x_BTD = self.injected(s_BTD, e_BTD)
         for layer, block in enumerate(self.blocks):
             past = None if remember is None else partial(remember, layer)
             x_BTD = block(x_BTD, piece.rope, piece.visible, past)
         return x_BTD
 
+    def injected(self, s_BTD: Tensor, e_BTD: Tensor) -> Tensor:
+        """What the first block gets of the state and the embedding."""
+        if self.adapter is not None:
+            return self.adapter(torch.cat((s_BTD, e_BTD), dim=-1))
+        if self.injection == "none":
+            return s_BTD
+        return s_BTD * e_BTD if self.injection == "gate" else s_BTD + e_BTD
+
     def flops_per_token(self, context_tokens: float) -> float:
         """Forward matrix-product FLOPs of a token, one iteration."""
-        adapter = 0.0 if self.adapter is None else 2.0 * self.adapter.weight.numel()
+        adapter = 0.0 if self.adapter is None else 2.0 * sum(weight.numel() for weight in self.adapter.parameters())
         return adapter + sum(block.flops_per_token(context_tokens) for block in self.blocks)
 
 
@@ -111,7 +127,7 @@ class Huginn(LanguageModel):
         self.final_norm = RMSNorm(recipe.d_model, recipe.norm_eps, section.norm_gain)
         self.head = None if section.tied else nn.Linear(recipe.d_model, self.embedding.num_embeddings, bias=False)
         mean, depth = mean_recurrence(section)
-        self.drawn = fixed_recurrence(round(mean), round(depth))
+        self.drawn = (fixed_recurrence(round(mean), round(depth)),)
         self.depth_policy = DepthPolicy()
         if section.curriculum_steps:
             self.register_buffer("curriculum_step", torch.zeros((), dtype=torch.int64))
@@ -131,7 +147,7 @@ class Huginn(LanguageModel):
 
     def begin_step(self, step_key: int) -> None:
         step = int(self.get_buffer("curriculum_step")) if self.section.curriculum_steps else None
-        self.drawn = draw_recurrence(self.section, step_key, step)
+        self.drawn = draw_recurrences(self.section, step_key, step)
 
     def after_step(self, loss: float) -> None:
         if self.section.curriculum_steps:
@@ -143,13 +159,14 @@ class Huginn(LanguageModel):
             self.get_buffer("curriculum_step").zero_()
 
     @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        """Iterations of the next forward pass: of all rows, or of each draw's rows."""
+        return self.drawn if self.training and self._asked is None else (self.recurrence,)
+
+    @property
     def recurrence(self) -> Recurrence:
-        """Iterations of the next forward pass."""
-        if self._asked is not None:
-            return self._asked
-        if self.training:
-            return self.drawn
-        return fixed_recurrence(self._eval_steps, self.section.backprop_depth)
+        """Iterations of the next forward pass outside training, where all rows have the same."""
+        return self._asked or fixed_recurrence(self._eval_steps, self.section.backprop_depth)
 
     @property
     def _eval_steps(self) -> int:
@@ -180,35 +197,78 @@ class Huginn(LanguageModel):
         if past is not None and past[len(self.prelude)].masks and isinstance(visible, PackedRow):
             visible = visible_keys(context.doc_start_BT, context.offset, length, x_BTD.device)
         rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
-        piece = Piece(context.offset, length, rope, visible)
+        piece = Piece(context.offset, length, context.position_BT, rope, visible)
         e_BTD = x_BTD
         for layer, block in enumerate(self.prelude):
             e_BTD = block(e_BTD, piece.rope, piece.visible, None if past is None else past[layer].append)
-        s_BTD = self.initial_state(e_BTD, context.position_BT, context.row_key_B)
+        s_BTD = self.initial_state(e_BTD, context)
         if past is None:
-            return self.read(self._iterate(s_BTD, e_BTD, piece), piece)
+            return self.read(self._iterated(s_BTD, e_BTD, piece, context.row_key_B), piece)
         core, *coda = past[len(self.prelude) :]
         return decode(self, s_BTD, e_BTD, piece, context, core, coda)
 
-    def initial_state(self, e_BTD: Tensor, position_BT: Tensor, row_key_B: Tensor | None) -> Tensor:
-        """Truncated normal noise of the embedded tokens' shape, standard deviation that of their initial values."""
-        if row_key_B is None or not self.training:
-            row_key_B = position_BT.new_zeros(1)
-        key_BT = keys_at(row_key_B[:, None], position_BT)
+    def initial_state(self, e_BTD: Tensor, context: Context) -> Tensor:
+        """Truncated normal noise of the embedded tokens' shape, standard deviation that of their initial values; the
+        tokens themselves where the core reads them no other way."""
+        if self.section.injection == "none":
+            return e_BTD
+        if context.row_key_B is None or not self.training:
+            key_BT = keys_at(context.position_BT.new_zeros(1, 1), context.position_BT)
+        else:
+            column_1T = torch.arange(context.offset, context.offset + e_BTD.shape[1], device=e_BTD.device)[None]
+            key_BT = keys_at(context.row_key_B[:, None], column_1T)
         noise_ND = truncated_normal(key_BT.flatten(), _STATE_STREAM, e_BTD.shape[-1], _TRUNCATE_AT)
-        std = self.init_std * self.embedding_scale
-        return (noise_ND * std).view(*key_BT.shape, -1).to(e_BTD.dtype).expand_as(e_BTD)
+        return (noise_ND * self.state_std).view(*key_BT.shape, -1).to(e_BTD.dtype).expand_as(e_BTD)
 
-    def _iterate(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece) -> Tensor:
-        """The state after all iterations."""
-        recurrence = self.recurrence
-        with torch.no_grad():
-            for _ in range(recurrence.without_grad):
-                s_BTD = self.core(before_BTD := s_BTD, e_BTD, piece)
-        for _ in range(recurrence.with_grad):
-            s_BTD = self.core(before_BTD := s_BTD, e_BTD, piece)
+    @property
+    def state_std(self) -> float:
+        """Standard deviation of a first state, before it is truncated."""
+        return self.init_std * self.embedding_scale
+
+    def _iterated(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, row_key_B: Tensor | None) -> Tensor:
+        """The state after all iterations. Every draw of the step is run, on no rows too, so that all ranks and slices
+        run the core equally often, as sharded weights need it."""
+        recurrences = self.recurrences
+        if len(recurrences) == 1 or row_key_B is None:
+            before_BTD, s_BTD = self._run_core(s_BTD, e_BTD, piece, recurrences[0])
+        else:
+            draw_of_row = [int(draw) for draw in row_key_B % len(recurrences)]
+            parts = []
+            for draw, recurrence in enumerate(recurrences):
+                rows = [row for row, drawn in enumerate(draw_of_row) if drawn == draw]
+                row_N = torch.tensor(rows, dtype=torch.int64, device=s_BTD.device)
+                s_NTD, e_NTD = s_BTD.index_select(0, row_N), e_BTD.index_select(0, row_N)
+                parts.append(self._run_core(s_NTD, e_NTD, piece.among(row_N), recurrence))
+            by_draw = sorted(range(len(draw_of_row)), key=draw_of_row.__getitem__)
+            place_B = torch.tensor(by_draw, device=s_BTD.device).argsort()
+            before_BTD, s_BTD = (torch.cat(found).index_select(0, place_B) for found in zip(*parts, strict=True))
         self._latest = {"before": before_BTD.detach(), "state": s_BTD.detach()}
         return s_BTD
+
+    def _run_core(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, recurrence: Recurrence) -> tuple[Tensor, Tensor]:
+        """The states before and after the last iteration."""
+        before_BTD = s_BTD
+        for step in range(recurrence.steps):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and step >= recurrence.without_grad):
+                s_BTD = self.iterate(before_BTD := s_BTD, e_BTD, piece, step)
+        return before_BTD, s_BTD
+
+    def iterate(
+        self,
+        s_BTD: Tensor,
+        e_BTD: Tensor,
+        piece: Piece,
+        step: int,
+        remember: Callable[..., tuple[Tensor, Tensor]] | None = None,
+    ) -> Tensor:
+        """The state after one more iteration, before which there were `step`; `remember` as in Core."""
+        section = self.section
+        if section.test_time_noise is not None and not self.training:
+            largest = section.test_time_noise * self.state_std
+            kind = section.test_time_noise_type or "fixed"
+            share = noise_share(kind, largest, step, section.mean_recurrence)
+            s_BTD = self.core.blocks[-1].ffn_sum_norm(disturbed(s_BTD, piece.position_BT, step, share))
+        return self.core(s_BTD, e_BTD, piece, remember)
 
     def read(self, s_BTD: Tensor, piece: Piece, remember: Sequence[Remember] | None = None) -> Tensor:
         """What the coda makes of a state; the final norm, here before it, is used again after it."""
@@ -270,9 +330,13 @@ class Huginn(LanguageModel):
         return keys_values + 8.0 + 4.0 * self.recipe.d_model / context_tokens
 
     def diagnostics(self) -> dict[str, float]:
-        """The step's iterations; of the newest full pass, how far its last iteration moved the states, relative to
-        them, and the cosine between states of neighbouring positions (1: all tokens have collapsed into one)."""
-        found = {"recurrence": float(self.recurrence.steps), "recurrence_with_grad": float(self.recurrence.with_grad)}
+        """The step's iterations, a mean where there are several draws; of the newest full pass, how far its last
+        iteration moved the states, relative to them, and the cosine between states of neighbouring positions (1: all
+        tokens have collapsed into one)."""
+        found = {
+            "recurrence": fmean(one.steps for one in self.recurrences),
+            "recurrence_with_grad": fmean(one.with_grad for one in self.recurrences),
+        }
         if self._latest:
             state, before = (self._latest[name].float() for name in ("state", "before"))
             found["state_change"] = float(((state - before).norm(dim=-1) / state.norm(dim=-1)).mean())

@@ -8,6 +8,7 @@ exit is where a token would stop with all others at full depth.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -94,7 +95,8 @@ class RecurrenceProbe:
         changes, losses = [], []
         exits_CR = torch.zeros(len(exits), self._steps)
         for step in range(self._steps):
-            before_BTD, s_BTD = s_BTD, model.core(s_BTD, sample.e_BTD, sample.piece)
+            run = model.core if step == 0 else partial(model.iterate, step=step)  # the first was seen on its way in
+            before_BTD, s_BTD = s_BTD, run(s_BTD, sample.e_BTD, sample.piece)
             moved_BT = (s_BTD - before_BTD).float().norm(dim=-1) / s_BTD.float().norm(dim=-1)
             changes.append(moved_BT.flatten())
             logits_BTV = model.logits(model.final_norm(model.read(s_BTD, sample.piece))).float()

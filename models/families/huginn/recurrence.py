@@ -2,7 +2,8 @@
 
 n iterations without gradient, then k with it: truncated backpropagation, whose memory does not grow with depth.
 n and k of a training step are drawn from a generator seeded by the step's key alone, so every rank and every
-micro-batch of a step does the same work and a resumed run draws what the first would have drawn. With r the mean
+micro-batch of a step does the same work and a resumed run draws what the first would have drawn. With several draws a
+step, each row belongs to one by its key. With r the mean
 recurrence, kb the backpropagation depth, t = r - kb and L(m) = Poisson(exp(z)), z ~ N(ln m - s^2/2, s), s = 1/2:
 
     poisson-lognormal-filling   p ~ L(r) + 1;  k = min(kb, p),  n = p - k
@@ -29,9 +30,12 @@ from statistics import fmean
 import torch
 
 from athanor.core.errors import UserError
+from athanor.kernels.noise import hash_bits
 from athanor.models.families.huginn.recipe import HuginnRecipe
 
 _SIGMA = 0.5
+_DRAWS_STREAM = 0
+_MOST_KEY = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,13 @@ def draw_recurrence(recipe: HuginnRecipe, step_key: int, step: int | None = None
     if sampling == "poisson-bounded":
         without_grad = min(without_grad, max(0, 2 * rest - 1))
     return Recurrence(without_grad, with_grad)
+
+
+def draw_recurrences(recipe: HuginnRecipe, step_key: int, step: int | None = None) -> tuple[Recurrence, ...]:
+    """The `draws_per_step` recurrences of a training step; the first is that of a step with one."""
+    draws = recipe.draws_per_step or 1
+    others = hash_bits(torch.tensor([step_key]), _DRAWS_STREAM, draws - 1)[0] & _MOST_KEY
+    return tuple(draw_recurrence(recipe, key, step) for key in (step_key, *others.tolist()))
 
 
 def _grown(recipe: HuginnRecipe, step: int | None) -> tuple[int, int]:

@@ -43,11 +43,14 @@ def test_good_drafts_save_deep_passes_and_room_is_kept(deeper):
     assert sum(deep) == 4 * 3  # the prompt's first token, then 9 tokens a pass
 
 
-def test_speculation_refuses_what_cannot_be(model):
+def test_speculation_refuses_what_cannot_be(model, lively_model):
+    unread = lively_model("huginn none")
     for options, message in (({"lookahead": 0}, "lookahead=0"), ({"draft_steps": 0}, "1 step or more")):
         with pytest.raises(UserError, match=message):
             speculate(model, PROMPTS, **{"max_new_tokens": 4, "eos_id": NO_EOS, "draft_steps": 1, **options})
     with pytest.raises(UserError, match="exclude each other"), adaptively(model, continuous=True):
         speculate(model, PROMPTS, max_new_tokens=4, eos_id=NO_EOS, draft_steps=1)
+    with pytest.raises(UserError, match=r"huginn\.injection is none"), adaptively(unread, continuous=True):
+        pass
     with pytest.raises(ValueError, match="1 to 63"):
         speculate(model, [[]], max_new_tokens=4, eos_id=NO_EOS, draft_steps=1)

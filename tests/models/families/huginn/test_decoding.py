@@ -9,6 +9,7 @@ from athanor.core.errors import UserError
 from athanor.models.decoding.generate import generate
 from athanor.models.families.huginn.adaptive import adaptively, exit_steps
 from athanor.models.families.huginn.exit_criteria import CRITERIA, ExitRule
+from athanor.models.skeleton import Context
 
 IDS = torch.randint(1, 61, (3, 12), generator=torch.Generator().manual_seed(0))
 PROMPTS = [[5, 9, 2], [7], [3, 3, 8, 1, 40, 22]]
@@ -125,7 +126,8 @@ def test_continuous_thought_starts_a_token_from_the_state_before_it_unless_a_doc
     with adaptively(model, continuous=True):
         decoded(model, IDS[:, :6], [3, 1, 1, 1], doc_start)
     first = [starts[3 * piece] for piece in range(4)]
-    noise = model.initial_state(torch.zeros(3, 6, 24), torch.arange(6) - doc_start, None)
+    context = Context(0, torch.arange(6) - doc_start, doc_start, None, None, None)
+    noise = model.initial_state(torch.zeros(3, 6, 24), context)
     assert torch.equal(first[0], noise[:, :3])
     assert torch.equal(first[1], ends[2])
     assert torch.equal(first[2], noise[:, 4:5])

@@ -17,10 +17,28 @@ from definitions import (
     rope,
     silu,
     truncated_normal,
+    uniform,
 )
 
+from athanor.models.families.huginn.recurrence import draw_recurrence
 
-def logits_by_definition(model, without_grad, with_grad=0, key=0, w=None):
+
+def noise_share(section, t, std):
+    """Of the noise in iteration t = 1, 2, ..; as large as the first states' at `test_time_noise` = 1."""
+    n = section.test_time_noise * std
+    match section.test_time_noise_type:
+        case "geom":
+            return n / t
+        case "sqrt":
+            return n / math.sqrt(t)
+        case "line":
+            return max(n, (section.mean_recurrence - (t - 1)) / section.mean_recurrence)
+        case "chi":
+            return 2 * uniform(0, 1024 + t - 1, 1)[0] * n
+    return n
+
+
+def logits_by_definition(model, without_grad, with_grad=0, key=None, w=None):
     recipe, section, w = model.recipe, model.section, w or Weights(model)
     length, positions, width = len(IDS), positions_of(STARTS), model.recipe.d_model
     scale = math.sqrt(width) if section.init == "takase" else 1.0
@@ -42,6 +60,19 @@ def logits_by_definition(model, without_grad, with_grad=0, key=0, w=None):
         joined = w.linear(f"{name}.gate_up", x)
         return w.linear(f"{name}.down", silu(joined[:, : recipe.d_ff]) * joined[:, recipe.d_ff :])
 
+    def injected(s, e):
+        match section.injection:
+            case "linear":
+                return torch.cat((s, e), dim=1) @ w["core.adapter.weight"].T
+            case "ffn":
+                return ffn("core.adapter", torch.cat((s, e), dim=1))
+            case "add":
+                return s + e
+            case "gate":
+                return s * e
+            case "none":
+                return s
+
     def block(at, x):
         if section.block == "pre-norm":
             x = x + attended(f"{at}.attention", norm(f"{at}.attention_norm", x))
@@ -56,12 +87,20 @@ def logits_by_definition(model, without_grad, with_grad=0, key=0, w=None):
     for layer in range(section.prelude_layers):
         e = block(f"prelude.{layer}", e)
     std = math.sqrt(2 / (5 * width)) * scale
-    noise = [truncated_normal(key_at(key, position), 0, width, cut=3.0) for position in positions]
-    s = std * torch.tensor(noise, dtype=torch.float64)
+    # Outside training one noise for all documents; in training each its own, which its place in the row gives it.
+    keys = [key_at(0, position) for position in positions] if key is None else [key_at(key, i) for i in range(length)]
+    noise = [truncated_normal(one, 0, width, cut=3.0) for one in keys]
+    s = e if section.injection == "none" else std * torch.tensor(noise, dtype=torch.float64)
     for iteration in range(without_grad + with_grad):
-        if iteration == without_grad:
+        if 0 < iteration == without_grad:
             s = s.detach()
-        x = s + e if section.injection == "add" else torch.cat((s, e), dim=1) @ w["core.adapter.weight"].T
+        if section.test_time_noise and not model.training:
+            a = noise_share(section, iteration + 1, std)
+            z = [truncated_normal(key_at(0, position), 1024 + iteration, width, cut=math.inf) for position in positions]
+            last = recipe.n_layers - section.prelude_layers - section.coda_layers - 1
+            s = s * (1 - a) + a * torch.tensor(z, dtype=torch.float64)
+            s = s if section.block == "pre-norm" else norm(f"core.blocks.{last}.ffn_sum_norm", s)
+        x = injected(s, e)
         for layer in range(recipe.n_layers - section.prelude_layers - section.coda_layers):
             x = block(f"core.blocks.{layer}", x)
         s = x
@@ -97,7 +136,13 @@ def test_gradient_goes_through_the_last_iterations_alone(lively_model, own_mode,
     torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-5)
     (found * direction).sum().backward()
     (wanted * direction).sum().backward()
+    untaught = [name for name, parameter in model.named_parameters() if w[name].grad is None]
+    assert all(name.startswith("prelude") for name in untaught)  # which the core saw in an iteration without gradient
+    assert not untaught or model.section.injection == "none"
     for name, parameter in model.named_parameters():
+        if name in untaught:
+            assert parameter.grad is None
+            continue
         largest = float(w[name].grad.abs().max())
         torch.testing.assert_close(parameter.grad, w[name].grad, rtol=1e-4, atol=1e-5 * largest, msg=name)
 
@@ -105,4 +150,28 @@ def test_gradient_goes_through_the_last_iterations_alone(lively_model, own_mode,
 def test_a_training_step_iterates_as_often_as_its_key_drew(lively_model):
     model = lively_model("huginn").double().train()
     model.begin_step(123)
-    compared(model, logits_by_definition, model.drawn.without_grad, model.drawn.with_grad, 5, row_key=5)
+    (drawn,) = model.drawn
+    compared(model, logits_by_definition, drawn.without_grad, drawn.with_grad, 5, row_key=5)
+
+
+@pytest.mark.parametrize("kind", [None, "fixed", "geom", "sqrt", "line", "chi"])
+@pytest.mark.parametrize("block", ["sandwich", "pre-norm"])
+def test_noise_outside_training_is_the_definitions(lively_model, kind, block):
+    section = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 4, "backprop_depth": 1, "block": block}
+    section |= {"test_time_noise": 0.4, "test_time_noise_type": kind}
+    compared(lively_model("huginn", n_layers=4, huginn=section).double(), logits_by_definition, 4)
+
+
+def test_rows_iterate_as_often_as_the_draw_that_their_key_gives_them(lively_model):
+    model = lively_model("huginn draws").double().train()
+    model.begin_step(123)
+    assert len({(one.without_grad, one.with_grad) for one in model.drawn}) > 1
+    assert model.drawn[0] == draw_recurrence(model.section, 123)
+    for key in range(5, 9):
+        drawn = model.drawn[key % 3]
+        compared(model, logits_by_definition, drawn.without_grad, drawn.with_grad, key, row_key=key)
+    rows = torch.tensor([IDS] * 4), torch.tensor([STARTS] * 4)
+    for found, key in zip(model(*rows, torch.arange(5, 9)), range(5, 9), strict=True):
+        drawn = model.drawn[key % 3]
+        wanted = logits_by_definition(model, drawn.without_grad, drawn.with_grad, key)
+        torch.testing.assert_close(found, wanted, rtol=2e-5, atol=2e-5)

@@ -23,7 +23,7 @@ def test_a_curriculum_goes_on_where_a_checkpoint_left_it(deeper):
         found = []
         for key in keys:
             model.begin_step(key)
-            found.append(model.recurrence)
+            found += model.drawn
             model.after_step(1.0)
         return found
 
@@ -40,7 +40,7 @@ def test_a_step_draws_by_its_key_alone_and_leaves_the_global_generator_alone(mod
     found = []
     for key in [*range(40), *range(40), 2**63 - 1]:
         model.begin_step(key)
-        found.append(model.recurrence)
+        found += model.drawn
     assert found[:40] == found[40:80] and len(set(found)) > 3
     assert torch.equal(torch.get_rng_state(), state)
 
@@ -178,14 +178,14 @@ def test_initial_states_have_the_published_spread(lively_model):
     assert len(drawn.unique()) > 0.99 * drawn.numel()
 
 
-def test_initial_states_follow_row_keys_in_training_alone_and_positions_within_documents(model):
+def test_initial_states_follow_row_keys_and_documents_in_training_alone(model):
     doc_start = torch.tensor([[0] * 5 + [5] * 7] * 3)
     quiet = states(model, IDS, doc_start, KEYS)
     assert torch.equal(quiet, states(model, IDS, doc_start))
     assert torch.equal(quiet[0], quiet[1]) and torch.equal(quiet[:, :5], quiet[:, 5:10])
     model.train()
     drawn = states(model, IDS, doc_start, KEYS)
-    assert (drawn[0] != drawn[1]).all()
+    assert (drawn[0] != drawn[1]).all() and (drawn[:, :5] != drawn[:, 5:10]).all()
     assert torch.equal(drawn, states(model, IDS, doc_start, KEYS))
     assert torch.equal(drawn[1:2], states(model, IDS[1:2], doc_start[:1], KEYS[1:2]))
 
@@ -216,6 +216,14 @@ def test_flops_count_the_mean_recurrence_forward_and_the_backpropagated_steps_ba
     [
         ({"n_layers": 2}, "n_layers=2 leaves no recurrent core between huginn.prelude_layers=1"),
         ({"huginn": {"mean_recurrence": 2, "backprop_depth": 3}}, "backprop_depth=3 must not exceed mean_recurrence=2"),
+        ({"huginn": {"injection": "none"}}, "write backprop_depth=32, as mean_recurrence, and sampling=poisson-fill"),
+        (
+            {"huginn": {"injection": "none", "mean_recurrence": 2, "backprop_depth": 2}},
+            "injection=none teaches the prelude through all iterations or not at all",
+        ),
+        ({"huginn": {"test_time_noise_type": "geom"}}, "test_time_noise_type=geom needs test_time_noise"),
+        ({"huginn": {"test_time_noise": 1.5}}, "test_time_noise"),
+        ({"huginn": {"draws_per_step": 1}}, "draws_per_step"),
         ({"family": "vanilla"}, "section huginn belongs to family=huginn"),
     ],
 )
@@ -236,7 +244,7 @@ def test_diagnostics_tell_the_recurrence_and_a_collapse_of_the_states(model):
     assert set(model.diagnostics()) == {"recurrence", "recurrence_with_grad"}
     model(IDS, row_key_B=KEYS)
     found = model.diagnostics()
-    assert found["recurrence"] == model.recurrence.steps
+    assert found["recurrence"] == model.drawn[0].steps
     assert 0 < found["state_change"] < 3 and found["neighbour_cosine"] < 0.9
     model.core.blocks[-1].register_forward_hook(lambda _m, _a, out: torch.ones_like(out))
     model(IDS, row_key_B=KEYS)
