@@ -1,16 +1,19 @@
-"""Local files: whole texts (.txt .md .tex .py), JSON lines (.jsonl) and Parquet tables.
+"""Local files: whole texts (.txt .md .tex .py), JSON (.jsonl .ndjson .json), tables (.csv .tsv .parquet).
 
-A text file is one document, however long: where to cut a book is not ours to guess. Each line of a
-.jsonl and each row of a .parquet is a record. Text and .jsonl may be compressed (.gz, .zst). Files come in
-sorted order and lines in file order, so the same files always give the same documents.
+A text file is one document, however long: where to cut a book is not ours to guess; an empty one (__init__.py) is none.
+Each line of a .jsonl or .ndjson, each object of a .json's array, and each row of a table is a record. All but Parquet
+may be compressed (.gz .zst .bz2 .xz). Files come in sorted order and records in file order, so the same files always
+give the same documents. Folders that are links are entered, and nothing is read twice by another name.
 """
 
 from __future__ import annotations
 
 import codecs
+import csv
 import glob
 import io
 import json
+import lzma
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,8 +26,9 @@ from athanor.data.sources.records import Raw, Reject
 from athanor.data.sources.source import Identity, Source
 
 TEXT_SUFFIXES = (".txt", ".md", ".tex", ".py")
-RECORD_SUFFIXES = (".jsonl", ".parquet")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+LINE_SUFFIXES, TABLE_DELIMITERS = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
+RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_DELIMITERS, ".parquet")
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 MAX_DOCUMENT_BYTES = 1 << 30  # what one document may take in memory
 _ROWS_PER_BATCH = 256
 
@@ -32,8 +36,8 @@ _ROWS_PER_BATCH = 256
 def list_files(path: str, records_only: bool = False) -> list[tuple[str, Path]]:
     """Readable files under `path` (a file, a folder or a glob) as (name relative to it, path), sorted by name.
 
-    `records_only` leaves out whole texts, which hold no conversations. Hidden files and folders and links
-    to folders are passed over. Raises UserError when nothing is there or nothing of it can be read.
+    `records_only` leaves out whole texts, which hold no conversations. Hidden files and folders are passed over. Raises
+    UserError when nothing is there or nothing of it can be read.
     """
     allowed = RECORD_SUFFIXES if records_only else TEXT_SUFFIXES + RECORD_SUFFIXES
     root = Path(path).expanduser()
@@ -66,12 +70,20 @@ def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iter
         try:
             if _kind(path) == ".parquet":
                 yield from _read_parquet(name, path, fields)
-            elif _kind(path) == ".jsonl":
+            elif _kind(path) in LINE_SUFFIXES:
                 yield from _read_jsonl(name, path)
-            else:
+            elif _kind(path) == ".json":
+                yield from _read_json(name, path)
+            elif _kind(path) in TABLE_DELIMITERS:
+                yield from _read_table(name, path, fields)
+            elif path.stat().st_size:
                 yield _read_text(name, path)
-        except OSError as error:  # also what pyarrow raises for a compressed stream that breaks off
-            reason = str(error.strerror or error).splitlines()[0]
+        except (
+            OSError,
+            EOFError,
+            lzma.LZMAError,
+        ) as error:  # what streams that break off raise
+            reason = str(getattr(error, "strerror", None) or error).splitlines()[0]
             raise UserError(f"{path}: cannot be read to its end ({reason}); replace the file") from None
 
 
@@ -129,7 +141,7 @@ def _name(file: Path, root: Path) -> str:
 
 
 def _readable(suffixes: Sequence[str]) -> str:
-    return f"readable are {' '.join(suffixes)} (text and .jsonl also as .gz .zst)"
+    return f"readable are {' '.join(suffixes)} (all but .parquet also as {' '.join(COMPRESSIONS)})"
 
 
 def _kind(path: Path) -> str:
@@ -142,11 +154,18 @@ def _kind(path: Path) -> str:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
+    """The files below a folder that are not hidden; of those of one real path the first by name."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if (real := os.path.realpath(parent)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in sorted(names):
             file = Path(parent, name)
-            if not name.startswith(".") and file.is_file():
+            if not name.startswith(".") and file.is_file() and (real := os.path.realpath(file)) not in seen:
+                seen.add(real)
                 yield file
 
 
@@ -157,6 +176,8 @@ def _open(path: Path) -> BinaryIO:
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
         return path.open("rb")
+    if compression == "xz":
+        return io.BufferedReader(cast(Any, lzma.open(path)), 1 << 16)
     return io.BufferedReader(cast(Any, pyarrow.input_stream(str(path), compression=compression)), 1 << 16)
 
 
@@ -198,6 +219,52 @@ def _parse_line(name: str, number: int, line: bytes) -> Raw | Reject:
     if not isinstance(record, dict):
         return Reject(name, number, f"a JSON {type(record).__name__}, not an object")
     return Raw(record, name, number)
+
+
+def _read_json(name: str, path: Path) -> Iterator[Raw | Reject]:
+    """An array of records, or one record."""
+    with _open(path) as stream:
+        content = stream.read(MAX_DOCUMENT_BYTES + 1)
+    if len(content) > MAX_DOCUMENT_BYTES:
+        raise UserError(
+            f"{path}: a .json is read whole, and this is longer than {MAX_DOCUMENT_BYTES} bytes; use .jsonl"
+        )
+    try:
+        found = json.loads(content.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        yield Reject(name, None, f"not UTF-8 at byte {error.start}")
+    except json.JSONDecodeError as error:
+        more = "; one object a line is a .jsonl" if error.msg == "Extra data" else ""
+        raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}{more}") from None
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: not JSON: nested too deeply or a number too long") from None
+    else:
+        for number, record in enumerate(found if isinstance(found, list) else [found], start=1):
+            if isinstance(record, dict):
+                yield Raw(record, name, number)
+            else:
+                yield Reject(name, number, f"a JSON {type(record).__name__}, not an object")
+
+
+def _read_table(name: str, path: Path, fields: Sequence[str]) -> Iterator[Raw | Reject]:
+    """Rows below a line of column names."""
+    csv.field_size_limit(MAX_DOCUMENT_BYTES)
+    with _open(path) as stream:
+        lines = io.TextIOWrapper(stream, encoding="utf-8-sig", newline="")
+        rows = csv.DictReader(lines, delimiter=TABLE_DELIMITERS[_kind(path)], strict=True)
+        try:
+            columns = rows.fieldnames or ()
+            if missing := [field for field in fields if field not in columns]:
+                raise UserError(f"{path}: no column {missing[0]!r}; columns: {', '.join(columns) or 'none'}")
+            for number, row in enumerate(rows, start=1):
+                if None in row or None in row.values():
+                    yield Reject(name, number, f"a row of another length than the {len(columns)} columns")
+                else:
+                    yield Raw(row, name, number)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 near row {rows.line_num}: {error.reason}; convert the file") from None
+        except csv.Error as error:
+            raise UserError(f"{path}: not a sound table near line {rows.line_num}: {error}") from None
 
 
 def _read_parquet(name: str, path: Path, fields: Sequence[str]) -> Iterator[Raw | Reject]:

@@ -1,8 +1,10 @@
 """Local files: what is found, in which order, and that damage is named instead of swallowed."""
 
+import bz2
 import gzip
 import hashlib
 import json
+import lzma
 import os
 
 import pyarrow
@@ -20,6 +22,8 @@ COMPRESSORS = {
     "": lambda content: content,
     ".gz": lambda content: gzip.compress(content, mtime=0),
     ".zst": lambda content: zstandard.ZstdCompressor().compress(content),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
 }
 
 
@@ -66,7 +70,7 @@ def test_a_parquet_value_that_is_not_utf8_rejects_its_row_alone(tmp_path):
 
 
 def test_folder_is_searched_sorted_and_passes_over_hidden_and_other_files(tmp_path):
-    for name in ("b.txt", "a/z.md", "a/b.txt", ".git/c.txt", "a/.d.txt", "e.csv"):
+    for name in ("b.txt", "a/z.md", "a/b.txt", ".git/c.txt", "a/.d.txt", "e.pdf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
     assert [name for name, _ in list_files(str(tmp_path))] == ["a/b.txt", "a/z.md", "b.txt"]
@@ -100,14 +104,14 @@ def test_chat_sources_read_record_files_only(tmp_path):
     [
         ("missing.txt", "no such file or folder"),
         ("*.nothing", "the pattern matches no file"),
-        ("table.csv", r"suffix '\.csv' cannot be read; readable are"),
+        ("table.xls", r"suffix '\.xls' cannot be read; readable are"),
         ("x" * 5000, "no such file or folder"),
         ("rows.parquet.gz", "cannot be read"),
         ("only", "none of its 1 files can be read"),
     ],
 )
 def test_a_path_without_readable_files_is_a_one_line_error(tmp_path, name, message):
-    for made in ("table.csv", "rows.parquet.gz", "only/a.csv"):
+    for made in ("table.xls", "rows.parquet.gz", "only/a.xls"):
         (tmp_path / made).parent.mkdir(exist_ok=True)
         (tmp_path / made).write_text("text")
     with pytest.raises(UserError, match=message) as caught:
@@ -115,7 +119,7 @@ def test_a_path_without_readable_files_is_a_one_line_error(tmp_path, name, messa
     assert "\n" not in str(caught.value) and name in str(caught.value)
 
 
-@pytest.mark.parametrize("compression", [".gz", ".zst"])
+@pytest.mark.parametrize("compression", [".gz", ".zst", ".bz2", ".xz"])
 @pytest.mark.parametrize("damage", ["truncated", "garbage"])
 def test_a_damaged_archive_is_an_error_not_a_shorter_source(tmp_path, compression, damage):
     content = COMPRESSORS[compression](lines(*({"text": f"row {n} {n**9}"} for n in range(20_000))))
@@ -218,3 +222,63 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(files, "file_digests", refuse)
     with pytest.raises(UserError, match=r"a\.txt: cannot be read \(Permission denied\); correct its permissions"):
         identity(tmp_path)
+
+
+def test_linked_folders_are_entered_and_nothing_is_read_twice(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "b.txt").write_text("b", encoding="utf-8")
+    root = tmp_path / "root"
+    (root / "sub").mkdir(parents=True)
+    (root / "sub" / "a.txt").write_text("a", encoding="utf-8")
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "loop").symlink_to(root)
+    (root / "sub" / "again.txt").symlink_to(root / "sub" / "a.txt")
+    (root / "twin").symlink_to(root / "sub")
+    assert [name for name, _ in list_files(str(root))] == ["linked/b.txt", "sub/a.txt"]
+
+
+def test_an_empty_text_is_no_document_and_no_bad_record(tmp_path):
+    (tmp_path / "__init__.py").touch()
+    (tmp_path / "a.py").write_text("print()", encoding="utf-8")
+    assert [raw.content for raw in read_files(list_files(str(tmp_path)), ())] == ["print()"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("rows.json", '[{"text": "a, b"}, {"text": "c\\n"}]'),
+        ("rows.ndjson", '{"text": "a, b"}\n{"text": "c\\n"}\n'),
+        ("rows.csv", 'id,text\r\n1,"a, b"\r\n2,"c\n"\r\n'),
+        ("rows.tsv", 'text\tid\na, b\t1\n"c\n"\t2\n'),
+    ],
+)
+@pytest.mark.parametrize("compression", COMPRESSORS)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_what_people_have_is_read_as_records(tmp_path, name, content, compression, mark):
+    path = tmp_path / f"{name}{compression}"
+    path.write_bytes(COMPRESSORS[compression]((mark + content).encode()))
+    found = list(read_files([(path.name, path)], ("text",)))
+    assert [(raw.content["text"], raw.line) for raw in found] == [("a, b", 1), ("c\n", 2)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.json", '{"text": "a"}\n{"text": "b"}', "not JSON: Extra data at line 2; one object a line is a .jsonl"),
+        ("rows.json", "[" * 100_000, "not JSON: nested too deeply"),
+        ("rows.csv", "id,body\n1,a\n", "no column 'text'; columns: id, body"),
+        ("rows.csv", 'text\n"a', "not a sound table near line 2"),
+    ],
+)
+def test_what_is_none_of_these_is_one_line(tmp_path, name, content, message):
+    path = tmp_path / name
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=message):
+        list(read_files([(name, path)], ("text",)))
+
+
+def test_a_row_of_another_length_is_a_bad_record(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,id\na,1\nb\nc,3,4\n", encoding="utf-8")
+    found = list(read_files([("rows.csv", path)], ("text",)))
+    assert [isinstance(one, Reject) for one in found] == [False, True, True]
