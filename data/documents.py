@@ -3,14 +3,15 @@
     train-00000.parquet ... held_out-00000.parquet ...   columns text, ref ("train.jsonl:12")
     rejects.jsonl                                        {"file", "line", "reason"} of what was left out
 
-Texts are streamed: memory holds one row group and the beginning of the source (data/document_splits.py, which also says
-what is held out), never the corpus. The result depends on the recipe and the source's bytes alone.
+Texts are streamed: memory holds one row group and what data/document_splits.py keeps, which also says what is held out,
+never the corpus. The result depends on the recipe and the source's bytes alone.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -41,8 +42,9 @@ class Document:
 def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent) -> dict[str, Any]:
     """Write a source's documents into the folder `out` and return the facts.
 
-    Facts: `documents` (written; a divided one counts as two), `held_out_documents`, `text_bytes` (UTF-8, of all read),
-    `rejected`, `held_out_bytes`; where there are any, `held_out_copies` (of held-out texts, left out) and
+    Facts: `documents` (written; a divided one counts as two), `held_out_documents`, `text_bytes` (UTF-8, of all that is
+    written), `rejected`, `held_out_bytes`, `held_out_asked_bytes`; where there are any, `duplicate_documents` and
+    `duplicate_bytes` (whose text came before), `held_out_copies` (those of held-out texts, left out) and
     `held_out_end_of` (the file that was divided).
     Raises UserError when nothing usable is found, when more than `max_reject_fraction` of the records are
     bad (naming the first), and for every mistake the source finds.
@@ -51,9 +53,9 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
     tally = _Tally(recipe)
     with (
         _Parts(out) as parts,
+        closing(DocumentSplits(recipe.held_out_fraction, parts.write, out)) as splits,
         open(out / "rejects.jsonl", "w", encoding="utf-8") as rejects,
     ):
-        splits = DocumentSplits(recipe.held_out_fraction, parts.write)
         for item in _texts(recipe, source_of(recipe).read):
             if isinstance(item, Reject):
                 rejects.write(json.dumps({"file": item.file, "line": item.line, "reason": item.reason}) + "\n")
@@ -69,15 +71,20 @@ def write_documents(recipe: SourceRecipe, out: Path, progress: Progress = silent
         tally.judge()
         splits.finish()
     progress(tally.documents, tally.documents, "documents")
-    held_out: dict[str, Any] = {"held_out_bytes": splits.bytes["held_out"]}
-    held_out |= {"held_out_copies": splits.held_out_copies} if splits.held_out_copies else {}
-    held_out |= {"held_out_end_of": splits.divided} if splits.divided else {}
+    sometimes = {
+        "duplicate_documents": splits.duplicates,
+        "duplicate_bytes": splits.duplicate_bytes,
+        "held_out_copies": splits.held_out_copies,
+        "held_out_end_of": splits.divided,
+    }
     return {
         "documents": sum(splits.documents.values()),
         "held_out_documents": splits.documents["held_out"],
-        "text_bytes": tally.text_bytes,
+        "text_bytes": sum(splits.bytes.values()),
         "rejected": tally.rejected,
-        **held_out,
+        "held_out_bytes": splits.bytes["held_out"],
+        "held_out_asked_bytes": round(splits.asked_bytes),
+        **{name: value for name, value in sometimes.items() if value},
     }
 
 

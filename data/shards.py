@@ -260,6 +260,13 @@ class TokenShards:
         identity = {k: self.manifest[k] for k in ("tokenizer_fingerprint", "eos_id", "shards")}
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
+    @property
+    def target_tokens(self) -> int:
+        """Tokens that rows may ask to be predicted: of text all but each document's first, of chat those learned."""
+        if self.masked:
+            return int(self.mask(0, self.total_tokens).sum(dtype=np.int64))
+        return self.total_tokens - self.total_documents
+
     def tokens(self, start: int, stop: int) -> NDArray[np.uint32]:
         """Ids uint32 [stop - start] of the stream. Raises IndexError outside it, UserError for what is no id."""
         ids_T = _joined([self._ids[s][a:b] for s, a, b in self._parts(start, stop)], np.uint32)

@@ -87,15 +87,19 @@ def build(recipe: AcquireRecipe, run: StageRun) -> dict:
 
 
 def held_out_text(facts: Mapping[str, Any]) -> str:
-    """What a source's documents hold out, and whether that is enough to judge by."""
+    """What a source's documents hold out of what was asked for, and whether that is enough to judge by."""
     documents, held_out_bytes = facts["held_out_documents"], facts["held_out_bytes"]
+    asked_bytes = facts["held_out_asked_bytes"]
     said = f"{documents:,} documents, {size(held_out_bytes)} of {size(facts['text_bytes'])}"
+    said += f" ({size(asked_bytes)} asked for)" if asked_bytes else ""
     if (file := facts.get("held_out_end_of")) is not None:
         said += f", the end of {file}, whose beginning is trained on"
     if (copies := facts.get("held_out_copies")) is not None:
         said += f"; {copies:,} copies of these were left out"
+    if (duplicates := facts.get("duplicate_documents")) is not None:
+        said += f"; {duplicates:,} documents ({size(facts['duplicate_bytes'])}) repeat the text of others"
     few = documents < LEAST_N or held_out_bytes < LEAST_HELD_OUT_BYTES
-    return _too_little(said) if few and held_out_bytes else f"held out {said}"
+    return _too_little(said) if few and (asked_bytes or held_out_bytes) else f"held out {said}"
 
 
 def _too_little(held_out: str) -> str:

@@ -138,6 +138,7 @@ class TrainingRun:
         self._observers.begin(self._position.step)
         if self._position.step == 0:
             self._say(epochs_text(self._loader.epochs()))
+            self._say(str(self._held_out))
         if world.first:
             scheduled = model if spec.objective == "pretrain" else None
             write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))

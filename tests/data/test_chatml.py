@@ -210,6 +210,7 @@ def test_packed_rows_hold_whole_conversations_as_documents_once_per_epoch(
         assert sorted(found) == sorted(tuple(ids) for ids, _ in encoded)
         orders.append(found)
     assert orders[0] != orders[1]
+    assert loader.epochs() == {"chat": 200 * 3 / loader.rows_per_epoch}
 
 
 def test_chat_rows_are_the_same_in_any_grouping_and_keys_differ(chat_dir):

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import random
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.data import document_splits
-from athanor.data.document_splits import DocumentSplits, cut, held_out_texts
+from athanor.data.document_splits import DocumentSplits, cut
 from athanor.data.sources.records import Raw
 
 
 def split(texts, fraction, whole_files=False, splits=None):
     """The texts of each split in the order they were written, and the object that split them."""
     written = {"train": [], "held_out": []}
-    made = DocumentSplits(fraction, lambda split, text, ref: written[split].append(text))
-    for number, text in enumerate(texts):
-        content = text if whole_files else {"text": text}
-        made.add(Raw(content, "rows.jsonl", number, split=splits[number] if splits else None), text)
-    made.finish()
+    with tempfile.TemporaryDirectory() as folder:
+        made = DocumentSplits(fraction, lambda split, text, ref: written[split].append(text), Path(folder))
+        for number, text in enumerate(texts):
+            content = text if whole_files else {"text": text}
+            made.add(Raw(content, "rows.jsonl", number, split=splits[number] if splits else None), text)
+        made.finish()
     return written["train"], written["held_out"], made
 
 
@@ -68,15 +71,31 @@ def test_equal_texts_are_on_one_side_and_held_out_once():
     assert sum(map(len, held_out)) >= 0.1 * sum(map(len, twice))
 
 
-def test_a_large_source_is_streamed_and_split_by_the_hash_alone(monkeypatch):
-    texts = uneven(4000)
-    _, exact, _ = split(texts, 0.1)
-    monkeypatch.setattr(document_splits, "EXACT_BYTES", 10_000)
-    train, streamed, made = split([*texts, *texts[:100]], 0.1)
-    assert made._waiting is None or not made._waiting
-    assert 0.8 < sum(map(len, streamed)) / sum(map(len, exact)) < 1.25
-    assert len(set(exact) ^ set(streamed)) < 0.2 * len(exact)
-    assert not set(streamed) & set(train) and len(streamed) == len(set(streamed))
+def test_a_source_that_does_not_fit_memory_is_split_as_one_that_does(monkeypatch):
+    texts = [*uneven(2000), *uneven(100)]
+    expected = split(texts, 0.1)[:2]
+    monkeypatch.setattr(document_splits, "SPOOL_BYTES", 1000)
+    monkeypatch.setattr("athanor.data.hash_order._PART_BYTES", 100)
+    assert split(texts, 0.1)[:2] == expected
+
+
+def test_all_copies_are_counted():
+    texts = uneven(100)
+    _, _, made = split([*texts, *texts[:10], texts[0]], 0.1)
+    assert made.duplicates == 11 and made.duplicate_bytes == sum(map(len, [*texts[:10], texts[0]]))
+
+
+def test_a_few_short_texts_are_not_all_that_is_held_out_of_long_ones():
+    long = [f"{n} " + "x" * (20_000 + 10 * n) for n in range(20)]
+    _, held_out, _ = split(["a short one", *long], 0.02)
+    assert held_out == ["a short one", long[0]]
+
+
+def test_a_short_file_among_books_is_not_all_that_is_held_out():
+    books = ["\n\n".join(f"{name} {n} text" for n in range(500)) for name in "abcdef"]
+    train, held_out, made = split(["a short one", *books], 0.02, whole_files=True)
+    assert made.divided is not None and held_out[0] == "a short one" and len(held_out) == 2
+    assert len(held_out[1]) == pytest.approx(0.02 * sum(map(len, books)), rel=0.2) and len(train) == 6
 
 
 @pytest.mark.parametrize("count", [2, 3, 10])
@@ -89,8 +108,13 @@ def test_of_a_few_records_the_shortest_is_held_out_whole(count):
 def test_training_is_never_left_empty():
     train, held_out, _ = split([f"row {n}" for n in range(4)], 0.49)
     assert train and held_out
-    assert held_out_texts(["a"], 0.49) == set()
+    assert split(["a"], 0.49)[:2] == (["a"], [])
     assert split(["only one\n\nof its kind"] * 3, 0.4)[:2] == (["only one\n\nof its kind"] * 3, [])
+
+
+def test_many_copies_do_not_hold_out_every_text():
+    train, held_out, _ = split([*["a" * 10] * 50, "b" * 10], 0.49)
+    assert len(held_out) == 1 and set(train) == {"a" * 10, "b" * 10} - set(held_out)
 
 
 def test_one_book_holds_out_its_last_paragraphs_and_says_so():
@@ -105,6 +129,11 @@ def test_a_few_books_lose_only_the_end_of_one():
     train, (held_out,), _ = split(books, 1e-2, whole_files=True)
     assert len(train) == 3 and sum(book in train for book in books) == 2
     assert len(held_out) == pytest.approx(0.01 * sum(map(len, books)), rel=0.2)
+
+
+def test_a_book_is_not_divided_where_a_copy_of_it_is_trained_on():
+    book = "\n\n".join(f"Paragraph {n}. " + "words " * 20 for n in range(200))
+    assert split([book] * 2, 0.05, whole_files=True)[:2] == ([book] * 2, [])
 
 
 def test_many_small_files_are_held_out_whole():

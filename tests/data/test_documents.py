@@ -45,6 +45,7 @@ def test_documents_come_back_in_order_with_their_refs(rows, out):
         "text_bytes": sum(len(f"document {n}") for n in range(2000)),
         "rejected": 0,
         "held_out_bytes": 0,
+        "held_out_asked_bytes": 0,
     }
     kept = list(read_documents(out, "train"))
     assert kept == [Document(f"document {n}", f"rows.jsonl:{n + 1}") for n in range(2000)]

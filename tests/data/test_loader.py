@@ -213,6 +213,17 @@ def test_counts_are_what_the_slots_read_and_follow_the_schedule(shard_dirs):
     assert abs(total - 0.1 * 8 * 20) < 1
 
 
+@pytest.mark.parametrize("phases", [(Phase(0, WINDOW, 8),), (Phase(0, WINDOW // 2, 16), Phase(15, WINDOW, 8))])
+def test_epochs_are_the_tokens_drawn_of_each_source_over_those_it_has(shard_dirs, phases):
+    loader = open_loader(shard_dirs, phases=phases)
+    drawn = dict.fromkeys(MIXTURE.start, 0)
+    for step in range(40):
+        for source, rows in loader.counts(step).items():
+            drawn[source] += rows * loader.batch(step, [0]).ids_BT.shape[1]
+    tokens = {name: TokenShards(shard_dirs[name] / "train").total_tokens for name in drawn}
+    assert loader.epochs() == pytest.approx({name: drawn[name] / tokens[name] for name in drawn})
+
+
 def test_row_keys_are_distinct_for_seed_step_and_slot(shard_dirs):
     keys = [open_loader(shard_dirs, seed=seed).batch(step, range(8)).row_key_B for seed in (1, 2) for step in range(40)]
     everything = np.concatenate(keys)

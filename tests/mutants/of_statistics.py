@@ -37,16 +37,6 @@ MUTANTS = [
         ("if None in values:", "if False:", "what is no number is not kept"),
     ),
     *_of(
-        "data/document_splits.py",
-        ("tests/data/test_document_splits.py",),
-        ("sorted(sizes, key=_hash)", "sorted(sizes)", "the order of the hash"),
-        ("held_bytes >= asked_bytes or", "", "no more is held out than asked for"),
-        ("held_bytes + sizes[text] <= _OVERSHOOT * asked_bytes", "True", "a huge document is passed over"),
-        ("sizes[text] for text in texts)", "sizes.values())", "copies count towards what is asked for"),
-        ("elif (key := _hash(text)) in self._held_out:", "elif (key := _hash(text)) is None:", "held out once"),
-        ("len(chosen) + 1 == len(sizes)", "False", "something is left to train on"),
-    ),
-    *_of(
         "data/epochs.py",
         ("tests/data/test_epochs.py",),
         ("if count > MOST_EPOCHS]", "if count > 100]", "many epochs are pointed out"),

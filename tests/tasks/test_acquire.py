@@ -26,26 +26,36 @@ def test_a_short_text_is_pointed_out_before_it_is_read(tmp_path):
     assert list(foresee(source(tmp_path, 10_000), PRESET)) == []
 
 
-HELD_OUT = "held out 120 documents, 60.0\u00a0kB of 3.00\u00a0MB"
-FACTS = {"held_out_documents": 120, "held_out_bytes": 60_000, "text_bytes": 3_000_000}
+ALL = "of 3.00\u00a0MB (59.0\u00a0kB asked for)"
+HELD_OUT = f"held out 120 documents, 60.0\u00a0kB {ALL}"
+FACTS = {
+    "held_out_documents": 120,
+    "held_out_bytes": 60_000,
+    "held_out_asked_bytes": 59_000,
+    "text_bytes": 3_000_000,
+}
 
 
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
         ({}, HELD_OUT),
+        ({"held_out_copies": 7}, f"{HELD_OUT}; 7 copies of these were left out"),
         (
-            {"held_out_copies": 7},
-            "held out 120 documents, 60.0\u00a0kB of 3.00\u00a0MB; 7 copies of these were left out",
+            {"duplicate_documents": 9, "duplicate_bytes": 500},
+            f"{HELD_OUT}; 9 documents (500\u00a0B) repeat the text of others",
         ),
-        ({"held_out_documents": 0, "held_out_bytes": 0}, "held out 0 documents, 0\u00a0B of 3.00\u00a0MB"),
+        (
+            {"held_out_documents": 0, "held_out_bytes": 0, "held_out_asked_bytes": 0},
+            "held out 0 documents, 0\u00a0B of 3.00\u00a0MB",
+        ),
     ],
 )
 def test_what_is_held_out_is_said_in_documents_and_bytes(facts, said):
     assert held_out_text(FACTS | facts) == said
 
 
-@pytest.mark.parametrize("facts", [{"held_out_documents": 7}, {"held_out_bytes": 79}])
+@pytest.mark.parametrize("facts", [{"held_out_documents": 7}, {"held_out_bytes": 79}, {"held_out_documents": 0}])
 def test_too_little_to_judge_by_is_said_with_the_remedy(facts):
     text = held_out_text(FACTS | facts)
     assert (

@@ -6,12 +6,14 @@ import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.run_files import SLICES, SPEC
+from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch, ChatLoader, MixtureLoader, held_out_batches
 from athanor.data.shards import TokenShards
 from athanor.data.tokenizer import load_tokenizer
@@ -41,15 +43,25 @@ def build_loader(spec: RunSpec) -> Loader:
     return ChatLoader(shard_dirs["chat"], seed=train.seed, steps=train.steps, **rows)
 
 
-def held_out(spec: RunSpec) -> dict[str, list[Batch]]:
-    """The held-out batches of every source that has any text held out."""
+class HeldOutRows(NamedTuple):
+    """What an evaluation reads of a source: its batches, their target tokens, and those of all its held-out text."""
+
+    batches: list[Batch]
+    read_tokens: int
+    all_tokens: int
+
+
+def held_out(spec: RunSpec) -> dict[str, HeldOutRows]:
+    """The held-out rows of every source that has any text held out."""
     found = {}
     for source, folder in spec.shard_dirs.items():
         shards = TokenShards(Path(folder) / "held_out")
         train = spec.train
         rows = spec.runtime.eval_batch_rows
-        found[source] = list(held_out_batches(shards, train.seq_len_tokens, train.eval_tokens, rows))
-    return {source: batches for source, batches in found.items() if batches}
+        batches = list(held_out_batches(shards, train.seq_len_tokens, train.eval_tokens, rows))
+        read_tokens = sum(int((batch.targets_BT != IGNORE).sum()) for batch in batches)
+        found[source] = HeldOutRows(batches, read_tokens, shards.target_tokens)
+    return {source: rows for source, rows in found.items() if rows.batches}
 
 
 class ReadAhead:

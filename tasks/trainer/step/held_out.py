@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 import torch
 import torch.nn.functional as F
 
+from athanor.core.numbers import share
 from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.kernels.cross_entropy import chunk_positions
@@ -31,8 +32,15 @@ class HeldOutText:
     """The held-out text of a run, by source, and how it is measured."""
 
     def __init__(self, spec: RunSpec, device: torch.device, autocast: AbstractContextManager):
-        self._batches, self._token_bytes_V = held_out(spec), token_bytes(spec).to(device)
+        self._rows, self._token_bytes_V = held_out(spec), token_bytes(spec).to(device)
         self._device, self._autocast = device, autocast
+
+    def __str__(self) -> str:
+        said = [
+            f"{source} {rows.read_tokens:,} of {rows.all_tokens:,} ({share(rows.read_tokens / rows.all_tokens)})"
+            for source, rows in self._rows.items()
+        ]
+        return f"held-out tokens that an evaluation reads: {', '.join(said) or 'none'}"
 
     def measure(self, engine: Engine, stop_check: Callable[[], None] = lambda: None) -> dict[str, dict[str, float]]:
         """`evaluate` of each source, on all ranks alike. Training mode is left and entered again.
@@ -47,8 +55,8 @@ class HeldOutText:
 
         def compute(model: LanguageModel) -> dict[str, dict[str, float]]:
             return {
-                source: evaluate(model, checked(batches), self._token_bytes_V, self._autocast, self._device)
-                for source, batches in self._batches.items()
+                source: evaluate(model, checked(rows.batches), self._token_bytes_V, self._autocast, self._device)
+                for source, rows in self._rows.items()
             }
 
         engine.model.eval()

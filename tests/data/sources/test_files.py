@@ -267,7 +267,7 @@ def test_what_people_have_is_read_as_records(tmp_path, name, content, compressio
         ("rows.json", '{"text": "a"}\n{"text": "b"}', "not JSON: Extra data at line 2; one object a line is a .jsonl"),
         ("rows.json", "[" * 100_000, "not JSON: nested too deeply"),
         ("rows.csv", "id,body\n1,a\n", "no column 'text'; columns: id, body"),
-        ("rows.csv", 'text\n"a', "not a sound table near line 2"),
+        ("rows.csv", 'text\n"a', "not a sound table near line 1"),
     ],
 )
 def test_what_is_none_of_these_is_one_line(tmp_path, name, content, message):
