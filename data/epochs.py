@@ -20,9 +20,9 @@ def repeats(epochs: Mapping[str, float]) -> bool:
 
 
 def epochs_text(epochs: Mapping[str, float], about: bool = False) -> str:
-    """`epochs: math 0.41, code 38.0`; with what to do about those above MOST_EPOCHS."""
+    """`epochs of each source: math 0.41, code 38.0`; with what to do about those above MOST_EPOCHS."""
     said = ", ".join(f"{name} {number(count)}" for name, count in epochs.items())
-    text = f"{'about ' if about else ''}so many epochs of each source: {said}"
+    text = f"epochs of each source{', about' if about else ''}: {said}"
     if often := [name for name, count in epochs.items() if count > MOST_EPOCHS]:
         text += (
             f"; more than {MOST_EPOCHS:g} of {', '.join(often)}, where repeated text is worth little: "

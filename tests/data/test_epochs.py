@@ -9,7 +9,7 @@ from athanor.data.epochs import drawn_tokens, epochs_text, repeats
 
 
 def test_more_than_four_epochs_are_pointed_out_with_what_to_do():
-    assert epochs_text({"math": 0.41, "code": 4.0}) == "so many epochs of each source: math 0.410, code 4.00"
+    assert epochs_text({"math": 0.41, "code": 4.0}) == "epochs of each source: math 0.410, code 4.00"
     assert not repeats({"math": 0.41, "code": 4.0})
     text = epochs_text({"math": 0.41, "code": 38.0})
     assert "code 38.0; more than 4 of code" in text and "give more text" in text

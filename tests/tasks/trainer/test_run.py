@@ -59,7 +59,7 @@ def test_a_stopped_run_saves_says_so_and_continues_to_the_same_end(make_run):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
     assert [row["message"].split(";")[0] for row in rows(cut, "event")] == [
         "started",
-        "so many epochs of each source: one 0.178, two 0.0716",
+        "epochs of each source: one 0.178, two 0.0716",
         "held-out tokens that an evaluation reads: one 221 of 250 (88.4\u00a0%), two 253 of 279 (90.7\u00a0%)",
         "preempted: SIGTERM",
         "resumed at step 4",

@@ -84,7 +84,7 @@ def test_an_observer_of_one_file_hears_of_everything_in_its_order(heard, make_ru
     assert heard == [
         "event row 0",
         "begin 0",
-        "event row 0",
+        *["event row 0"] * 3,
         *("eval row 0", f"evaluated 0 {sources}"),
         *("learned 0 at 0.0", "step row 1"),
         *("learned 1 at 0.5", "step row 2"),
