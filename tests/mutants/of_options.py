@@ -112,6 +112,16 @@ MUTANTS = [
         ("self.label_smoothing if self.training else 0.0", "self.label_smoothing", "held-out losses are not smoothed"),
     ),
     *_of(
+        "checkpoints/layout.py",
+        "tests/models/checkpoints/test_foreign.py",
+        ("if (name := theirs.format(layer)) not in found:", "if (name := theirs) == '':", "an incomplete export"),
+    ),
+    *_of(
+        "checkpoints/foreign.py",
+        "tests/models/checkpoints/test_foreign.py",
+        ("if joined.numel() != math.prod(shape):", "if False:", "an export with other heads"),
+    ),
+    *_of(
         "families/hydra/recipe.py",
         "tests/models/families/hydra/test_recipe.py",
         ('"head_dim" not in shape.model_fields_set and', '"head_dim" in () and', "a latent as wide as the model"),
