@@ -1,9 +1,10 @@
 """Cross-entropy of a linear head without the logits: sum_n [logsumexp(W h_n) - (W h_n)[target_n]].
 
-With a cap, cap * tanh(W h / cap) stands for W h, whose slope is 1 - tanh^2.
+With a cap, cap * tanh(W h / cap) stands for W h, whose slope is 1 - tanh^2. With smoothing e the target is 1 - e of the
+one class and e / V of each: (1 - e) (W h)[target] + e mean(W h) stands for (W h)[target] (Szegedy et al. 2016).
 
 The N positions are taken in chunks. While a chunk's logits exist, their gradient is taken too,
-p - onehot(target), and folded into dh and dW at once; backward only scales both by the incoming scalar.
+p - target, and folded into dh and dW at once; backward only scales both by the incoming scalar.
 So the largest tensor ever alive is one chunk [n, V], and the head costs three matrix products and not
 the four of a recomputation. Sums are fp32 (fp64 for fp64 arguments). Classes are drawn
 from the softmax in the same chunks.
@@ -40,7 +41,9 @@ def soft_cap(x: Tensor, cap: float | None) -> Tensor:
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None) -> Tensor:
+    def forward(
+        ctx: Any, h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None, smoothing: float
+    ) -> Tensor:
         sum_dtype = torch.promote_types(h_ND.dtype, torch.float32)
         h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
         wants_h, wants_weight = ctx.needs_input_grad[:2]
@@ -53,12 +56,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
             safe_n1 = target_n.clamp(min=0)[:, None]
             logits_nV = soft_cap(F.linear(h_nD, weight).to(sum_dtype), cap)
             normaliser_n1 = logits_nV.logsumexp(1, keepdim=True)
-            total += ((normaliser_n1 - logits_nV.gather(1, safe_n1)) * counted_n1).sum()
+            expected_n1 = logits_nV.gather(1, safe_n1)
+            if smoothing:
+                expected_n1 = (1.0 - smoothing) * expected_n1 + smoothing * logits_nV.mean(1, keepdim=True)
+            total += ((normaliser_n1 - expected_n1) * counted_n1).sum()
             if dh_ND is None and dweight_VD is None:
                 continue
             slope_nV = None if cap is None else 1.0 - (logits_nV / cap).square()
             dlogits_nV = logits_nV.sub_(normaliser_n1).exp_()
-            dlogits_nV.scatter_add_(1, safe_n1, torch.full_like(normaliser_n1, -1.0))
+            if smoothing:
+                dlogits_nV = dlogits_nV.sub_(smoothing / dlogits_nV.shape[1])
+            dlogits_nV.scatter_add_(1, safe_n1, torch.full_like(normaliser_n1, smoothing - 1.0))
             if slope_nV is not None:
                 dlogits_nV = dlogits_nV.mul_(slope_nV)
             dlogits_nV = dlogits_nV.mul_(counted_n1).to(h.dtype)
@@ -71,7 +79,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         dh_ND, dweight_VD = ctx.saved_tensors
         scale = grads[0]
         return (
@@ -79,12 +87,15 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if dweight_VD is None else (dweight_VD * scale).to(ctx.weight_dtype),
             None,
             None,
+            None,
         )
 
 
-def linear_cross_entropy(h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None = None) -> Tensor:
+def linear_cross_entropy(
+    h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None = None, smoothing: float = 0.0
+) -> Tensor:
     """Sum of the cross-entropies of `h W^T` against int64 targets, nats, fp32 scalar; target -100 counts nothing."""
-    return _LinearCrossEntropy.apply(h_ND, weight_VD, target_N, cap)  # pyright: ignore[reportReturnType]
+    return _LinearCrossEntropy.apply(h_ND, weight_VD, target_N, cap, smoothing)  # pyright: ignore[reportReturnType]
 
 
 @torch.no_grad()

@@ -81,6 +81,7 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
 
     cacheable = True  # False where a new token changes what earlier tokens computed
     logit_cap: float | None = None  # what no logit exceeds, softly
+    label_smoothing = 0.0  # of the targets in training
 
     def __init__(self, recipe: ModelRecipe):
         super().__init__()
@@ -155,11 +156,13 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         row_key_B: Tensor | None = None,
         source_B: Tensor | None = None,
     ) -> Loss:
-        """Cross-entropy against `targets_BT` (int64, -100 ignored); see `Loss`. `source_B` int64 indexes the sources
-        `begin_training` was given."""
+        """Cross-entropy against `targets_BT` (int64, -100 ignored), smoothed in training; see `Loss`. `source_B` int64
+        indexes the sources `begin_training` was given."""
         counted_BT = counted_tokens(targets_BT, doc_start_BT)
         h_BTD, context = self._run(ids_BT, doc_start_BT, row_key_B, None, counted_BT, source_B=source_B)
-        total = linear_cross_entropy(h_BTD.flatten(0, 1), self.head_weight, targets_BT.flatten(), self.logit_cap)
+        smoothing = self.label_smoothing if self.training else 0.0
+        h_ND, target_N = h_BTD.flatten(0, 1), targets_BT.flatten()
+        total = linear_cross_entropy(h_ND, self.head_weight, target_N, self.logit_cap, smoothing)
         return Loss(total, (targets_BT != IGNORE).sum(), context.aux, counted_BT.sum())
 
     def sampled_loss(

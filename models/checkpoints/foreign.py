@@ -8,6 +8,7 @@ their dtype.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,10 @@ def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps:
     theirs = {}
     for name, parts in layout.sources(ours).items():
         tensors = [ours[part].cpu() for part in parts]
-        theirs[name] = torch.cat(tensors).reshape(layout.shape(name, tensors, model.recipe))
+        joined, shape = torch.cat(tensors), layout.shape(name, tensors, model.recipe)
+        if joined.numel() != math.prod(shape):
+            raise UserError(f"published {layout.family} checkpoints have {name} as {list(shape)}, this model has not")
+        theirs[name] = joined.reshape(shape)
     for name, tensor in layout.implied(model).items():
         theirs[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     path.parent.mkdir(parents=True, exist_ok=True)

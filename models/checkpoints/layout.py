@@ -6,6 +6,7 @@ Several of our tensors behind one of theirs lie one after another along its firs
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,7 +43,8 @@ class Layout:
         return {self.tied_head: model.embedding.weight, **self.tables(model)}
 
     def sources(self, ours: State) -> dict[str, tuple[str, ...]]:
-        """The name of each tensor there -> ours that make it. UserError for one of ours that has no place there."""
+        """The name of each tensor there -> ours that make it. UserError for one of ours that has no place there, and
+        for one of theirs that nothing of ours makes."""
         pattern_of = {part: theirs for theirs, parts in self.names.items() for part in parts}
         found: dict[str, tuple[str, ...]] = {}
         for name in ours:
@@ -54,6 +56,14 @@ class Layout:
                 raise UserError(f"published {self.family} checkpoints have no place for this model's {name}")
             layer = match[0] if match else ""
             found[theirs.format(layer)] = tuple(part.format(layer) for part in self.names[theirs])
+        layers: dict[str, set[str]] = defaultdict(set)
+        for theirs in found:
+            if (match := _LAYER.search(theirs)) is not None:
+                layers[theirs[: match.start()]].add(match[0])
+        for theirs in self.names:
+            for layer in layers[theirs.partition("{}")[0]] if "{}" in theirs else [""]:
+                if (name := theirs.format(layer)) not in found:
+                    raise UserError(f"published {self.family} checkpoints have {name}, which this model has not")
         return found
 
     def shape(self, theirs: str, parts: Sequence[Tensor], recipe: ModelRecipe) -> tuple[int, ...]:

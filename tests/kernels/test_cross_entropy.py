@@ -25,17 +25,18 @@ def example(positions=40, vocab=50, width=8, dtype=torch.float32):
     return h, weight, target
 
 
-def plain(h, weight, target, cap=None):
+def plain(h, weight, target, cap=None, smoothing=0.0):
     logits = F.linear(h, weight).float()
     logits = logits if cap is None else cap * (logits / cap).tanh()
-    return F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    return F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum", label_smoothing=smoothing)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 @pytest.mark.parametrize("cap", [None, 1.5])
 @pytest.mark.usefixtures("small_chunks")
-def test_loss_and_gradients_equal_the_plain_ones(cap):
+def test_loss_and_gradients_equal_the_plain_ones(cap, smoothing):
     h, weight, target = example()
-    found, wanted = linear_cross_entropy(h, weight, target, cap), plain(h, weight, target, cap)
+    found, wanted = (f(h, weight, target, cap, smoothing) for f in (linear_cross_entropy, plain))
     torch.testing.assert_close(found, wanted)
     # The loss is scaled before backward, as the trainer scales it by the number of targets.
     torch.testing.assert_close(

@@ -32,6 +32,8 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
             "swa_mla dynamic_tanh": {"norm": "dynamic_tanh"},
             "swa_mla windows alone": {"n_mla": 0, "sink": 4},
             "swa_mla latents alone": {"n_swa": 0},
+            "swa_mla dropout": {"dropout": 0.3, "label_smoothing": 0.2},
+            "swa_mla scaled": {"logit_scale_base": 4.0, "logit_scale_window": 3, "logit_scale_in_training": True},
             "swa_mla compat": {"window_inclusive_compat": True, "sink": 0, "rope_factor": 2.0},
         }.items()
     },
@@ -76,7 +78,7 @@ MODES = {  # every family as it comes, and its other modes: fields that differ f
 }
 for mode, changes in {
     "huginn draws": {"draws_per_step": 3},
-    "huginn ffn noise": {"injection": "ffn", "test_time_noise": 0.3},
+    "huginn ffn": {"injection": "ffn", "mean_recurrence": 2},
     "huginn gate": {"injection": "gate", "test_time_noise": 0.5, "test_time_noise_type": "chi"},
     "huginn none": {"injection": "none", "sampling": "poisson-fill", "backprop_depth": 3},
 }.items():

@@ -77,9 +77,18 @@ MUTANTS = [
     ),
     *_of(
         "cross_entropy",
-        ("logits_nV.gather(1, safe_n1)) * counted_n1", "logits_nV.gather(1, safe_n1))", "ignored targets"),
+        ("(normaliser_n1 - expected_n1) * counted_n1", "(normaliser_n1 - expected_n1)", "ignored targets"),
         ("torch.tanh(x / cap) * cap", "torch.tanh(x / cap)", "the bound of a soft cap"),
+        ("smoothing * logits_nV.mean(1", "smoothing * logits_nV.sum(1", "smoothed targets sum to 1"),
+        (".sub_(smoothing / dlogits_nV.shape[1])", "", "gradient of the smoothed share"),
+        ("smoothing - 1.0))", "-1.0))", "gradient of the target's share"),
         ("1.0 - (logits_nV / cap).square()", "1.0 + 0 * logits_nV", "slope of a soft cap"),
+    ),
+    *_of(
+        "dropout",
+        ("x_BTD / (1.0 - share)", "x_BTD", "what is kept is scaled up"),
+        (">= share).view", "< share).view", "the share that is dropped"),
+        ("key_BT.flatten(), stream,", "key_BT.flatten(), 0,", "streams of dropout"),
     ),
     *_of(
         "noise",

@@ -23,8 +23,8 @@ MUTANTS = [
         ("self.final_norm(self.body(", "(self.body(", "final norm"),
         ("self.head_weight), self.logit_cap)\n\n    def forward", "self.head_weight), None)\n\n    def forward", "cap"),
         (
-            "targets_BT.flatten(), self.logit_cap)\n        return Loss(total, (targets_BT != IGNORE).sum(), context",
-            "targets_BT.flatten(), None)\n        return Loss(total, (targets_BT != IGNORE).sum(), context",
+            "target_N, self.logit_cap, smoothing)",
+            "target_N, None, smoothing)",
             "logit cap in the loss",
         ),
         ("(targets_BT != IGNORE).sum(), context.aux,", "(targets_BT != 0).sum(), context.aux,", "targets are counted"),
@@ -139,8 +139,8 @@ MUTANTS = [
         "swa_mla",
         ("< section.n_swa:", "< section.n_mla:", "order of the cycle"),
         (
-            "attention = GroupedQueryAttention(recipe, rotate_interleaved,",
-            "attention = GroupedQueryAttention(recipe,",
+            "attention = kind(recipe, rotate_interleaved,",
+            "attention = kind(recipe,",
             "pairing of the windows' blocks",
         ),
         ("recipe.rope_base, section.rope_factor)", "recipe.rope_base)", "scaling of positions"),
@@ -193,11 +193,6 @@ MUTANTS = [
             "keys_at(context.row_key_B[:, None], column_1T)",
             "keys_at(context.row_key_B[:, None], column_1T * 0)",
             "noise of each position",
-        ),
-        (
-            "keys_at(context.row_key_B[:, None], column_1T)",
-            "keys_at(context.row_key_B[:, None], context.position_BT)",
-            "noise of each document in training",
         ),
         (
             "if context.row_key_B is None or not self.training",

@@ -4,6 +4,7 @@ from mutant import Mutant
 
 HUGINN = "tests/models/families/huginn"
 DEFINITION = f"{HUGINN}/test_definition.py"
+SWA_MLA = "tests/models/families/swa_mla/test_definition.py"
 
 
 def _of(file: str, tests: str, *changes: tuple[str, str, str]) -> list[Mutant]:
@@ -15,6 +16,11 @@ MUTANTS = [
     *_of(
         "families/huginn/model.py",
         DEFINITION,
+        (
+            "keys_at(context.row_key_B[:, None], column_1T)",
+            "keys_at(context.row_key_B[:, None], context.position_BT)",
+            "noise of each document in training",
+        ),
         ("return s_BTD * e_BTD if", "return s_BTD + e_BTD if", "injection by a gate"),
         (
             'if self.injection == "none":\n            return s_BTD',
@@ -74,6 +80,46 @@ MUTANTS = [
         (".clamp(max=step + 1)", "", "steps up to this one"),
         ("self.lookup.slot(step, layer), 1).view", "0, 1).view", "chance of each step"),
         ("piece.position_BT), position_BS)", "piece.position_BT), index_S[None])", "chance by place in the document"),
+    ),
+    *_of(
+        "families/swa_mla/model.py",
+        SWA_MLA,
+        ("dropout(mixed_BTD, stream)", "mixed_BTD", "dropout of attention"),
+        ("dropout(self.ffn(self.ffn_norm(x_BTD)), stream + 1)", "self.ffn(self.ffn_norm(x_BTD))", "dropout of SwiGLU"),
+        ("x_BTD = dropout(x_BTD, _EMBEDDED_STREAM)", "pass", "dropout of embedded tokens"),
+        ("section.dropout if self.training else None", "section.dropout", "no dropout outside training"),
+        ("_EMBEDDED_STREAM + 1 + 2 * layer", "_EMBEDDED_STREAM + 1", "masks of each layer"),
+        ("self.label_smoothing = section.label_smoothing or 0.0", "pass", "label smoothing"),
+        ("if section.logit_scale_in_training or not self.training:", "if True:", "scale outside training alone"),
+        ("if section.logit_scale_in_training or not self.training:", "if not self.training:", "scale in training"),
+        ("LOGIT_SCALE_WINDOW = 128", "LOGIT_SCALE_WINDOW = 127", "window of the scale"),
+    ),
+    *_of(
+        "families/swa_mla/dropout.py",
+        f"{SWA_MLA} tests/models/test_slices.py",
+        ("keys_at(context.row_key_B[:, None], column_1T)", "keys_at(column_1T, column_1T)", "masks follow the row"),
+    ),
+    *_of(
+        "families/swa_mla/scaled_window.py",
+        SWA_MLA,
+        ("self.rotate(k_BTGd, rope[1])", "self.rotate(k_BTGd, rope[0])", "scores are scaled once"),
+        ('.div(window, rounding_mode="floor")', ".div(window)", "one factor for a window"),
+        ("/ math.log(base)  #", "/ 1.0  #", "the first window has factor 1"),
+    ),
+    *_of(
+        "skeleton.py",
+        SWA_MLA,
+        ("self.label_smoothing if self.training else 0.0", "self.label_smoothing", "held-out losses are not smoothed"),
+    ),
+    *_of(
+        "checkpoints/layout.py",
+        "tests/models/checkpoints/test_foreign.py",
+        ("if (name := theirs.format(layer)) not in found:", "if (name := theirs) == '':", "an incomplete export"),
+    ),
+    *_of(
+        "checkpoints/foreign.py",
+        "tests/models/checkpoints/test_foreign.py",
+        ("if joined.numel() != math.prod(shape):", "if False:", "an export with other heads"),
     ),
     *_of(
         "families/hydra/recipe.py",

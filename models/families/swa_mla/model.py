@@ -7,6 +7,9 @@ document through a small latent; and again from the start. So only the latent bl
 and those are small. Matrices start as N(0, 0.02) without regard to depth, as published; `scale_residual_init` divides
 those that write into the residual stream by sqrt(2 n_layers). The embedding is not decayed, nor are norms.
 
+Dropout takes embedded tokens and what the branches add; attention weights, which the published code drops too, are
+kept: a fused kernel draws from a generator, and the draw would follow the slices.
+
 Published checkpoints join `ffn.up` and `ffn.gate` in one matrix, up first: its second half is the gate.
 """
 
@@ -26,13 +29,18 @@ from athanor.models.blocks.norm import RMSNorm
 from athanor.models.blocks.sliding_window import Span, WindowKeyValues
 from athanor.models.blocks.swiglu import SwiGLU
 from athanor.models.cache import Remember
+from athanor.models.families.swa_mla.dropout import Dropout
 from athanor.models.families.swa_mla.dynamic_tanh import DynamicTanh
 from athanor.models.families.swa_mla.latent import LatentAttention
 from athanor.models.families.swa_mla.probes import AttentionReach
 from athanor.models.families.swa_mla.recipe import SwaMlaRecipe
+from athanor.models.families.swa_mla.scaled_window import ScaledWindowAttention, stretched
 from athanor.models.maps import AttentionShare, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import INIT_STD, Context, LanguageModel
+
+LOGIT_SCALE_WINDOW = 128
+_EMBEDDED_STREAM = 0  # of dropout; two of each layer's follow
 
 
 def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> nn.Module:
@@ -57,10 +65,13 @@ class SwaMlaBlock(nn.Module):
         rope: Tensor,
         seen: Span | Visible,
         past: Remember | KeyValues | None,
+        dropout: Dropout,
+        stream: int,
     ) -> Tensor:
-        """`past` remembers for a window, or is that of latents."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, seen, past)
-        return x_BTD + self.ffn(self.ffn_norm(x_BTD))
+        """`past` remembers for a window, or is that of latents. The branches take two streams of `dropout`."""
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, seen, past)
+        x_BTD = x_BTD + dropout(mixed_BTD, stream)
+        return x_BTD + dropout(self.ffn(self.ffn_norm(x_BTD)), stream + 1)
 
 
 class SwaMla(LanguageModel):
@@ -69,6 +80,7 @@ class SwaMla(LanguageModel):
     def __init__(self, recipe: ModelRecipe):
         super().__init__(recipe)
         self.section = section = recipe.section(SwaMlaRecipe)
+        self.label_smoothing = section.label_smoothing or 0.0
         self.final_norm = _norm(recipe, section)
         self.blocks = cast("Sequence[SwaMlaBlock]", nn.ModuleList(self._block(i) for i in range(recipe.n_layers)))
 
@@ -76,7 +88,8 @@ class SwaMla(LanguageModel):
         recipe, section = self.recipe, self.section
         if layer % (section.n_swa + section.n_mla) < section.n_swa:
             window, sink = section.visible_window, section.sink
-            attention = GroupedQueryAttention(recipe, rotate_interleaved, qk_norm=False, window=window, sink=sink)
+            kind = GroupedQueryAttention if section.logit_scale_base is None else ScaledWindowAttention
+            attention = kind(recipe, rotate_interleaved, qk_norm=False, window=window, sink=sink)
             return SwaMlaBlock(recipe, section, attention)
         return SwaMlaBlock(recipe, section, LatentAttention(recipe, section))
 
@@ -87,12 +100,20 @@ class SwaMla(LanguageModel):
             rope_table(context.position_BT, dim, recipe.rope_base, section.rope_factor)
             for dim in (recipe.head_dim, section.qk_rope_dim)
         )
+        if section.logit_scale_base is not None:
+            query_rope = window_rope
+            if section.logit_scale_in_training or not self.training:
+                window = section.logit_scale_window or LOGIT_SCALE_WINDOW
+                query_rope = stretched(window_rope, context.position_BT, section.logit_scale_base, window)
+            window_rope = torch.stack((query_rope, window_rope))
+        dropout = Dropout.of(context, x_BTD.shape[1], section.dropout if self.training else None)
+        x_BTD = dropout(x_BTD, _EMBEDDED_STREAM)
         for layer, block in enumerate(self.blocks):
-            past = context.past(layer)
+            past, stream = context.past(layer), _EMBEDDED_STREAM + 1 + 2 * layer
             if isinstance(block.attention, LatentAttention):
-                x_BTD = block(x_BTD, latent_rope, context.visible, past)
+                x_BTD = block(x_BTD, latent_rope, context.visible, past, dropout, stream)
             else:
-                x_BTD = block(x_BTD, window_rope, span, span.remember(past))
+                x_BTD = block(x_BTD, window_rope, span, span.remember(past), dropout, stream)
         return x_BTD
 
     def new_layer_states(self) -> list[WindowKeyValues | KeyValues]:

@@ -25,6 +25,25 @@ class SwaMlaRecipe(Section):
     kv_norm: Literal["rms", "layernorm"] = Field(default="rms", description="Norm of the latents, the queries' too")
     norm: Literal["rms", "dynamic_tanh"] = Field(default="rms", description="Norm of the residual stream")
     rope_factor: float = Field(default=1.0, ge=1, description="Divides positions: linear scaling for longer rows")
+    dropout: float | None = Field(
+        default=None, gt=0, lt=1, description="Share of the embedded tokens' and branches' values left out in training"
+    )
+    label_smoothing: float | None = Field(
+        default=None,
+        gt=0,
+        lt=1,
+        description="Share of a training target that all tokens get alike; not in held-out losses",
+    )
+    logit_scale_base: float | None = Field(
+        default=None,
+        gt=1,
+        description="b of the factor ln(b + floor(p / w)) / ln(b) on the scores of a window's query at position p of "
+        "its document; none: no factor",
+    )
+    logit_scale_window: int | None = Field(default=None, ge=1, description="w of that factor, tokens; none: 128")
+    logit_scale_in_training: bool | None = Field(
+        default=None, description="That factor in training too; none: outside it alone, as published"
+    )
     scale_residual_init: bool = Field(
         default=False, description="Start matrices that write into the residual stream smaller by sqrt(2 n_layers)"
     )
@@ -35,6 +54,8 @@ class SwaMlaRecipe(Section):
             raise ValueError("n_swa=0 and n_mla=0 leave a cycle without blocks: one of them must be at least 1")
         if self.qk_rope_dim % 2:
             raise ValueError(f"qk_rope_dim={self.qk_rope_dim} must be even: RoPE rotates pairs of channels")
+        if self.logit_scale_base is None and (self.logit_scale_window or self.logit_scale_in_training):
+            raise ValueError("logit_scale_window and logit_scale_in_training need logit_scale_base")
         return self
 
     @property

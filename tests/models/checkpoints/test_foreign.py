@@ -250,3 +250,36 @@ def test_the_steps_of_a_trained_checkpoint_are_those_of_its_log(tmp_path):
     rows = [{"kind": "event", "step": 9}, {"kind": "step", "step": 7}, {"kind": "step", "step": 8}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert steps_trained(tmp_path) == 8
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("huginn gate", r"have transformer\.adapter\.weight, which this model has not"),
+        ("huginn none", r"have transformer\.adapter\.weight, which this model has not"),
+        ("huginn ffn", r"no place for this model's core\.adapter\.gate_up"),
+        ("huginn pre-norm", r"have transformer\.prelude\.0\.norm_1\.weight, which this model has not"),
+    ],
+)
+def test_a_variant_without_what_the_layout_holds_is_refused(other, message, lively_model, tmp_path):
+    with pytest.raises(UserError, match=message) as refused:
+        export_checkpoint(lively_model(other, n_kv_heads=4), tmp_path / "x", "huginn", steps=0)
+    assert "\n" not in str(refused.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_that_query_heads_share_have_no_place_among_heads_of_their_own(lively_model, tmp_path):
+    with pytest.raises(UserError, match=r"qk_bias as \[2, 1, 4, 8\], this model has not") as refused:
+        export_checkpoint(lively_model("huginn"), tmp_path / "x", "huginn", steps=0)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("noise", "kind"), [(None, None), (0.25, "geom"), (0.25, None)])
+def test_noise_of_use_goes_there_and_back(noise, kind, lively_model, tmp_path):
+    section = {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 3, "backprop_depth": 2}
+    section |= {"test_time_noise": noise, "test_time_noise_type": kind}
+    export_checkpoint(lively_model("huginn", n_kv_heads=4, huginn=section), tmp_path / "x", "huginn", steps=0)
+    config = json.loads((tmp_path / "x/config.json").read_text())
+    assert (config["test_time_noise"], config["test_time_noise_type"]) == (noise or 0, kind or "fixed")
+    back = import_checkpoint(tmp_path / "x", "huginn").model.recipe.huginn
+    assert (back.test_time_noise, back.test_time_noise_type) == (noise, kind or "fixed" if noise else None)

@@ -112,7 +112,8 @@ def logits_by_definition(model, without_grad, with_grad=0, key=None, w=None):
 
 def test_logits_are_the_definitions(lively_model, own_mode):
     """Outside training: from one noise for all rows, as often as the mean of training."""
-    compared(lively_model(own_mode).double(), logits_by_definition, 3, row_key=5)
+    model = lively_model(own_mode).double()
+    compared(model, logits_by_definition, model.section.mean_recurrence, row_key=5)
 
 
 def test_layers_of_every_part_are_in_their_order(lively_model):

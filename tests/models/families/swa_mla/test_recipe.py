@@ -12,6 +12,10 @@ SECTION = dict(window=3, sink=1, kv_rank=6, qk_nope_dim=4, qk_rope_dim=4, v_dim=
         ({"qk_rope_dim": 3}, "qk_rope_dim=3 must be even"),
         ({"window": 0}, "greater than or equal to 1"),
         ({"rope_factor": 0.5}, "greater than or equal to 1"),
+        ({"dropout": 1.0}, "less than 1"),
+        ({"label_smoothing": 0}, "greater than 0"),
+        ({"logit_scale_base": 1}, "greater than 1"),
+        ({"logit_scale_window": 64}, "logit_scale_window and logit_scale_in_training need logit_scale_base"),
     ],
 )
 def test_an_impossible_section_is_refused_in_one_line(tiny_recipe, changes, message):

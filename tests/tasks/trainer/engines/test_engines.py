@@ -54,7 +54,12 @@ FAMILIES = {
         "n_layers": 3,
         "huginn": {"mean_recurrence": 4, "backprop_depth": 2, "prelude_layers": 1, "coda_layers": 1},
     },
+    "swa_mla": {
+        "n_layers": 3,
+        "swa_mla": {"window": 16, "kv_rank": 8, "qk_nope_dim": 8, "qk_rope_dim": 8, "v_dim": 8, "dropout": 0.2},
+    },
 }
+FAMILIES["huginn draws"] = {**FAMILIES["huginn"], "huginn": {**FAMILIES["huginn"]["huginn"], "draws_per_step": 3}}
 
 
 def begun(engine: str) -> int:
@@ -203,10 +208,18 @@ def test_conversations_of_uneven_length_teach_ranks_what_they_teach_one_process(
     assert_same_run(together, alone)
 
 
-@pytest.mark.parametrize(("family", "engine", "optimizer"), [("hydra", "fsdp", "lion"), ("huginn", "ddp", "sophia-g")])
-def test_uneven_families_and_other_optimizers_learn_the_same(make_run, corpus, family, engine, optimizer):
-    model = {"family": family, "vocab_size": corpus.vocab_size, "d_model": 32, "n_heads": 2, "n_kv_heads": 1}
-    model |= {"head_dim": 16, "d_ff": 48, "max_seq_len": 96, **FAMILIES[family]}
+@pytest.mark.parametrize(
+    ("mode", "engine", "optimizer"),
+    [
+        ("hydra", "fsdp", "lion"),
+        ("huginn", "ddp", "sophia-g"),
+        ("huginn draws", "fsdp", "adamw"),
+        ("swa_mla", "ddp", "adamw"),
+    ],
+)
+def test_uneven_families_and_other_optimizers_learn_the_same(make_run, corpus, mode, engine, optimizer):
+    model = {"family": mode.split()[0], "vocab_size": corpus.vocab_size, "d_model": 32, "n_heads": 2, "n_kv_heads": 1}
+    model |= {"head_dim": 16, "d_ff": 48, "max_seq_len": 96, **FAMILIES[mode]}
     fields = {"model": model, "train": {"steps": 6, "optimizer": optimizer}, "runtime": {"micro_batch_rows": 8}}
     alone, together = make_run("alone", **fields), make_run("together", **fields)
     train(alone, Stop())

@@ -13,10 +13,10 @@ FAMILIES = ("vanilla", "polychromatic", "swa_mla", "huginn", "hydra")
 IDS = torch.arange(96).view(2, 48) % 63
 
 
-def model(family: str):
+def model(family: str, **section):
     extra = {"n_layers": 3, "n_kv_heads": 2, "huginn": {"prelude_layers": 1, "coda_layers": 1, "mean_recurrence": 2,
              "backprop_depth": 1}} if family == "huginn" else {}  # fmt: skip
-    built = build_model(ModelRecipe.model_validate({"family": family, **SHAPE, **extra}))
+    built = build_model(ModelRecipe.model_validate({"family": family, **SHAPE, **extra, **section}))
     built.init_weights(0)
     built.begin_step(1)
     return built.train()
@@ -40,6 +40,15 @@ def test_float8_rounds_the_products_and_keeps_the_parameters(family):
     assert other != one
     assert gradients.keys() == rounded_gradients.keys()
     assert {tensor.dtype for tensor in rounded_gradients.values()} == {torch.float32}
+
+
+def test_recomputed_blocks_drop_what_they_dropped_before():
+    plain, recomputed = (model("swa_mla", swa_mla={"dropout": 0.3}) for _ in range(2))
+    prepare_blocks(recomputed, Runtime(recompute_blocks=1))
+    one, gradients = loss_and_gradients(plain)
+    other, again = loss_and_gradients(recomputed)
+    assert one == other != loss_and_gradients(model("swa_mla"))[0]
+    assert all(torch.equal(gradients[name], again[name]) for name in gradients)
 
 
 @pytest.mark.slow
