@@ -43,7 +43,7 @@ class Artifact:
 
     @property
     def name(self) -> str:
-        """Store-relative name, e.g. `tokenize/word-problems-0a1b2c3d4e5f`."""
+        """Store-relative name, e.g. `tokenize/math-0a1b2c3d4e5f`."""
         return f"{self.stage}/{self.label}-{self.key[:12]}"
 
     @cached_property
@@ -146,7 +146,7 @@ class Store:
         The kernel drops the lock when its holder dies, so a crash never blocks the next run.
         """
         artifact.path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(artifact.path.with_name(f".{artifact.path.name}.lock"))
+        lock = FileLock(self._lock_path(artifact))
         try:
             lock.acquire(timeout=0)
         except Timeout:
@@ -156,6 +156,13 @@ class Store:
             yield
         finally:
             lock.release()
+
+    def was_built(self, artifact: Artifact) -> bool:
+        """Whether one that is not there was once: its lock file outlives it."""
+        return not artifact.path.exists() and self._lock_path(artifact).exists()
+
+    def _lock_path(self, artifact: Artifact) -> Path:
+        return artifact.path.with_name(f".{artifact.path.name}.lock")
 
     def partial_path(self, artifact: Artifact) -> Path:
         """Where the artifact is built, whether or not that was begun."""

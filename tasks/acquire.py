@@ -42,11 +42,9 @@ class AcquireRecipe(Recipe):
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The documents of every pretraining source; those of the conversations are there for `chat`."""
     for name, source in life.preset.data.sources.items():
-        yield Wanted(name, source_of(source).label(source), AcquireRecipe.of(source))
+        yield Wanted(name, name, AcquireRecipe.of(source))
     if life.preset.sft is not None:
-        source = life.preset.sft.source
-        label = f"{source_of(source).label(source)}-chat"
-        yield Wanted(CONVERSATIONS, label, AcquireRecipe.of(source), on_request=True)
+        yield Wanted(CONVERSATIONS, CONVERSATIONS, AcquireRecipe.of(life.preset.sft.source), on_request=True)
 
 
 def external(preset: Preset) -> Iterator[External]:

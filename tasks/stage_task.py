@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.disk import no_space
@@ -76,9 +77,16 @@ def run_stage(
     made = made if made is not None else {}
     parents = [made[key] for key in parent_keys(wanted.inputs).values() if key in made]
     made[artifact.key] = state = task(wanted, artifact, runtime, stale, wait_for=parents, return_state=True)
-    state.result()
+    _settle(state)
     WATCHER.get().ended(title, cached=state.name == CACHED)
     return stage.artifact(wanted, store)
+
+
+def _settle(state: Any) -> None:
+    """Raise what a task run failed with. Prefect's own record of that, beside the artifacts, is taken away."""
+    if not state.is_completed() and (record := getattr(state.data, "metadata", None)) is not None:
+        Path(record.storage_key).unlink(missing_ok=True)
+    state.result()
 
 
 @cache

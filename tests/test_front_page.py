@@ -373,7 +373,7 @@ def test_text_becomes_a_tuned_model_in_another_folder_and_every_second_is_charge
     user.run(f"athanor run quickstart --only sft --budget-hours 50 {SETTINGS}")
     assert user.new_files() == set()
     found = whole_artifacts(home)
-    assert {"chat/word-problems-chat", "pretrain/polychromatic", "sft/polychromatic"} <= found.keys()
+    assert {"chat/sft.source", "pretrain/polychromatic", "sft/polychromatic"} <= found.keys()
     allowed_s = [
         json.loads((found[f"{stage}/polychromatic"].path / "run.json").read_text())["runtime"]["budget_s"]
         for stage in ("pretrain", "sft")

@@ -125,7 +125,6 @@ ORIGIN = Source(
     document_bytes=4000,
     whole_bytes=_whole_bytes,
     title=lambda recipe: str(recipe.path),
-    label=lambda recipe: "files",
 )
 
 

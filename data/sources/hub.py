@@ -44,7 +44,6 @@ ORIGIN = Source(
     document_bytes=4000,
     whole_bytes=lambda recipe, identity: None,
     title=lambda recipe: f"hub {recipe.hub}",
-    label=lambda recipe: str(recipe.hub).rpartition("/")[2].lower(),
     repository=lambda recipe: Repository("dataset", str(recipe.hub), recipe.hub_revision, streamed=True),
 )
 

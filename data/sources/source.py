@@ -30,7 +30,6 @@ class Source:
     document_bytes: float  # of text in a document, about
     whole_bytes: Callable[[SourceRecipe, Identity], float | None]  # of all text; None where only reading it tells
     title: Callable[[SourceRecipe], str] = lambda recipe: f"builtin {recipe.builtin}"  # its name in messages
-    label: Callable[[SourceRecipe], str] = lambda recipe: str(recipe.builtin)  # its name in artifacts
     repository: Callable[[SourceRecipe], Repository | None] = lambda recipe: None  # what the hub must let us read
     first_records: Callable[[SourceRecipe, Sequence[str]], Iterator[Raw | Reject]] | None = None  # `read`, where cheap
     conversations: bool = True  # whether its records may hold some

@@ -1,8 +1,8 @@
 """What each stage still to be built costs: seconds, money, bytes on disk and in memory.
 
 What a stage takes in units of no machine is its own to say (tasks/cost.py). Training is counted exactly and divided by
-a rate (flows/plan/training_rate.py). Other stages take what the newest artifact of the same stage and label took;
-without one, what their costs assume, and the plan says `assumed`.
+a rate (flows/plan/training_rate.py). Other stages take what the newest artifact of the same stage and label took,
+for as much text; without one, what their costs assume, and the plan says `assumed`.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Estimator:
                 return self._training(stage, training)
             case Cost() as cost:
                 assumed = self._assumed(cost)
-                if (before := self._before(stage)) is not None:
+                if (before := self._before(stage, cost)) is not None:
                     return replace(assumed, wall_s=before, source="measured before")
                 return assumed
             case other:
@@ -189,14 +189,18 @@ class Estimator:
     def _rates(self) -> dict[str, Rate | None]:
         return {}
 
-    def _before(self, stage: StageSurvey) -> float | None:
-        """Seconds the newest whole artifact of the same stage and label took."""
+    def _before(self, stage: StageSurvey, cost: Cost) -> float | None:
+        """Seconds the newest whole artifact of the same stage and label took; of a text, for as much of it as now."""
         alike = [
             artifact.manifest
             for artifact in self._store.artifacts()
             if (artifact.stage, artifact.label) == (stage.stage, stage.artifact.label) and self._whole(artifact)
         ]
-        return max(alike, key=lambda manifest: manifest["created"])["wall_s"] if alike else None
+        if not alike:
+            return None
+        newest = max(alike, key=lambda manifest: manifest["created"])
+        read_bytes = sum(value for name, value in newest["facts"].items() if name.endswith("text_bytes"))
+        return newest["wall_s"] * (cost.text_bytes / read_bytes if cost.text_bytes and read_bytes else 1.0)
 
     def _assumed(self, cost: Cost) -> Estimate:
         if cost.wall_s is None:

@@ -22,6 +22,7 @@ from athanor.flows.plan.preflight import (
     access_findings,
     disk_finding,
     foreseen_findings,
+    rank_findings,
     recipe_findings,
     version_findings,
 )
@@ -76,7 +77,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     from athanor.flows.plan.estimate import Estimator
 
     _ = OPTIMIZERS.table  # looked up one by one until here, so that two of a name would not be noticed
-    findings = recipe_findings(preset)
+    findings = [*recipe_findings(preset), *rank_findings(preset)]
     try:
         machine = this_machine(preset.runtime) if on is None else rented_machine(on, preset.runtime)
     except UserError as error:

@@ -2,7 +2,7 @@
 
 A key depends on the recipe and the parents' keys alone, so all keys are known before anything is built. A stage that
 must run is compared with the artifact of the same stage and label that is nearest to it, and the fields that differ
-are its reason.
+are its reason; unless it was there before, or was begun.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def _survey(stage: Stage, wanted: Wanted, store: Store, rebuild_drifted: bool) -
             return found("resume", f"after {tokens:,} tokens")
     if torn:
         return found("run", torn)
-    nearest, differences = _nearest(stage, wanted, artifact, store)
+    if partial.is_dir():
+        return found("run", "begun and not finished")
+    if store.was_built(artifact):
+        return found("run", "deleted since it was built")
+    nearest, differences = _nearest(stage, wanted, store)
     if nearest is None:
         return found("run", "nothing there yet")
     return found("run", f"{', '.join(map(str, differences))} (nearest: {nearest.key[:12]})", differences)
@@ -132,16 +136,14 @@ def _tokens_written(partial: Path) -> int | None:
         return None
 
 
-def _nearest(
-    stage: Stage, wanted: Wanted, artifact: Artifact, store: Store
-) -> tuple[Artifact | None, list[Difference]]:
+def _nearest(stage: Stage, wanted: Wanted, store: Store) -> tuple[Artifact | None, list[Difference]]:
     """The whole artifact of this stage and label with the fewest differing fields, the newest among equals."""
     recipe = wanted.recipe.model_dump(mode="json", exclude_none=True)
     fields = _flat(_identity(stage.code_version, recipe, parent_keys(wanted.inputs)))
     candidates = []
     for other in store.artifacts():
-        alike = (other.stage, other.label) == (artifact.stage, artifact.label)
-        if alike and other.path != artifact.path and store.problem(other) is None:
+        alike = (other.stage, other.label) == (stage.name, wanted.label)
+        if alike and store.problem(other) is None:
             manifest = other.manifest
             theirs = _flat(_identity(manifest["code_version"], manifest["recipe"], manifest["parents"]))
             names = sorted(theirs.keys() | fields.keys())

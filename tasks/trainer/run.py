@@ -104,7 +104,7 @@ class TrainingRun:
         model.begin_training(self._loader.sources)
         prepare_blocks(model, runtime)
         make_optimizer = partial(build_optimizer, recipe=recipe, device=device)
-        self._engine = build_engine(model, make_optimizer, runtime, recipe, world, device, precision)
+        self._engine = build_engine(model, make_optimizer, runtime, recipe.grad_clip, world, device, precision)
         self._model = model
         self._optimization = Optimization(
             self._engine,

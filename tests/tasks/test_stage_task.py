@@ -157,6 +157,7 @@ def test_a_users_mistake_fails_with_its_own_message_and_leaves_no_artifact():
     state = one_stage("broken", return_state=True)
     assert state.is_failed() and "recipe.text=broken: use another" in (state.message or "")
     assert list(Store().artifacts()) == []
+    assert [path.name for path in Store().root.iterdir()] == ["toy"], "Prefect's record of the failure"
 
 
 def test_a_preempted_resumable_stage_is_retried_and_finds_its_files():

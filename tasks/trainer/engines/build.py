@@ -1,4 +1,4 @@
-"""From a runtime to its engine, if recipe and ranks allow it."""
+"""From a runtime to its engine, and whether the ranks that it asks for can train a recipe."""
 
 from __future__ import annotations
 
@@ -20,32 +20,37 @@ def build_engine(
     model: LanguageModel,
     make_optimizer: Callable[[LanguageModel], torch.optim.Optimizer],
     runtime: Runtime,
-    recipe: TrainRecipe,
+    grad_clip: float,
     world: World,
     device: torch.device,
     autocast: torch.dtype,
 ) -> Engine:
     """The runtime's engine over a model on `device` that computes in `autocast`. `make_optimizer` gets the model as the
-    engine lays it out. Raises UserError where the recipe does not allow it."""
-    engine = engine_of(runtime)
-    sharded = [kind.name for kind in OPTIMIZERS.records() if engine.name in kind.sharded_by]
-    if engine.layout(runtime).stage and recipe.optimizer not in sharded:
-        raise UserError(
-            f"runtime.engine={engine.name} shards what train.optimizer={recipe.optimizer} needs whole: use engine=ddp, "
-            f"or optimizer={', '.join(sharded)}"
-        )
-    return engine.build(EngineParts(model, make_optimizer, runtime, recipe.grad_clip, world, device, autocast))
+    engine lays it out."""
+    return engine_of(runtime).build(EngineParts(model, make_optimizer, runtime, grad_clip, world, device, autocast))
 
 
 def check_world(runtime: Runtime, recipe: TrainRecipe, world: World) -> None:
-    """Raises UserError where the ranks that run are not those the runtime asks for, or cannot share the batch."""
+    """Raises UserError where the ranks that run are not those the runtime asks for, or cannot train the recipe."""
     if world.size != runtime.world_size:
         raise UserError(
             f"runtime.ranks={runtime.ranks} and runtime.nodes={runtime.nodes} ask for {runtime.world_size} ranks, but "
             f"the launcher started {world.size}"
         )
-    if recipe.batch_rows % world.size:  # shorter rows are more, by whole factors
+    check_ranks(runtime, recipe)
+
+
+def check_ranks(runtime: Runtime, recipe: TrainRecipe) -> None:
+    """Raises UserError where the ranks cannot share the batch, or the engine shards what the optimizer needs whole."""
+    ranks, engine = runtime.world_size, engine_of(runtime)
+    if recipe.batch_rows % ranks:  # shorter rows are more, by whole factors
         raise UserError(
-            f"train.batch_tokens={recipe.batch_tokens} are {recipe.batch_rows} rows, which {world.size} ranks cannot "
-            f"share equally: make it a multiple of {world.size * recipe.seq_len_tokens}"
+            f"batch_tokens={recipe.batch_tokens} are {recipe.batch_rows} rows, which {ranks} ranks cannot "
+            f"share equally: make it a multiple of {ranks * recipe.seq_len_tokens}"
+        )
+    sharded = [kind.name for kind in OPTIMIZERS.records() if engine.name in kind.sharded_by]
+    if engine.layout(runtime).stage and recipe.optimizer not in sharded:
+        raise UserError(
+            f"runtime.engine={engine.name} shards what optimizer={recipe.optimizer} needs whole: use engine=ddp, "
+            f"or optimizer={', '.join(sharded)}"
         )

@@ -54,17 +54,13 @@ def poems(tmp_path, monkeypatch):
 def test_a_source_dropped_into_the_package_is_known_planned_and_acquired(poems, tmp_path):
     recipe = SourceRecipe(builtin="poems", max_documents=4)
     stage = AcquireRecipe.of(recipe)
-    assert (stage.asked["builtin"], stage.identity, source_of(recipe).label(recipe)) == (
-        "poems",
-        {"edition": 2},
-        "poems",
-    )
+    assert (stage.asked["builtin"], stage.identity) == ("poems", {"edition": 2})
     facts = build(stage, StageRun(tmp_path / "out", "", Runtime(), print, lambda *done: None))
     assert facts["documents"] == 4
     assert next(read_documents(tmp_path / "out", "train")).text == "poem 1"
     plan = make_plan(load_preset("quickstart", ["data.sources.math={builtin: poems}"]))
     assert plan.errors == []
-    (estimate,) = (found for stage, found in plan.stages if (stage.stage, stage.artifact.label) == ("acquire", "poems"))
+    (estimate,) = (found for stage, found in plan.stages if (stage.stage, stage.artifact.label) == ("acquire", "math"))
     assert (estimate.source, estimate.wall_s) == ("assumed", pytest.approx(1 + 30 / 1e6))
 
 

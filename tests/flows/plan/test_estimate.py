@@ -38,6 +38,14 @@ def test_what_reads_a_text_takes_as_long_as_the_text_and_a_built_one_is_known(sm
     assert built.disk_bytes == SHARDS_SHARE * 1_000_000
 
 
+def test_what_took_its_time_before_takes_it_again_for_as_much_text(small_preset, publish):
+    stem = lambda size: f"data.sources.stem.max_bytes={size}"  # noqa: E731
+    before = estimator(small_preset(stem(1_000_000)))
+    publish(before.survey.surveyed(before.survey.one("acquire", "stem")), wall_s=30.0)
+    again = estimate(estimator(small_preset(stem(4_000_000))), "acquire", "stem")
+    assert (again.wall_s, again.source) == (pytest.approx(120.0), "measured before")
+
+
 def test_a_source_without_bounds_takes_unknown_time_and_so_does_what_reads_it(small_preset):
     found = estimator(small_preset("data.sources.math={hub: o/math, max_documents: null}"))
     for stage in ("acquire", "tokenize"):

@@ -79,6 +79,21 @@ def test_no_access_fails_the_run_with_a_line_for_each(small_preset, hub):
     ]
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["runtime.ranks=3"], "pretrain: batch_tokens=512 are 4 rows, which 3 ranks cannot share equally"),
+        (
+            ["runtime.ranks=2", "runtime.engine=fsdp", "sft.train.optimizer=adafactor"],
+            "sft.train: runtime.engine=fsdp shar",
+        ),
+    ],
+)
+def test_ranks_that_cannot_train_a_recipe_fail_the_plan(small_preset, settings, message):
+    (error,) = (f for f in make_plan(small_preset(*settings), timing=False).errors if f.subject in message)
+    assert f"{error.subject}: {error.message}".startswith(message)
+
+
 def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
     hub[0]["openai/gsm8k"] = Access("gated", "gated; ask")
     check_ready(small_preset(*HUB), "data")

@@ -30,7 +30,7 @@ def built(small_preset, publish):
 def test_an_empty_home_runs_everything_in_the_order_of_the_chain(small_preset):
     stages = Survey(small_preset()).needed_by("lifecycle")
     assert {(stage.state, stage.why) for stage in stages} == {("run", "nothing there yet")}
-    order = list(dict.fromkeys(stage.stage for stage in stages if stage.artifact.label != "word-problems-chat"))
+    order = list(dict.fromkeys(stage.stage for stage in stages if stage.artifact.label != "sft.source"))
     assert order == ["acquire", "tokenizer", "tokenize", "pretrain", "sft", "evaluate", "interpret", "report"]
     assert not Store().root.exists()
 
@@ -62,6 +62,21 @@ def test_a_changed_field_is_named_with_both_values_and_what_follows_names_its_pa
     nearest = survey(built())["pretrain"].artifact.key
     assert pretrain.why == f"train.peak_lr: 0.003 -> 0.001 (nearest: {nearest[:12]})"
     assert stages["sft"].why.startswith("base is another")
+
+
+def test_one_that_was_there_is_said_to_be_deleted_whatever_lies_near_it(built, publish):
+    stages = survey(built())
+    shutil.rmtree(stages["pretrain"].artifact.path)
+    publish(survey(built("pretrain.peak_lr=0.001"))["pretrain"])
+    with Store().lock(stages["pretrain"].artifact, on_wait=lambda: None):
+        pass
+    assert survey(built())["pretrain"].why == "deleted since it was built"
+
+
+def test_a_build_that_was_begun_and_cannot_be_continued_is_said_to_be_so(small_preset):
+    stage = survey(small_preset())["tokenizer"]
+    Store().partial(stage.artifact, resume=False)
+    assert survey(small_preset())["tokenizer"].why == "begun and not finished"
 
 
 def test_the_nearest_artifact_is_the_one_with_the_fewest_differences(built, publish):

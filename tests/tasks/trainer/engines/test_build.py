@@ -1,10 +1,9 @@
 """What an engine refuses before it is built."""
 
 import pytest
-import torch
 
 from athanor.core.errors import UserError
-from athanor.tasks.trainer.engines.build import build_engine, check_world
+from athanor.tasks.trainer.engines.build import check_world
 from athanor.tasks.trainer.process.world import ALONE, World
 from athanor.tasks.trainer.start import read_spec
 
@@ -20,6 +19,5 @@ def test_a_batch_that_ranks_cannot_share_is_refused(make_run):
 @pytest.mark.parametrize(("engine", "optimizer"), [("fsdp", "adafactor"), ("deepspeed", "muon")])
 def test_an_optimizer_that_an_engine_cannot_shard_is_refused(make_run, engine, optimizer):
     spec = read_spec(make_run("run", train={"optimizer": optimizer}, runtime={"engine": engine, "ranks": 2}))
-    model, device = torch.nn.Module(), torch.device("cpu")
-    with pytest.raises(UserError, match=f"engine={engine} shards what train.optimizer={optimizer} needs whole"):
-        build_engine(model, lambda model: None, spec.runtime, spec.train, World(size=2), device, torch.float32)
+    with pytest.raises(UserError, match=f"engine={engine} shards what optimizer={optimizer} needs whole"):
+        check_world(spec.runtime, spec.train, World(size=2))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 from trainer_stop import Stop
@@ -11,10 +10,9 @@ from trainer_stop import Stop
 from athanor.core.errors import UserError
 from athanor.core.rows import read_rows
 from athanor.core.runtime import Runtime
-from athanor.tasks.trainer.engines.build import build_engine
+from athanor.tasks.trainer.engines.build import check_ranks
 from athanor.tasks.trainer.engines.kind import ENGINES
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
-from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.run import train
 from athanor.tasks.trainer.start import read_spec
 from athanor.tasks.trainer.step.micro_batch import memory_of
@@ -80,10 +78,8 @@ def test_an_optimizer_of_one_file_is_planned_and_trained_with(sign_descent, make
 @pytest.mark.parametrize("engine", ["fsdp", "deepspeed"])
 def test_an_engine_does_not_shard_what_does_not_name_it(sign_descent, make_run, engine):
     spec = read_spec(make_run("run", train={"optimizer": "sign-descent"}, runtime={"engine": engine, "ranks": 2}))
-    with pytest.raises(UserError, match=f"engine={engine} shards what train.optimizer=sign-descent needs whole"):
-        build_engine(
-            torch.nn.Module(), torch.optim.SGD, spec.runtime, spec.train, World(size=2), torch.device("cpu"), torch.half
-        )
+    with pytest.raises(UserError, match=f"engine={engine} shards what optimizer=sign-descent needs whole"):
+        check_ranks(spec.runtime, spec.train)
 
 
 def test_without_its_file_its_name_is_unknown_and_the_names_there_are_are_told():
