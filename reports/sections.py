@@ -105,7 +105,7 @@ def _facts(facts: Mapping) -> str:
 
 
 def _data(findings: Findings) -> list[Block]:
-    blocks: list[Block] = []
+    blocks: list[Block] = _acquired(findings.inputs.stages)
     if findings.mix is not None:
         blocks.append(mixture_figure(findings.mix))
         blocks += [_mixture_table(findings.mix)] if findings.mix.asked_N else []
@@ -118,6 +118,26 @@ def _data(findings: Findings) -> list[Block]:
         header = ("Source", "Split", "Tokens", "Documents", "Text", "Bytes per token")
         blocks.append(Table("Token shards by source", header, rows, frozenset({2, 3, 4, 5})))
     return blocks
+
+
+def _acquired(stages: Sequence[StageRow]) -> list[Block]:
+    """What came of each source, and what of it was not used."""
+    rows = [
+        (
+            stage.label,
+            whole((facts := stage.facts)["documents"]),
+            size(facts["text_bytes"]),
+            size(facts["held_out_bytes"]),
+            whole(bad := facts["rejected"]),
+            share(bad / max(1, bad + facts["documents"])),
+            whole(facts.get("duplicate_documents", 0)),
+            whole(facts.get("files_passed_over", 0)),
+        )
+        for stage in stages
+        if stage.stage == "acquire" and "held_out_bytes" in stage.facts
+    ]
+    header = ("Source", "Documents", "Text", "Held out", "Bad records", "Share bad", "Repeats", "Files passed over")
+    return [Table("What was read of each source", header, rows, frozenset(range(1, 8)))] if rows else []
 
 
 def _mixture_table(mix: Mix) -> Table:

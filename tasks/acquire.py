@@ -70,8 +70,11 @@ def cost(recipe: AcquireRecipe, preset: Preset) -> Cost:
 
 
 def foresee(recipe: AcquireRecipe, preset: Preset) -> Iterator[Foreseen]:
-    """Where the text is known to be short: that too little of it is held out to judge a model by."""
+    """The files that are passed over; where the text is known to be short, that too little of it is held out to judge
+    a model by."""
     source, fraction = source_of(recipe.source), recipe.source.held_out_fraction
+    if (passed_over := source.passed_over(recipe.source)).files:
+        yield Foreseen(f"{source.title(recipe.source)}: {passed_over.text}", passed_over.unexpected)
     text_bytes = source.text_bytes(recipe.source, recipe.identity)
     if text_bytes is not None and 0 < fraction * text_bytes < LEAST_HELD_OUT_BYTES:
         yield Foreseen(f"{source.title(recipe.source)}: {_too_little(f'about {size(fraction * text_bytes)}')}", True)
@@ -81,6 +84,9 @@ def build(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
     facts = write_documents(recipe.source, run.out, run.progress)
     run.log(held_out_text(facts))
+    if (passed_over := source_of(recipe.source).passed_over(recipe.source)).files:
+        run.log(passed_over.text)
+        facts["files_passed_over"] = passed_over.files
     return facts
 
 

@@ -17,48 +17,71 @@ import lzma
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 from athanor.core.digests import file_digests
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.sources.records import Raw, Reject
-from athanor.data.sources.source import Identity, Source
+from athanor.data.sources.source import Identity, PassedOver, Source
 
 TEXT_SUFFIXES = (".txt", ".md", ".tex", ".py")
 LINE_SUFFIXES, TABLE_DELIMITERS = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_DELIMITERS, ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
+HIDDEN, EMPTY, TWICE = "hidden", "empty", "other names of what is read"  # why a file is passed over, beside its suffix
 MAX_DOCUMENT_BYTES = 1 << 30  # what one document may take in memory
 _ROWS_PER_BATCH = 256
+_NAMES = 3  # of files passed over, that are said
 
 
-def list_files(path: str, records_only: bool = False) -> list[tuple[str, Path]]:
-    """Readable files under `path` (a file, a folder or a glob) as (name relative to it, path), sorted by name.
+class Files(NamedTuple):
+    """What lies under a path: the readable files as (name relative to it, path), sorted by name; and the rest."""
 
-    `records_only` leaves out whole texts, which hold no conversations. Hidden files and folders are passed over. Raises
-    UserError when nothing is there or nothing of it can be read.
+    readable: list[tuple[str, Path]]
+    passed_over: dict[str, list[str]]  # reason -> names
+
+
+def list_files(path: str, records_only: bool = False) -> Files:
+    """The files under `path`, which is a file, a folder or a glob.
+
+    `records_only` passes over whole texts, which hold no conversations. Raises UserError when nothing is there or
+    nothing of it can be read.
     """
     allowed = RECORD_SUFFIXES if records_only else TEXT_SUFFIXES + RECORD_SUFFIXES
     root = Path(path).expanduser()
     if os.path.isfile(root):
         if _kind(root) not in allowed:
             raise UserError(f"{path}: suffix {root.suffix!r} cannot be read; {_readable(allowed)}")
-        return [(root.name, root)]
-    if os.path.isdir(root):
-        found = list(_walk(root))
-    elif any(mark in path for mark in "*?["):
-        matches = [Path(match) for match in glob.glob(str(root), recursive=True)]
-        root = Path(os.path.commonpath([match.parent for match in matches])) if matches else root
-        found = [file for match in matches for file in (_walk(match) if match.is_dir() else [match])]
-        if not found:
-            raise UserError(f"{path}: the pattern matches no file; correct it or add files")
-    else:
-        raise UserError(f"{path}: no such file or folder; correct the path")
-    files = sorted({(_name(file, root), file) for file in found if _kind(file) in allowed})
-    if not files:
-        raise UserError(f"{path}: none of its {len(found)} files can be read; {_readable(allowed)}")
+        return Files([(root.name, root)], {})
+    root, found = _found(path, root)
+    readable: set[tuple[str, Path]] = set()
+    passed_over: dict[str, set[str]] = {}
+    names: dict[str, Path] = {}
+    for file, reason in found:
+        reason = reason or _objection(file, allowed)
+        if not reason and names.setdefault(os.path.realpath(file), file) != file:
+            reason = TWICE
+        if reason:
+            passed_over.setdefault(reason, set()).add(_name(file, root))
+        else:
+            readable.add((_name(file, root), file))
+    files = Files(sorted(readable), {reason: sorted(passed_over[reason]) for reason in sorted(passed_over)})
+    if not readable:
+        raise UserError(f"{path}: nothing of it can be read: {passed_over_text(files)}; {_readable(allowed)}")
     return files
+
+
+def passed_over_text(files: Files) -> str:
+    """How many files were passed over, and by reason some of their names; empty if none were."""
+    if not files.passed_over:
+        return ""
+    reasons = [
+        f"{len(names):,} {reason} ({', '.join(names[:_NAMES])}{', …' if len(names) > _NAMES else ''})"
+        for reason, names in files.passed_over.items()
+    ]
+    passed_over = sum(map(len, files.passed_over.values()))
+    return f"passed over {passed_over:,} of {passed_over + len(files.readable):,} files: {', '.join(reasons)}"
 
 
 def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iterator[Raw | Reject]:
@@ -76,7 +99,7 @@ def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iter
                 yield from _read_json(name, path)
             elif _kind(path) in TABLE_DELIMITERS:
                 yield from _read_table(name, path, fields)
-            elif path.stat().st_size:
+            else:
                 yield _read_text(name, path)
         except (
             OSError,
@@ -102,6 +125,10 @@ def files_identity(files: Sequence[tuple[str, Path]]) -> Identity:
 
 
 def _listed(recipe: SourceRecipe) -> list[tuple[str, Path]]:
+    return _files(recipe).readable
+
+
+def _files(recipe: SourceRecipe) -> Files:
     return list_files(str(recipe.path), records_only=isinstance(recipe, ChatSourceRecipe))
 
 
@@ -125,7 +152,13 @@ ORIGIN = Source(
     document_bytes=4000,
     whole_bytes=_whole_bytes,
     title=lambda recipe: str(recipe.path),
+    passed_over=lambda recipe: _passed_over(_files(recipe)),
 )
+
+
+def _passed_over(files: Files) -> PassedOver:
+    unexpected = files.passed_over.keys() - {HIDDEN, EMPTY, TWICE}
+    return PassedOver(sum(map(len, files.passed_over.values())), passed_over_text(files), bool(unexpected))
 
 
 def _first_records(recipe: SourceRecipe, fields: Sequence[str]) -> Iterator[Raw | Reject]:
@@ -152,20 +185,40 @@ def _kind(path: Path) -> str:
     return suffix if inner == ".parquet" else inner
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The files below a folder that are not hidden; of those of one real path the first by name."""
+def _found(path: str, root: Path) -> tuple[Path, list[tuple[Path, str]]]:
+    """Where names begin, and every file of a folder or a glob with the reason to pass over it, if any."""
+    if os.path.isdir(root):
+        return root, list(_walk(root))
+    if not any(mark in path for mark in "*?["):
+        raise UserError(f"{path}: no such file or folder; correct the path")
+    matches = [Path(match) for match in glob.glob(str(root), recursive=True)]
+    found = [entry for match in matches for entry in (_walk(match) if match.is_dir() else [(match, "")])]
+    if not found:
+        raise UserError(f"{path}: the pattern matches no file; correct it or add files")
+    return Path(os.path.commonpath([match.parent for match in matches])), found
+
+
+def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
+    """The files below a folder; those that are hidden, and hidden folders whole, as HIDDEN. No folder is walked twice
+    by another name."""
     seen: set[str] = set()
     for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
         if (real := os.path.realpath(parent)) in seen:
             folders.clear()
             continue
         seen.add(real)
-        for name in sorted(names):
-            file = Path(parent, name)
-            if not name.startswith(".") and file.is_file() and (real := os.path.realpath(file)) not in seen:
-                seen.add(real)
-                yield file
+        yield from ((Path(parent, name), HIDDEN) for name in folders if name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from ((Path(parent, name), HIDDEN if name.startswith(".") else "") for name in sorted(names))
+
+
+def _objection(file: Path, allowed: Sequence[str]) -> str:
+    """Why a file cannot be read, if so."""
+    if not file.is_file():
+        return "a link to nothing" if file.is_symlink() else "no regular file"
+    if _kind(file) not in allowed:
+        return file.suffix.lower() or "without suffix"
+    return EMPTY if not file.stat().st_size and _kind(file) != ".parquet" else ""
 
 
 def _open(path: Path) -> BinaryIO:

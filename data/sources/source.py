@@ -19,6 +19,15 @@ from athanor.data.sources.records import Raw, Reject
 Identity = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class PassedOver:
+    """What a source finds and does not read: how many files, in words, and whether one would not expect that."""
+
+    files: int = 0
+    text: str = ""
+    unexpected: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """One kind of source; what its functions raise as UserError is one line for the user."""
@@ -32,6 +41,7 @@ class Source:
     title: Callable[[SourceRecipe], str] = lambda recipe: f"builtin {recipe.builtin}"  # its name in messages
     repository: Callable[[SourceRecipe], Repository | None] = lambda recipe: None  # what the hub must let us read
     first_records: Callable[[SourceRecipe, Sequence[str]], Iterator[Raw | Reject]] | None = None  # `read`, where cheap
+    passed_over: Callable[[SourceRecipe], PassedOver] = lambda recipe: PassedOver()  # files that are there and not read
     conversations: bool = True  # whether its records may hold some
 
     def text_bytes(self, recipe: SourceRecipe, identity: Identity) -> float | None:

@@ -64,9 +64,9 @@ def lineage(price: float) -> list[StageRow]:
         found.append(StageRow(stage, label, made, parents, wall_s, wall_s * price / 3600, facts, 1, key("code", stage)))
         return made
 
+    read = {"documents": 1240, "held_out_documents": 25, "text_bytes": 2_130_000, "held_out_bytes": 43_000}
     texts = {
-        s: add("acquire", s, {}, 2.5, documents=1240, held_out_documents=25, text_bytes=2_130_000)
-        for s in MIXTURE.start
+        s: add("acquire", s, {}, 2.5, **read, rejected=10 * n, files_passed_over=3) for n, s in enumerate(MIXTURE.start)
     }
     chats = add("acquire", "chat", {}, 1.2, documents=4000, held_out_documents=200, rejected=0)
     tokenizer = add("tokenizer", "bpe", texts, 6.1, vocab_size=2048)

@@ -113,6 +113,15 @@ def test_benchmarks_claim_a_difference_only_where_there_is_one_item_by_item(writ
     assert lines["sums", "nats", "SFT"][-1] == "better than base"  # lower is better
 
 
+def test_what_was_read_of_a_source_and_what_was_not_stands_with_the_data(written):
+    markdown = (written / "report.md").read_text(encoding="utf-8")
+    assert (
+        "| Source | Documents | Text | Held out | Bad records | Share bad | Repeats | Files passed over |" in markdown
+    )
+    (row,) = (row for row in markdown.splitlines() if "1,240" in row and "| 10 |" in row)
+    assert "| 2.13\u00a0MB | 43.0\u00a0kB | 10 | 0.8\u00a0% | 0 | 3 |" in row
+
+
 def test_what_rows_lose_of_the_conversations_stands_with_fine_tuning(html, written):
     assert "What the rows hold of the conversations" in html
     (lost,) = [line for line in (written / "report.md").read_text().splitlines() if line.startswith("| lost |")]

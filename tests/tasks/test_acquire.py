@@ -6,9 +6,11 @@ import json
 
 import pytest
 
+from athanor.core.runtime import Runtime
 from athanor.data.data_recipe import SourceRecipe
 from athanor.flows.presets.preset import load_preset
-from athanor.tasks.acquire import AcquireRecipe, foresee, held_out_text
+from athanor.tasks.acquire import AcquireRecipe, build, foresee, held_out_text
+from athanor.tasks.stage import StageRun
 
 PRESET = load_preset("quickstart")
 
@@ -24,6 +26,23 @@ def test_a_short_text_is_pointed_out_before_it_is_read(tmp_path):
     assert line.warning and "rows.jsonl: held out about 289" in line.message and "too little to judge" in line.message
     assert list(foresee(source(tmp_path, 100, held_out_fraction=0.0), PRESET)) == []
     assert list(foresee(source(tmp_path, 10_000), PRESET)) == []
+
+
+def test_files_that_are_passed_over_are_said_before_and_after(tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / ".notes").touch()
+    recipe = source(folder, 100, held_out_fraction=0.0)
+    recipe = AcquireRecipe.of(recipe.source.model_copy(update={"path": str(folder)}))
+    (hidden,) = foresee(recipe, PRESET)
+    assert not hidden.warning and hidden.message.endswith("passed over 1 of 2 files: 1 hidden (.notes)")
+    (folder / "scan.pdf").touch()
+    (other,) = foresee(recipe, PRESET)
+    assert other.warning and "2 of 3 files: 1 .pdf (scan.pdf), 1 hidden (.notes)" in other.message
+
+    said: list[str] = []
+    facts = build(recipe, StageRun(tmp_path / "out", "", Runtime(), said.append, lambda *done: None))
+    assert facts["files_passed_over"] == 2 and "passed over 2 of 3 files" in said[-1]
 
 
 ALL = "of 3.00\u00a0MB (59.0\u00a0kB asked for)"

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import SourceRecipe
 from athanor.data.sources import files
-from athanor.data.sources.files import list_files, read_files
+from athanor.data.sources.files import TWICE, list_files, passed_over_text, read_files
 from athanor.data.sources.records import Raw, Reject
 
 COMPRESSORS = {
@@ -28,7 +28,7 @@ COMPRESSORS = {
 
 
 def read(path, fields=("text",)) -> list[Raw | Reject]:
-    return list(read_files(list_files(str(path)), fields))
+    return list(read_files(list_files(str(path)).readable, fields))
 
 
 def lines(*records) -> bytes:
@@ -73,28 +73,28 @@ def test_folder_is_searched_sorted_and_passes_over_hidden_and_other_files(tmp_pa
     for name in ("b.txt", "a/z.md", "a/b.txt", ".git/c.txt", "a/.d.txt", "e.pdf"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
-    assert [name for name, _ in list_files(str(tmp_path))] == ["a/b.txt", "a/z.md", "b.txt"]
+    assert [name for name, _ in list_files(str(tmp_path)).readable] == ["a/b.txt", "a/z.md", "b.txt"]
 
 
 def test_glob_finds_files_in_sorted_order(tmp_path, monkeypatch):
     for name in ("x2.txt", "x1.txt", "y.txt", "sub/x3.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("text")
-    assert [name for name, _ in list_files(f"{tmp_path}/x*.txt")] == ["x1.txt", "x2.txt"]
-    assert [name for name, _ in list_files(f"{tmp_path}/**/x*.txt")] == ["sub/x3.txt", "x1.txt", "x2.txt"]
+    assert [name for name, _ in list_files(f"{tmp_path}/x*.txt").readable] == ["x1.txt", "x2.txt"]
+    assert [name for name, _ in list_files(f"{tmp_path}/**/x*.txt").readable] == ["sub/x3.txt", "x1.txt", "x2.txt"]
     monkeypatch.chdir(tmp_path)
-    assert [name for name, _ in list_files("**/x*.txt")] == ["sub/x3.txt", "x1.txt", "x2.txt"]
+    assert [name for name, _ in list_files("**/x*.txt").readable] == ["sub/x3.txt", "x1.txt", "x2.txt"]
 
 
 def test_an_existing_path_is_never_taken_for_a_glob(tmp_path):
     (tmp_path / "data[1].txt").write_text("text")
-    assert [name for name, _ in list_files(str(tmp_path / "data[1].txt"))] == ["data[1].txt"]
+    assert [name for name, _ in list_files(str(tmp_path / "data[1].txt")).readable] == ["data[1].txt"]
 
 
 def test_chat_sources_read_record_files_only(tmp_path):
     (tmp_path / "README.md").write_text("text")
     (tmp_path / "rows.jsonl").write_bytes(lines({"text": "a"}))
-    assert [name for name, _ in list_files(str(tmp_path), records_only=True)] == ["rows.jsonl"]
+    assert [name for name, _ in list_files(str(tmp_path), records_only=True).readable] == ["rows.jsonl"]
     with pytest.raises(UserError, match=r"suffix '\.md' cannot be read"):
         list_files(str(tmp_path / "README.md"), records_only=True)
 
@@ -107,7 +107,7 @@ def test_chat_sources_read_record_files_only(tmp_path):
         ("table.xls", r"suffix '\.xls' cannot be read; readable are"),
         ("x" * 5000, "no such file or folder"),
         ("rows.parquet.gz", "cannot be read"),
-        ("only", "none of its 1 files can be read"),
+        ("only", r"nothing of it can be read: passed over 1 of 1 files: 1 \.xls \(a\.xls\); readable are"),
     ],
 )
 def test_a_path_without_readable_files_is_a_one_line_error(tmp_path, name, message):
@@ -189,7 +189,7 @@ def test_a_file_name_without_a_utf8_form_gets_a_printable_ref(tmp_path):
         (tmp_path / os.fsdecode(b"bad\xff.txt")).write_text("text")
     except OSError:
         pytest.skip("this file system takes only UTF-8 names")
-    assert [name for name, _ in list_files(str(tmp_path))] == ["bad\\xff.txt"]
+    assert [name for name, _ in list_files(str(tmp_path)).readable] == ["bad\\xff.txt"]
 
 
 def identity(path) -> dict:
@@ -211,7 +211,9 @@ def test_identity_changes_with_a_files_bytes_and_not_with_its_place(tmp_path):
 def test_files_that_hold_nothing_have_no_identity(tmp_path):
     (tmp_path / "a.txt").touch()
     with pytest.raises(UserError, match="holds nothing; give files with text"):
-        identity(tmp_path)
+        identity(tmp_path / "a.txt")
+    with pytest.raises(UserError, match=r"nothing of it can be read: passed over 1 of 1 files: 1 empty \(a\.txt\)"):
+        list_files(f"{tmp_path}/*.txt")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path, monkeypatch):
@@ -234,13 +236,46 @@ def test_linked_folders_are_entered_and_nothing_is_read_twice(tmp_path):
     (root / "loop").symlink_to(root)
     (root / "sub" / "again.txt").symlink_to(root / "sub" / "a.txt")
     (root / "twin").symlink_to(root / "sub")
-    assert [name for name, _ in list_files(str(root))] == ["linked/b.txt", "sub/a.txt"]
+    assert [name for name, _ in list_files(str(root)).readable] == ["linked/b.txt", "sub/a.txt"]
+
+
+def test_what_a_folder_holds_and_is_not_read_is_named_with_the_reason(tmp_path):
+    root = tmp_path / "root"
+    for name in (
+        "a.txt",
+        "b.pdf",
+        "c.pdf",
+        "d.pdf",
+        "sub/e.PDF",
+        "Makefile",
+        ".git/config",
+        "sub/.DS_Store",
+        "r.jsonl",
+    ):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("text", encoding="utf-8")
+    (root / "empty.md").touch()
+    (root / "again.txt").symlink_to(root / "a.txt")
+    (root / "gone.txt").symlink_to(root / "nothing")
+    found = list_files(str(root))
+    assert [name for name, _ in found.readable] == ["a.txt", "r.jsonl"]
+    assert found.passed_over == {
+        ".pdf": ["b.pdf", "c.pdf", "d.pdf", "sub/e.PDF"],
+        "a link to nothing": ["gone.txt"],
+        "empty": ["empty.md"],
+        "hidden": [".git", "sub/.DS_Store"],
+        "other names of what is read": ["again.txt"],
+        "without suffix": ["Make"],
+    }
+    assert passed_over_text(found).startswith("passed over 10 of 12 files: 4 .pdf (b.pdf, c.pdf, d.pdf, …), 1 a link")
+    assert list_files(str(root), records_only=True).passed_over[".txt"] == ["a.txt", "again.txt"]
+    assert list_files(f"{root}/*.*").passed_over.keys() == {".pdf", "a link to nothing", "empty", TWICE}
 
 
 def test_an_empty_text_is_no_document_and_no_bad_record(tmp_path):
     (tmp_path / "__init__.py").touch()
     (tmp_path / "a.py").write_text("print()", encoding="utf-8")
-    assert [raw.content for raw in read_files(list_files(str(tmp_path)), ())] == ["print()"]
+    assert [raw.content for raw in read_files(list_files(str(tmp_path)).readable, ())] == ["print()"]
 
 
 @pytest.mark.parametrize(
