@@ -82,9 +82,8 @@ def test_a_packed_document_computes_what_it_computes_alone(mode, lively_model, l
 @given(shapes(), layouts, st.data())
 @torch.no_grad()
 def test_models_of_any_shape_look_neither_ahead_nor_across_documents(mode, lively_model, shape, lengths, data):
-    if "ffn" in mode:  # with next to no neurons between the iterations, the norm behind them would magnify rounding
-        shape["d_ff"] += 8
-    model, length = lively_model(mode, **shape), sum(lengths)
+    # In fp64: a norm behind a layer of next to no neurons magnifies the rounding of fp32 beyond any tolerance.
+    model, length = lively_model(mode, **shape).double(), sum(lengths)
     cut = data.draw(st.integers(1, length))
     ids, other, starts = random_ids(2, length), random_ids(2, length), doc_start(lengths, rows=2)
     other[:, cut:] = random_ids(2, length - cut, seed=1)

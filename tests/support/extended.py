@@ -92,9 +92,9 @@ def test_the_optimizer_trains_with_its_own_defaults(made):
 
 
 def test_the_source_is_planned_and_acquired(made):
-    facts = made.artifacts["acquire", "package-readmes"].facts
+    facts = made.artifacts["acquire", "code"].facts
     assert (facts["documents"], facts["rejected"]) == (20, 0)
-    assert [estimate.wall_s for found, estimate in made.plan.stages if found.artifact.label == "package-readmes"]
+    assert [estimate.wall_s for found, estimate in made.plan.stages if found.artifact.label == "code"]
 
 
 def test_the_stage_is_planned_with_its_cost_built_and_then_cached(made):
@@ -103,7 +103,7 @@ def test_the_stage_is_planned_with_its_cost_built_and_then_cached(made):
     assert [states[f"frequencies {made.plan.preset.name}"] for states in made.states] == ["Completed", "Cached"]
     assert set(made.states[1].values()) == {"Cached"}
     artifact = made.artifacts["frequencies", made.plan.preset.name]
-    shards = made.artifacts["tokenize", "package-readmes"]
+    shards = made.artifacts["tokenize", "code"]
     assert artifact.facts["code"] == shards.facts["train_tokens"]
     assert artifact.file("frequencies.svg").stat().st_size > 1000
 

@@ -45,4 +45,6 @@ def noise_share(kind: NoiseType, largest: float, step: int, mean_recurrence: int
         case "line":
             return max(largest, 1.0 - step / mean_recurrence)
         case "chi":
-            return 2.0 * largest * float(uniform(torch.zeros(1, dtype=torch.int64), _FIRST_STREAM + step, 1))
+            return (
+                2.0 * largest * float(uniform(torch.zeros(1, dtype=torch.int64, device="cpu"), _FIRST_STREAM + step, 1))
+            )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import torch
+from typing import TYPE_CHECKING
 
 from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
-from athanor.models.skeleton import LanguageModel
-from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.engines.kind import EngineParts, engine_of
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
-from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.train_recipe import TrainRecipe
+
+if TYPE_CHECKING:
+    import torch
+
+    from athanor.models.skeleton import LanguageModel
+    from athanor.tasks.trainer.engines.engine import Engine
+    from athanor.tasks.trainer.process.world import World
 
 
 def build_engine(
@@ -42,6 +45,8 @@ def check_world(runtime: Runtime, recipe: TrainRecipe, world: World) -> None:
 
 def check_ranks(runtime: Runtime, recipe: TrainRecipe) -> None:
     """Raises UserError where the ranks cannot share the batch, or the engine shards what the optimizer needs whole."""
+    if runtime.training_engine == "single":  # shares nothing; the engines themselves take a second to import
+        return
     ranks, engine = runtime.world_size, engine_of(runtime)
     if recipe.batch_rows % ranks:  # shorter rows are more, by whole factors
         raise UserError(
