@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from athanor.data.loader import Batch
+
+UNUSED_SHARE = 0.001  # of a router's choices, below which one is as good as never made
 
 
 class Map(BaseModel):
@@ -38,6 +40,17 @@ class Map(BaseModel):
     series: list[str] = Field(default=[], description="lines and bars: name of each row of values")
     unit: str = Field(default="", description="Unit of the values")
     note: str = Field(default="", description="How it was measured, and how to read it")
+
+
+def unused(share_LC: Sequence[Sequence[float]], choices: Sequence[str]) -> str:
+    """What to add to a note where a router gives some choice next to nothing in some layer; else nothing."""
+    found = [
+        f"{choices[c]} in layer {layer}"
+        for layer, share_C in enumerate(share_LC)
+        for c, share in enumerate(share_C)
+        if share < UNUSED_SHARE
+    ]
+    return f" Collapsed, less than {100 * UNUSED_SHARE:g} % falls on: {', '.join(found)}." if found else ""
 
 
 class Probe(Protocol):
@@ -69,9 +82,21 @@ def measure(model: nn.Module, probes: Sequence[Probe], batches: Iterable[Batch])
 class Observed(nn.Module, ABC):
     """What a model says of itself: numbers as it is trained, maps of what it does on text."""
 
+    smallest_shares: ClassVar[Sequence[str]] = ()
+    """The diagnostics that are the smallest share any choice of a router gets: 0 for long is a collapsed router."""
+    latest_counted_BT: Tensor | None = None
+    """Which tokens of the newest training pass count, padding being the others; None outside training: all do."""
+
     def diagnostics(self) -> dict[str, float]:
-        """Cheap numbers about the parameters and the newest forward pass, logged with the steps."""
+        """Cheap numbers about the parameters and the newest forward pass, logged with the steps. Padding does not
+        count."""
         return {}
+
+    def counted_mean(self, values_BT: Tensor) -> Tensor:
+        """Mean of a value of each token of the newest pass over those that count; 0 where none does."""
+        if self.latest_counted_BT is None:
+            return values_BT.mean()
+        return values_BT[self.latest_counted_BT].sum() / self.latest_counted_BT.sum().clamp(min=1)
 
     @abstractmethod
     def probes(self) -> Sequence[Probe]:
@@ -83,7 +108,8 @@ class Observed(nn.Module, ABC):
 
 
 class AttentionShare:
-    """||attention output|| / ||residual stream it is added to||, per layer, averaged over tokens."""
+    """||attention output|| / ||residual stream it is added to||, per layer, averaged over the tokens that attention is
+    computed for: it writes exactly nothing for those that a router skips."""
 
     def __init__(self, layers: list[tuple[nn.Module, nn.Module]]):
         """`layers`: per layer, the norm that reads the residual stream and the attention whose output is added."""
@@ -108,8 +134,9 @@ class AttentionShare:
     def _see_output(self, layer: int, _attention: nn.Module, _args: tuple[Tensor, ...], out_BTD: Tensor) -> None:
         residual_BT = self._residual[layer]
         assert residual_BT is not None
-        self._total[layer] += (out_BTD.float().norm(dim=-1) / residual_BT.clamp(min=1e-12)).sum().cpu()
-        self._tokens[layer] += residual_BT.numel()
+        written_BT = out_BTD.float().norm(dim=-1)
+        self._total[layer] += (written_BT / residual_BT.clamp(min=1e-12)).sum().cpu()
+        self._tokens[layer] += int((written_BT > 0).sum())
 
     def maps(self) -> list[Map]:
         return [
@@ -121,7 +148,8 @@ class AttentionShare:
                 x_label="layer",
                 y_label="norm ratio",
                 series=["attention output / residual"],
-                note="Norm of the attention output over the norm of the stream it is added to, mean over "
-                f"{int(self._tokens[:1].sum()):,} tokens, and over the iterations of layers that run repeatedly.",
+                note="Norm of the attention output over the norm of the stream it is added to, mean over the "
+                f"tokens it is computed for ({int(self._tokens[:1].sum()):,} in the first layer), and over the "
+                "iterations of layers that run repeatedly.",
             )
         ]

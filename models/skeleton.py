@@ -221,6 +221,7 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         # Rows that have ended may run on while others of the batch are decoded.
         if offset + length > limit and bool((position_BT[:, -1] >= limit).all()):
             raise UserError(f"position {offset + length - 1} exceeds model.max_seq_len={limit}")
+        self.latest_counted_BT = counted_BT
         visible = packed or visible_keys(doc_start_BT, offset, length, ids_BT.device)
         context = Context(
             offset, position_BT, doc_start_BT, row_key_B, visible, cache, counted_BT, packed=packed, source_B=source_B

@@ -339,11 +339,20 @@ class Huginn(LanguageModel):
         }
         if self._latest:
             state, before = (self._latest[name].float() for name in ("state", "before"))
-            found["state_change"] = float(((state - before).norm(dim=-1) / state.norm(dim=-1)).mean())
+            moved_BT = (state - before).norm(dim=-1) / state.norm(dim=-1)
+            found["state_change"] = float(self.counted_mean(moved_BT))
             if state.shape[1] > 1:
                 neighbours = torch.cosine_similarity(state[:, 1:], state[:, :-1], dim=-1)
-                found["neighbour_cosine"] = float(neighbours.mean())
+                found["neighbour_cosine"] = float(self._counted_neighbours(neighbours))
         return found
+
+    def _counted_neighbours(self, cosine_BP: Tensor) -> Tensor:
+        """Mean over the pairs of neighbours that both count."""
+        counted_BT = self.latest_counted_BT
+        if counted_BT is None:
+            return cosine_BP.mean()
+        both_BP = counted_BT[:, 1:] & counted_BT[:, :-1]
+        return cosine_BP[both_BP].sum() / both_BP.sum().clamp(min=1)
 
     def probes(self) -> Sequence[Probe]:
         return [

@@ -61,6 +61,7 @@ MOD_SKIP_RAMP = 0.1
 class Hydra(LanguageModel):
     """CCGQA + MoD + MoR + MoE."""
 
+    smallest_shares = ("expert_load_min",)
     progress: Tensor
     mod_floor: Tensor
     mod_skip: Tensor
@@ -265,20 +266,21 @@ class Hydra(LanguageModel):
 
     def diagnostics(self) -> dict[str, float]:
         """How far MoD is open, and of the newest forward pass: share of tokens above the threshold and above r = 1/2,
-        variance of r, mean depth, largest and smallest share of an expert, divergence of the experts."""
+        variance of r, mean depth, largest and smallest share of an expert, divergence of the experts on some of the
+        tokens."""
+        counted_BT, mean = self.latest_counted_BT, self.counted_mean
         found: dict[str, list[Tensor]] = defaultdict(list)
         for routed in self._routed:
             if routed.gate is not None:
                 gate_BT = routed.gate.logit_BT.sigmoid()
-                found["mod_passing"].append(routed.gate.chosen_BT.float().mean())
-                found["mod_above_half"].append((gate_BT > 0.5).float().mean())
-                found["mod_variance"].append(gate_BT.var(correction=0))
+                found["mod_passing"].append(mean(routed.gate.chosen_BT.float()))
+                found["mod_above_half"].append(mean((gate_BT > 0.5).float()))
+                found["mod_variance"].append(mean((gate_BT - mean(gate_BT)).square()))
             if routed.depths is not None:
-                found["mor_depth"].append(routed.depths.depth_BT.mean())
-        for layer in self.expert_layers:
-            found["expert_divergence"].append(layer.ffn.experts.divergence())
-        for choices in self._choices:
-            load_E = choices.load()
+                found["mor_depth"].append(mean(routed.depths.depth_BT))
+        for layer, choices in zip(self.expert_layers, self._choices, strict=bool(self._choices)):
+            found["expert_divergence"].append(layer.ffn.experts.divergence(choices.some(counted_BT)))
+            load_E = choices.load(counted_BT)
             found["expert_load_max"].append(load_E.max())
             found["expert_load_min"].append(load_E.min())
         means = {name: torch.stack(values).mean() for name, values in found.items()}

@@ -25,6 +25,7 @@ from athanor.kernels.swiglu import swiglu
 from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, row_means
 
 ALPHA_START = 0.1
+SAMPLED_TOKENS = 32  # of a row, at most, that the experts are compared on
 
 
 class Choices(NamedTuple):
@@ -32,10 +33,19 @@ class Choices(NamedTuple):
 
     p_BTE: Tensor
     chosen_BTk: Tensor
+    some_BSD: Tensor  # what every so manieth token brought to the experts
+    stride: int  # between them
 
-    def load(self) -> Tensor:
-        """Share of the choices that fell on each expert, `[E]`."""
-        return F.one_hot(self.chosen_BTk.flatten(), self.p_BTE.shape[-1]).float().mean(0)
+    def load(self, counted_BT: Tensor | None = None) -> Tensor:
+        """Share of the choices of counted tokens (none given: all) that fell on each expert, `[E]`."""
+        chosen_Nk = self.chosen_BTk.flatten(0, 1) if counted_BT is None else self.chosen_BTk[counted_BT]
+        choices_NE = F.one_hot(chosen_Nk.flatten(), self.p_BTE.shape[-1]).float()
+        return choices_NE.sum(0) / max(1, len(choices_NE))
+
+    def some(self, counted_BT: Tensor | None = None) -> Tensor:
+        """The inputs of some tokens, of counted ones alone where that is given, `[N, D]`."""
+        some_BS = slice(None) if counted_BT is None else counted_BT[:, :: self.stride]
+        return self.some_BSD[some_BS].flatten(0, -2)
 
 
 class Experts(nn.Module):
@@ -57,11 +67,15 @@ class Experts(nn.Module):
         u_NF, v_NF = (grouped_matmul(x_ND, weight, sizes_E) for weight in (self.gate, self.up))
         return grouped_matmul(swiglu(u_NF, v_NF), self.down, sizes_E)
 
-    def divergence(self) -> Tensor:
-        """1 - mean cosine between the output matrices of two experts: 0 when they are copies, 1 when unrelated."""
-        flat_EN = F.normalize(self.down.detach().float().flatten(1), dim=1)
-        count = flat_EN.shape[0]
-        return 1.0 - (flat_EN.sum(0).square().sum() - count) / (count * (count - 1))
+    @torch.no_grad()
+    def divergence(self, x_ND: Tensor) -> Tensor:
+        """1 - mean cosine between what two experts make of the same token: 0 where they compute the same, however
+        their neurons are ordered, 1 where they are unrelated; 0 without tokens."""
+        y_END = torch.stack([self.one(expert, x_ND.to(self.down.dtype)) for expert in range(len(self.down))])
+        y_END = F.normalize(y_END.float(), dim=-1)
+        count = len(y_END)
+        cosine_N = (y_END.sum(0).square().sum(-1) - y_END.square().sum((0, 2))) / (count * (count - 1))
+        return (1.0 - cosine_N).sum() / max(1, len(x_ND))
 
 
 class MixtureOfExperts(nn.Module):
@@ -93,7 +107,9 @@ class MixtureOfExperts(nn.Module):
             y_BTD = self._every_expert(x_BTD, sparse_BTE + routing.moe_dense * (p_BTE - sparse_BTE))
         else:
             y_BTD = self._chosen_experts(x_BTD, weight_BTk, chosen_BTk)
-        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk)
+        stride = -(-x_BTD.shape[1] // SAMPLED_TOKENS)
+        some_BSD = x_BTD[:, ::stride].detach().clone()
+        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk, some_BSD, stride)
 
     def _every_expert(self, x_BTD: Tensor, weight_BTE: Tensor) -> Tensor:
         y_BTD = torch.zeros_like(x_BTD)

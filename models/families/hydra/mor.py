@@ -58,6 +58,11 @@ class Recursions(nn.Module):
         self.embedding = nn.Embedding(recursions, d_model)
 
     @property
+    def mixes_all(self) -> bool:
+        """Whether serving runs every recursion for every token, the depths being weights of their outputs."""
+        return False
+
+    @property
     def thresholds(self) -> list[ThresholdRouter]:
         """The routers whose thresholds are calibrated."""
         return []
@@ -79,6 +84,10 @@ class GaussianRecursions(Recursions):
         super().__init__(d_model, recursions)
         self.start, self.variance, self.hard_exit = start, variance, hard_exit
         self.router = LinearRouter(d_model, start=start)
+
+    @property
+    def mixes_all(self) -> bool:
+        return not self.hard_exit
 
     def expected_share(self, r: int) -> float:
         return min(1.0, max(0.0, self.start * (self.recursions - 1) - r + 1.0)) if self.hard_exit else 1.0

@@ -13,7 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from athanor.data.loader import Batch
 from athanor.models.families.hydra.block import HydraBlock, Routed
 from athanor.models.families.hydra.moe import Choices, MixtureOfExperts
-from athanor.models.maps import Map
+from athanor.models.maps import Map, unused
 from athanor.models.skeleton import LanguageModel
 
 
@@ -58,7 +58,8 @@ class SkipProbe:
 
 
 class DepthProbe:
-    """Per block, how many recursions a token went through; 0 where the block was skipped."""
+    """Per block, how many recursions a token went through; 0 where the block was skipped. Where their outputs are mixed
+    every token goes through all, and counts at the mean depth of the mixture."""
 
     def __init__(self, blocks: Sequence[HydraBlock], recursions: int):
         self._blocks = blocks
@@ -80,20 +81,26 @@ class DepthProbe:
     def maps(self) -> list[Map]:
         tokens_L = self._tokens_LR.sum(1).clamp(min=1)
         measured = f"Over {int(tokens_L[0]):,} tokens of held-out text."
+        mixed = any(block.mor is not None and block.mor.mixes_all for block in self._blocks)
+        if mixed:
+            measured += (
+                f" Every token runs all {self._tokens_LR.shape[1] - 1} recursions, whose outputs are mixed: shown is "
+                "the mean depth of each token's mixture, not what is computed."
+            )
         return [
             Map(
                 name="depth_histogram",
-                title="Mixture of recursions: how deep tokens go",
+                title=f"Mixture of recursions: {'mean depth of the mixtures' if mixed else 'how deep tokens go'}",
                 kind="heatmap",
                 values=(self._tokens_LR / tokens_L[:, None]).tolist(),
                 x_label="recursions, 0 = skipped",
                 y_label="block",
                 unit="share of tokens",
-                note=f"{measured} Where depths are mixed, a token counts at the nearest to its mean depth.",
+                note=f"{measured} A token counts at the nearest whole depth.",
             ),
             Map(
                 name="mean_depth",
-                title="Mean recursions of a token",
+                title=f"Mean {'depth of the mixture' if mixed else 'recursions'} of a token",
                 kind="lines",
                 values=[[total / float(tokens) for total, tokens in zip(self._depth_L, tokens_L, strict=True)]],
                 x_label="block",
@@ -111,6 +118,7 @@ class ExpertProbe:
         self._layers = layers
         experts = layers[0].experts.gate.shape[0]
         self._load_LE, self._p_LE = (torch.zeros(len(layers), experts, dtype=torch.float64) for _ in range(2))
+        self._divergence_L = [0.0] * len(layers)
         self._tokens = 0
 
     def attach(self) -> list[RemovableHandle]:
@@ -121,12 +129,13 @@ class ExpertProbe:
         tokens = choices.p_BTE.shape[0] * choices.p_BTE.shape[1]
         self._load_LE[i] += tokens * choices.load().double().cpu()
         self._p_LE[i] += choices.p_BTE.double().sum((0, 1)).cpu()
+        self._divergence_L[i] += tokens * float(self._layers[i].experts.divergence(choices.some()))
         self._tokens += tokens if i == 0 else 0
 
     def maps(self) -> list[Map]:
         tokens = max(1, self._tokens)
         load_LE, p_LE = self._load_LE / tokens, self._p_LE / tokens
-        divergence = [float(layer.experts.divergence()) for layer in self._layers]
+        divergence = [total / tokens for total in self._divergence_L]
         return [
             Map(
                 name="expert_load",
@@ -136,7 +145,8 @@ class ExpertProbe:
                 x_label="expert",
                 y_label="expert layer",
                 unit="share",
-                note=f"Over {tokens:,} tokens of held-out text; even would be {1 / load_LE.shape[1]:.3g}.",
+                note=f"Over {tokens:,} tokens of held-out text; even would be {1 / load_LE.shape[1]:.3g}."
+                + unused(load_LE.tolist(), [f"expert {e}" for e in range(load_LE.shape[1])]),
             ),
             Map(
                 name="expert_balance",
@@ -148,7 +158,8 @@ class ExpertProbe:
                 ],
                 x_ticks=["largest load", "smallest load", "largest mean probability", "divergence"],
                 y_ticks=[f"expert layer {i}" for i in range(len(divergence))],
-                note="Divergence: 1 - mean cosine between the output matrices of two experts; 0 for copies.",
+                note="Divergence: 1 - mean cosine between what two experts make of the same token; 0 where they "
+                "compute the same, 1 where they are unrelated.",
             ),
         ]
 

@@ -74,6 +74,7 @@ class PolychromaticBlock(nn.Module):
 class Polychromatic(LanguageModel):
     """GQA + PolyGLU."""
 
+    smallest_shares = ("activation_share_min",)
     tau: Tensor
 
     def __init__(self, recipe: ModelRecipe):
@@ -126,22 +127,38 @@ class Polychromatic(LanguageModel):
 
     def diagnostics(self) -> dict[str, float]:
         """Routing entropies in nats, noise off: static softmax(alpha), dynamic softmax(beta c / tau), actual
-        softmax((alpha + beta c) / tau) on each row's last position; root mean square of alpha."""
+        softmax((alpha + beta c) / tau) on the last token of each row, and there the smallest mean share of an
+        activation in a layer; root mean square of alpha."""
         tau = float(self.tau)
-        static, dynamic, actual, alpha_square = [], [], [], []
+        static, dynamic, actual, least, alpha_square = [], [], [], [], []
         for block in self.blocks:
             alpha_FK = block.ffn.router.alpha.detach().float()
             static.append(entropy(alpha_FK).mean())
             alpha_square.append(alpha_FK.square().mean())
             if block.ffn.latest_dynamic is not None:
-                dynamic.append(entropy(block.ffn.latest_dynamic / tau).mean())
-                last_B1K = block.ffn.latest_dynamic[:, -1:]
-                actual.append(entropy((alpha_FK + last_B1K) / tau).mean())
+                dynamic.append(self._dynamic_entropy(block.ffn.latest_dynamic / tau))
+                logits_NFK = (alpha_FK + self._last_tokens(block.ffn.latest_dynamic)[:, None]) / tau
+                if len(logits_NFK):
+                    actual.append(entropy(logits_NFK).mean())
+                    least.append(logits_NFK.softmax(-1).mean((0, 1)).min())
         found = {"static_entropy": static, "dynamic_entropy": dynamic, "actual_entropy": actual}
+        found["activation_share_min"] = [torch.stack(least).min()] if least else []
         return {
             "alpha_rms": math.sqrt(float(torch.stack(alpha_square).mean())),
             **{name: float(torch.stack(values).mean()) for name, values in found.items() if values},
         }
+
+    def _dynamic_entropy(self, dynamic_BTK: Tensor) -> Tensor:
+        entropy_BT = entropy(dynamic_BTK)
+        return entropy_BT.mean() if self.section.pool == "sequence" else self.counted_mean(entropy_BT)
+
+    def _last_tokens(self, dynamic_BTK: Tensor) -> Tensor:
+        """Those of the last counted token of each row that has any, `[N, K]`."""
+        counted_BT = self.latest_counted_BT
+        if counted_BT is None or dynamic_BTK.shape[1] == 1:
+            return dynamic_BTK[:, -1]
+        last_B = (counted_BT * torch.arange(counted_BT.shape[1], device=counted_BT.device)).argmax(1)
+        return dynamic_BTK[counted_BT.any(1), last_B[counted_BT.any(1)]]
 
     def probes(self) -> Sequence[Probe]:
         return [

@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from athanor.kernels.polyglu import ACTIVATIONS
 from athanor.models.families.polychromatic.polyglu import PolyGLU
-from athanor.models.maps import Map
+from athanor.models.maps import Map, unused
 
 _NEURONS_SHOWN = 128
 _CHUNK_ELEMENTS = 2**24
@@ -95,7 +95,7 @@ class RoutingProbe:
             y_label="layer",
             x_ticks=list(ACTIVATIONS),
             unit="share",
-            note=measured,
+            note=measured + unused([share_FK.mean(0).tolist() for share_FK in shares_LFK], ACTIVATIONS),
         )
 
     def _neuron_shares(self, shares_LFK: list[Tensor], k: int, measured: str) -> Map:

@@ -80,12 +80,18 @@ def test_dense_warm_up_teaches_every_expert(run_experts):
     assert (layer.experts.down.grad.abs().amax((1, 2)) > 0).all()
 
 
-def test_divergence_is_zero_for_copies():
-    layer = experts()
-    assert layer.experts.divergence().item() == pytest.approx(1.0, abs=0.4)
-    with torch.no_grad():
-        layer.experts.down.copy_(layer.experts.down[:1].expand_as(layer.experts.down))
-    assert layer.experts.divergence().item() == pytest.approx(0.0, abs=1e-5)
+@torch.no_grad()
+def test_divergence_compares_what_experts_compute_not_how_they_are_written():
+    weights, x_ND = experts().experts, torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    assert weights.divergence(x_ND).item() == pytest.approx(1.0, abs=0.3), "unrelated"
+    weights.down.copy_(weights.down[:1].expand_as(weights.down))
+    assert weights.divergence(x_ND).item() == pytest.approx(1.0, abs=0.3), "only written alike"
+    for e in range(1, 4):
+        order = torch.randperm(weights.down.shape[2], generator=torch.Generator().manual_seed(e))
+        weights.gate[e], weights.up[e] = weights.gate[0][order], weights.up[0][order]
+        weights.down[e] = weights.down[0][:, order]
+    assert weights.divergence(x_ND).item() == pytest.approx(0.0, abs=1e-5), "one function, its neurons permuted"
+    assert weights.divergence(x_ND[:0]).item() == 0.0
 
 
 @pytest.mark.parametrize(
