@@ -7,13 +7,15 @@ the hub in a header and nowhere else.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 Kind = Literal["dataset", "model"]
 State = Literal["open", "gated", "renamed", "missing", "offline", "unreachable", "refused"]
 TIMEOUT_S = 4.0
+_COMMIT = re.compile("[0-9a-f]{40}")
 _PAGES = {"dataset": "https://huggingface.co/datasets/", "model": "https://huggingface.co/"}
 
 
@@ -28,10 +30,12 @@ class Repository(NamedTuple):
 
 @dataclass(frozen=True)
 class Access:
-    """What the hub said about a repository. `problem` is one line with the remedy; None where it can be read."""
+    """What the hub said about a repository. `problem` is one line with the remedy; None where it can be read. `commit`
+    is what its revision points to now, where the hub tells."""
 
     state: State
     problem: str | None = None
+    commit: str | None = None
 
 
 def hub_access(kind: Kind, repo: str, revision: str | None = None) -> Access:
@@ -51,12 +55,15 @@ def hub_access(kind: Kind, repo: str, revision: str | None = None) -> Access:
     try:
         with httpx.Client(headers=headers, timeout=TIMEOUT_S, follow_redirects=False) as client:
             answer = client.get(f"{place}/revision/{revision}" if revision else place)
-            if answer.is_success and answer.json().get("gated"):
+            about = answer.json() if answer.is_success else {}
+            commit = str(about.get("sha"))
+            if about.get("gated"):
                 answer = client.get(f"{place}/auth-check")
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, AttributeError) as error:
         problem = f"the hub at {urlsplit(endpoint).netloc or endpoint} cannot be reached ({type(error).__name__})"
         return Access("unreachable", f"{problem}; check the network")
-    return _judge(kind, repo, revision, answer, has_token=token is not None)
+    access = _judge(kind, repo, revision, answer, has_token=token is not None)
+    return replace(access, commit=commit) if access.state == "open" and _COMMIT.fullmatch(commit) else access
 
 
 def _judge(kind: Kind, repo: str, revision: str | None, answer: object, has_token: bool) -> Access:

@@ -13,6 +13,7 @@ from athanor.core.keys import sha256_file
 from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.hub_access import Repository
+from athanor.data.hub_commits import commit_of
 from athanor.tasks.benchmarks.local import local_names, reads_documents
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 from athanor.tasks.cost import STARTUP_S, Cost
@@ -43,6 +44,7 @@ class EvalStageRecipe(Recipe):
     task: EvalTaskRecipe = Field(exclude=True)
     asked: dict[str, Any]
     test_sha256: str | None = None
+    commits: dict[str, str] | None = Field(default=None, description="Data set on the hub -> where it is read")
     label: str
     model: ModelName
     seed: int
@@ -56,7 +58,10 @@ class EvalStageRecipe(Recipe):
                 raise UserError(f"evaluate.tasks.{label}.path={task.path}: no such file; give a .jsonl or .parquet")
             sha256 = sha256_file(file)
         asked = task.model_dump(mode="json", exclude={"path", "max_cut_fraction"}, exclude_none=True)
-        return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed)
+        commits = {repository.repo: commit for repository in _on_hub(task) if (commit := commit_of(repository))}
+        return cls(
+            task=task, asked=asked, test_sha256=sha256, commits=commits or None, label=label, model=model, seed=seed
+        )
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
@@ -123,6 +128,7 @@ def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents:
         out=run.out,
         runtime=run.runtime,
         seed=recipe.seed,
+        commits=recipe.commits or {},
         documents={name: artifact.path for name, artifact in documents.items()} or None,
         progress=run.progress,
     )
@@ -154,7 +160,7 @@ def _check(task: EvalTaskRecipe, context_tokens: int) -> None:
 def _on_hub(task: EvalTaskRecipe) -> Iterator[Repository]:
     from athanor.tasks.benchmarks.catalogue import hub_datasets
 
-    for repo in sorted(hub_datasets(task)):
+    for repo in hub_datasets(task):
         yield Repository("dataset", repo)
 
 

@@ -14,6 +14,7 @@ from athanor.core.store import Artifact
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.documents import read_documents
 from athanor.data.hub_access import Repository
+from athanor.data.hub_commits import commit_of
 from athanor.tasks.cost import Cost, passing_over
 from athanor.tasks.external import External
 from athanor.tasks.stage import Lifecycle, Stage, StageRun, Wanted
@@ -31,6 +32,7 @@ class TokenizerStageRecipe(Recipe):
     conversations: bool = Field(exclude=True, description="Whether chat will need its tags: refused early, or the same")
     asked: dict[str, Any]
     sha256: str | None = Field(default=None, description="Of a loaded file")
+    commit: str | None = Field(default=None, description="Of the hub's model it is loaded from")
     proportions: dict[str, float] | None = Field(default=None, description="Share of the training text by source")
 
     @classmethod
@@ -45,8 +47,14 @@ class TokenizerStageRecipe(Recipe):
             conversations=conversations,
             asked=tokenizer.model_dump(mode="json", exclude=unused, exclude_none=True),
             sha256=sha256_file(_file(tokenizer.path)) if tokenizer.path is not None else None,
+            commit=commit_of(_repository(tokenizer)) if tokenizer.hub is not None else None,
             proportions=proportions if trained else None,
         )
+
+    @property
+    def pinned(self) -> TokenizerRecipe:
+        """The tokenizer, at the commit."""
+        return self.tokenizer.model_copy(update={"hub_revision": self.commit or self.tokenizer.hub_revision})
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
@@ -59,13 +67,13 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
 
 def external(preset: Preset) -> Iterator[External]:
     """The file or the hub's model it is loaded from."""
-    path, hub, revision = preset.tokenizer.path, preset.tokenizer.hub, preset.tokenizer.hub_revision
+    path, hub = preset.tokenizer.path, preset.tokenizer.hub
     conversations = preset.sft is not None
     if path is not None:
         yield External("tokenizer", ("tokenizer",), lambda: _check(_file(path), conversations))
     if hub is not None:
-        repository = Repository("model", hub, revision)
-        check = lambda: _check(_cached_file(hub, revision), conversations)  # noqa: E731
+        repository = _repository(preset.tokenizer)
+        check = lambda: _check(_cached_file(hub, commit_of(repository) or repository.revision), conversations)  # noqa: E731
         yield External("tokenizer", ("tokenizer",), check, lambda: [repository])
 
 
@@ -85,7 +93,7 @@ def build(recipe: TokenizerStageRecipe, run: StageRun, *, documents: dict[str, A
     """Write `tokenizer.json` with its end-of-document id and the bytes each id stands for."""
     from athanor.data.tokenizer import build_tokenizer, check_chat_tags, load_tokenizer
 
-    facts = build_tokenizer(recipe.tokenizer, _training_text(recipe, documents), run.out)
+    facts = build_tokenizer(recipe.pinned, _training_text(recipe, documents), run.out)
     if recipe.conversations:
         check_chat_tags(load_tokenizer(run.out).token_id, f"tokenizer ({facts['origin']})")
     if switched_off := facts.get("switched_off"):
@@ -122,6 +130,10 @@ def _training_text(recipe: TokenizerStageRecipe, documents: dict[str, Artifact])
                 break
             left_bytes -= len(document.text.encode())
             yield document.text
+
+
+def _repository(tokenizer: TokenizerRecipe) -> Repository:
+    return Repository("model", str(tokenizer.hub), tokenizer.hub_revision)
 
 
 def _is_trained(tokenizer: TokenizerRecipe) -> bool:

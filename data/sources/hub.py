@@ -14,6 +14,7 @@ from typing import Any
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import SourceRecipe
 from athanor.data.hub_access import Repository
+from athanor.data.hub_commits import commit_of
 from athanor.data.sources.records import Raw
 from athanor.data.sources.source import Source
 
@@ -39,13 +40,17 @@ def read_hub(recipe: SourceRecipe, fields: Sequence[str]) -> Iterator[Raw]:
 ORIGIN = Source(
     name="hub",
     read=read_hub,
-    identity=lambda recipe: {"hub": recipe.hub, "config": recipe.hub_config, "revision": recipe.hub_revision},
+    identity=lambda recipe: {"hub": recipe.hub, "config": recipe.hub_config, "commit": commit_of(_repository(recipe))},
     read_bytes_per_s=10e6,
     document_bytes=4000,
     whole_bytes=lambda recipe, identity: None,
     title=lambda recipe: f"hub {recipe.hub}",
-    repository=lambda recipe: Repository("dataset", str(recipe.hub), recipe.hub_revision, streamed=True),
+    repository=lambda recipe: _repository(recipe),
 )
+
+
+def _repository(recipe: SourceRecipe) -> Repository:
+    return Repository("dataset", str(recipe.hub), recipe.hub_revision, streamed=True)
 
 
 def _stream(recipe: SourceRecipe, fields: Sequence[str]) -> Any:
@@ -54,8 +59,9 @@ def _stream(recipe: SourceRecipe, fields: Sequence[str]) -> Any:
     hub_id = str(recipe.hub)
     if os.path.exists(hub_id):
         raise UserError(f"hub {hub_id}: a local file or folder has this name; give it as `path`, or move it")
+    revision = commit_of(_repository(recipe)) or recipe.hub_revision
     builder = datasets.load_dataset_builder(
-        hub_id, recipe.hub_config, revision=recipe.hub_revision, token=os.environ.get("HF_TOKEN") or None
+        hub_id, recipe.hub_config, revision=revision, token=os.environ.get("HF_TOKEN") or None
     )
     kind = type(builder).__module__.split(".")[-1]
     if kind not in FORMATS:

@@ -22,6 +22,7 @@ from athanor.flows.plan.preflight import (
     access_findings,
     disk_finding,
     foreseen_findings,
+    learn_commits,
     rank_findings,
     recipe_findings,
     version_findings,
@@ -77,6 +78,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     from athanor.flows.plan.estimate import Estimator
 
     _ = OPTIMIZERS.table  # looked up one by one until here, so that two of a name would not be noticed
+    answers = learn_commits(preset)
     findings = [*recipe_findings(preset), *rank_findings(preset)]
     try:
         machine = this_machine(preset.runtime) if on is None else rented_machine(on, preset.runtime)
@@ -84,10 +86,10 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
         machine = None
         findings.append(Finding("error", "device", str(error)))
     if findings or machine is None:
-        return Plan(preset, machine, [*findings, *access_findings(preset, None)])
+        return Plan(preset, machine, [*findings, *access_findings(preset, None, answers)])
     survey = Survey(preset)
     needed = survey.needed_by(flow)
-    findings += [*access_findings(preset, needed), *foreseen_findings(survey, needed)]
+    findings += [*access_findings(preset, needed, answers), *foreseen_findings(survey, needed)]
     estimator = Estimator(survey, machine, timing)
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,8 @@ from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
 from athanor.core.store import Artifact, Store
-from athanor.data.hub_access import Repository, hub_access
+from athanor.data.hub_access import Access, Repository, hub_access
+from athanor.data.hub_commits import commit_of, note_commit
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.external import External
 from athanor.tasks.preset_recipe import Preset
@@ -30,6 +31,7 @@ from athanor.tasks.stage_task import versions
 CONSTRAINTS = Path(__file__).parent.parent.parent / "constraints.txt"
 DISK_WARNING_SHARE = 0.8
 Level = Literal["ok", "warning", "error"]
+Answers = dict[Repository, Access]
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,29 @@ def rank_findings(preset: Preset) -> list[Finding]:
     return [f for name, run in runs.items() for f in _caught(name, lambda run=run: check_ranks(preset.runtime, run))]
 
 
-def access_findings(preset: Preset, stages: list[StageSurvey] | None) -> list[Finding]:
-    """One finding for each hub repository that stages still to be built read; all are asked at once.
+def learn_commits(preset: Preset) -> Answers:
+    """Fix the commits of the repositories that were never seen, of which keys are made; what the hub said of them."""
+    unseen = [repository for _, repository in _repositories(preset, None) if commit_of(repository) is None]
+    answers = _ask(unseen)
+    for repository, access in answers.items():
+        note_commit(repository, access.commit or (_cached_commit(repository) if access.problem else None))
+    return answers
+
+
+def access_findings(preset: Preset, stages: list[StageSurvey] | None, answers: Answers) -> list[Finding]:
+    """One finding for each hub repository that stages still to be built read; those not in `answers` are asked at once.
 
     Without `stages`, for want of keys, everything counts as still to be built.
     """
     wanted = list(_repositories(preset, stages))
+    answers = answers | _ask(repository for _, repository in wanted if repository not in answers)
+    return [_access_finding(field, repository, answers[repository]) for field, repository in wanted]
+
+
+def _ask(repositories: Iterable[Repository]) -> Answers:
+    asked = list(repositories)
     with ThreadPoolExecutor(max_workers=8) as pool:
-        return list(pool.map(lambda asked: _access(*asked), wanted))
+        return dict(zip(asked, pool.map(lambda one: hub_access(one.kind, one.repo, one.revision), asked), strict=True))
 
 
 def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding]:
@@ -159,11 +176,15 @@ def _known_repositories(external: External) -> list[Repository]:
         return []
 
 
-def _access(field: str, repository: Repository) -> Finding:
-    access = hub_access(repository.kind, repository.repo, repository.revision)
-    subject = f"{field}: hub {repository.repo}"
+def _access_finding(field: str, repository: Repository, access: Access) -> Finding:
+    subject, commit = f"{field}: hub {repository.repo}", commit_of(repository)
+    if access.problem is None and access.commit is not None and commit not in (None, access.commit):
+        message = (
+            f"has moved on to {access.commit[:12]} and is read at {commit}; hub_revision: {access.commit} takes it"
+        )
+        return Finding("warning", subject, message)
     if access.problem is None:
-        return Finding("ok", subject, "can be read")
+        return Finding("ok", subject, "can be read" + (f", at {commit[:12]}" if commit is not None else ""))
     if access.state in ("offline", "unreachable") and _is_cached(repository):
         return Finding("warning", subject, f"{access.problem}; a copy is cached and will be used")
     return Finding("error", subject, access.problem)
@@ -176,11 +197,22 @@ def _is_cached(repository: Repository) -> bool:
         case "model":
             from athanor.data.tokenizer import cached_tokenizer_file
 
-            return cached_tokenizer_file(repository.repo, repository.revision) is not None
+            revision = commit_of(repository) or repository.revision
+            return cached_tokenizer_file(repository.repo, revision) is not None
         case "dataset":
             return _dataset_cached(repository.repo)
         case other:
             assert_never(other)
+
+
+def _cached_commit(repository: Repository) -> str | None:
+    """The commit that a copy in the hub's cache here is of: its folder's name."""
+    if repository.kind != "model":
+        return None
+    from athanor.data.tokenizer import cached_tokenizer_file
+
+    file = cached_tokenizer_file(repository.repo, repository.revision)
+    return file.parent.name if file is not None else None
 
 
 def _dataset_cached(repo: str) -> bool:

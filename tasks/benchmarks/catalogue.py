@@ -10,11 +10,13 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
+from athanor.core.notes import Notes
 from athanor.tasks.benchmarks.first_rows import check_rows
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from lm_eval.tasks import TaskManager
 
 READERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+_DATASETS = Notes("task-datasets.jsonl")
 CHAT_PROMPT = "chat_doc_to_text"  # metadata of a local task: its user message, where the plain prompt has labels
 
 
@@ -50,10 +53,20 @@ def check(recipe: EvalTaskRecipe) -> None:
         )
 
 
-def hub_datasets(recipe: EvalTaskRecipe) -> set[str]:
-    """Ids of the hub data sets the task reads, those of a group's members included. UserError for an unknown task."""
+def hub_datasets(recipe: EvalTaskRecipe) -> list[str]:
+    """Ids of the hub data sets the task reads, those of a group's members included, sorted. lm-eval's index takes
+    seconds to read, so what it says is remembered. UserError for an unknown task."""
     if recipe.path is not None or recipe.name in local_names():
-        return set()
+        return []
+    question = {"task": recipe.name, "lm_eval": version("lm_eval")}
+    if (known := _DATASETS.answer(question)) is not None:
+        return known
+    found = sorted(_datasets_in_index(recipe))
+    _DATASETS.note(question, found)
+    return found
+
+
+def _datasets_in_index(recipe: EvalTaskRecipe) -> set[str]:
     index = manager(recipe.name).task_index
     waiting, seen, found = [recipe.name], set(), set()
     while waiting:

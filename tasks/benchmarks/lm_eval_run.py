@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any, Literal
 
 from athanor.core.disk import write_json
@@ -41,6 +42,7 @@ def run_task(
     runtime: Runtime,
     seed: int,
     documents: dict[str, Path] | None = None,
+    commits: Mapping[str, str] = MappingProxyType({}),
     progress: Progress = silent,
 ) -> dict[str, Any]:
     """Write `result.json`, `samples.jsonl` and `items.json` into `out`, and return the result.
@@ -48,15 +50,16 @@ def run_task(
     result: {task, label, model, samples_file, metrics: {name: {value, ci_low, ci_high (95 %), n, higher_is_better,
     chance}}, reading: what was cut of the prompts}; a sample: {prompt, response, expected, correct}; items.json: metric
     -> {sha256 of the documents, values: one each}, for comparisons item by item. `documents`: source -> documents
-    artifact, for bits per byte. `seed` draws few-shot examples and sampling noise. Raises UserError, one line, for an
-    unknown task, missing data, a damaged checkpoint, and prompts most of which do not fit.
+    artifact, for bits per byte; `commits`: data set on the hub -> where it is read. `seed` draws few-shot
+    examples and sampling noise. Raises UserError, one line, for an unknown task, missing data, a damaged checkpoint,
+    and prompts most of which do not fit.
     """
     validate_task(recipe)
     from athanor.models.decoding.harness import HarnessLM
     from athanor.tasks.benchmarks import scores
 
     model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress, max_cut_fraction=recipe.max_cut_fraction)
-    with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet():
+    with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet(), _pinned(commits):
         tasks = _load(recipe, model_name == "sft", Path(scratch), documents, seed)
         records = _evaluate(model, tasks, recipe, model_name == "sft")
     metrics, items = scores.score(tasks, records, split_by="source" if reads_documents(recipe) else None)
@@ -103,6 +106,25 @@ def _evaluate(model: Any, tasks: dict[str, Any], recipe: EvalTaskRecipe, chat: b
     )
     assert results is not None and "samples" in results, "lm-eval withholds them only from ranks above 0"
     return results["samples"]
+
+
+@contextmanager
+def _pinned(commits: Mapping[str, str]) -> Iterator[None]:
+    """Within: data sets are loaded at these commits, which lm-eval's tasks cannot be told."""
+    import datasets
+
+    load = datasets.load_dataset
+
+    def load_pinned(path: str, *args: Any, **kwargs: Any) -> Any:
+        if path in commits and kwargs.get("revision") is None:
+            kwargs["revision"] = commits[path]
+        return load(path, *args, **kwargs)
+
+    datasets.load_dataset = load_pinned
+    try:
+        yield
+    finally:
+        datasets.load_dataset = load
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from athanor.data import hub_access as module
 from athanor.data.hub_access import hub_access
 
 TOKEN = "hf_secretsecretsecret"
+COMMIT = "5" * 40
 PAGE = "https://huggingface.co/datasets/o/gated"
 
 
@@ -32,7 +33,7 @@ class Hub(BaseHTTPRequestHandler):
         kind, _, rest = path.removeprefix("/api/").partition("/")
         match rest.split("/")[1:]:
             case ["open"] | ["open", "revision", "v1"]:
-                return 200, {}, {"id": "o/open", "gated": False}
+                return 200, {}, {"id": "o/open", "gated": False, "sha": COMMIT}
             case ["open", "revision", _]:
                 return 404, {"X-Error-Code": "RevisionNotFound"}, {}
             case ["gated"]:

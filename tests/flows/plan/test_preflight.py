@@ -14,7 +14,8 @@ from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.data import tokenizer
 from athanor.data.data_recipe import TokenizerRecipe
-from athanor.data.hub_access import Access
+from athanor.data.hub_access import Access, Repository
+from athanor.data.hub_commits import commit_of
 from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.plan import preflight, training_rate
 from athanor.flows.plan.plan import check_ready, make_plan
@@ -23,6 +24,7 @@ from athanor.flows.plan.preflight import (
     access_findings,
     disk_finding,
     foreseen_findings,
+    learn_commits,
     recipe_findings,
     version_findings,
 )
@@ -52,7 +54,7 @@ def survey(preset):
 
 
 def test_every_hub_id_that_is_still_read_is_asked_once(small_preset, hub):
-    findings = access_findings(small_preset(*HUB), survey(small_preset(*HUB)))
+    findings = access_findings(small_preset(*HUB), survey(small_preset(*HUB)), {})
     assert sorted(hub[1]) == [("dataset", "o/math"), ("dataset", "openai/gsm8k"), ("model", "o/tokenizer")]
     assert [(f.level, f.subject) for f in findings] == [
         ("ok", "data.sources.math: hub o/math"),
@@ -64,8 +66,60 @@ def test_every_hub_id_that_is_still_read_is_asked_once(small_preset, hub):
 def test_what_is_cached_in_the_store_asks_nobody(small_preset, publish, hub):
     for stage in survey(small_preset(*HUB)):
         publish(stage)
-    assert access_findings(small_preset(*HUB), survey(small_preset(*HUB))) == []
+    assert access_findings(small_preset(*HUB), survey(small_preset(*HUB)), {}) == []
     assert hub[1] == []
+
+
+FIRST, SECOND = "1a" * 20, "2b" * 20
+
+
+def test_a_branch_that_moves_on_changes_no_key_and_is_said_with_the_remedy(small_preset, hub):
+    preset = small_preset(*HUB)
+    for repo in ("o/math", "o/tokenizer", "openai/gsm8k"):
+        hub[0][repo] = Access("open", commit=FIRST)
+    before = make_plan(preset, timing=False)
+    assert sorted(hub[1]) == sorted(set(hub[1])), "each repository is asked once"
+    assert {f.message for f in before.findings if "hub o/" in f.subject} == {f"can be read, at {FIRST[:12]}"}
+    recipes = {(s.stage, s.artifact.label): s.wanted.recipe for s, _ in before.stages}
+    assert recipes["acquire", "math"].identity["commit"] == FIRST
+    assert recipes["tokenizer", "tokenizer"].pinned.hub_revision == FIRST
+    assert recipes["evaluate", "gsm8k-base"].commits == {"openai/gsm8k": FIRST}
+
+    hub[0]["o/math"] = Access("open", commit=SECOND)
+    after = make_plan(preset, timing=False)
+    assert [s.artifact.key for s, _ in after.stages] == [s.artifact.key for s, _ in before.stages]
+    (moved,) = (f for f in after.findings if f.level == "warning" and "hub o/math" in f.subject)
+    assert moved.message == f"has moved on to {SECOND[:12]} and is read at {FIRST}; hub_revision: {SECOND} takes it"
+
+    hub[0]["o/math"] = Access("open", commit=SECOND)
+    pinned = make_plan(small_preset(*HUB, f"data.sources.math.hub_revision={SECOND}"), timing=False)
+    keys = {s.stage: s.artifact.key for s, _ in pinned.stages}
+    assert keys["acquire"] != before.stages[0][0].artifact.key
+
+
+def test_a_commit_that_was_seen_needs_no_hub_and_another_home_may_see_another(small_preset, hub, monkeypatch, tmp_path):
+    def key():
+        stages = survey(small_preset(*HUB))
+        return next(s.artifact.key for s in stages if (s.stage, s.artifact.label) == ("acquire", "math"))
+
+    hub[0]["o/math"] = Access("open", commit=FIRST)
+    learn_commits(small_preset(*HUB))
+    first = key()
+    hub[0]["o/math"] = Access("unreachable", "out of reach")
+    learn_commits(small_preset(*HUB))
+    assert key() == first
+    monkeypatch.setenv("ATHANOR_HOME", str(tmp_path / "other"))
+    hub[0]["o/math"] = Access("open", commit=SECOND)
+    learn_commits(small_preset(*HUB))
+    assert key() != first
+
+
+def test_a_copy_in_the_cache_is_read_at_its_own_commit_where_the_hub_is_out_of_reach(small_preset, hub, monkeypatch):
+    hub[0].update({repo: Access("offline", "offline") for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
+    monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda *_: Path("snapshots") / FIRST / "tokenizer.json")
+    learn_commits(small_preset(*HUB))
+    assert commit_of(Repository("model", "o/tokenizer")) == FIRST
+    assert commit_of(Repository("dataset", "o/math", streamed=True)) is None
 
 
 def test_no_access_fails_the_run_with_a_line_for_each(small_preset, hub):
@@ -104,7 +158,7 @@ def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_erro
     hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
     monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda *_: Path("tokenizer.json"))
     monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
-    levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)))]
+    levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)), {})]
     assert levels == ["error", "warning", "warning"]
 
 

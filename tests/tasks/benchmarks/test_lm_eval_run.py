@@ -228,6 +228,29 @@ def test_max_new_tokens_caps_the_answer(score, checkpoint):
     assert 0 < len(load_tokenizer(checkpoint).encode(sample["response"])) <= 3
 
 
+def test_data_sets_are_loaded_at_their_commit_and_lm_eval_is_left_as_it_was(checkpoint, tmp_path, monkeypatch):
+    asked = []
+
+    def load(path, *args, **kwargs):
+        asked.append((path, kwargs.get("revision")))
+        raise ConnectionError("enough")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(UserError):
+        run_task(
+            EvalTaskRecipe(name="gsm8k"),
+            label="sums",
+            model_dir=checkpoint,
+            model_name="base",
+            out=tmp_path / "out",
+            runtime=RUNTIME,
+            seed=0,
+            commits={"openai/gsm8k": "1" * 40},
+        )
+    assert asked == [("openai/gsm8k", "1" * 40)]
+    assert datasets.load_dataset is load
+
+
 def test_lm_eval_is_quiet_and_left_as_it_was(score, capfd):
     import lm_eval.api.task
 
