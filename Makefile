@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := flows tasks reports models kernels data core
 
-.PHONY: run test gpu mutants lint docs linked
+.PHONY: run test gpu mutants mutants-of-today lint docs linked
 
 run: .venv/installed
 	$(BIN)/athanor run quickstart
@@ -14,6 +14,9 @@ test: .venv/installed
 # Breaks one mechanism after the other, to see that a test notices. ONLY="huginn norm" takes those of that name.
 mutants: .venv/installed
 	$(BIN)/python tests/mutants/run.py $(ONLY)
+
+mutants-of-today: .venv/installed
+	$(BIN)/python tests/mutants/run.py --of-today
 
 # What the first hour on a GPU runs: docs/gpu-day.md.
 gpu: .venv/installed

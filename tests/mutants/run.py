@@ -1,5 +1,6 @@
 """Breaks one mechanism after the other and reports those that no test misses: `make mutants`, or with words that the
-file or the mechanism holds, `make mutants ONLY="huginn norm"`.
+file or the mechanism holds, `make mutants ONLY="huginn norm"`. `make mutants-of-today` takes as many in turn as are
+quick to try, and over some weeks all of them.
 
 Works in a copy of the tracked files; ends with 1 where a mutant survives.
 """
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 
 import hypothesis  # noqa: F401
@@ -22,6 +24,7 @@ from mutant import Mutant, every_mutant
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("flows", "tasks", "reports", "models", "kernels", "data", "core")
+OF_A_DAY = 20
 _LIMIT_S = 300  # a mutant that runs for ever is noticed
 
 
@@ -68,9 +71,21 @@ def survives(folder: Path, mutant: Mutant) -> bool:
         (folder / mutant.file).write_bytes(before)
 
 
+def of_today(mutants: list[Mutant], day: int) -> list[Mutant]:
+    """OF_A_DAY neighbours, which share tests; the next ones the day after."""
+    first = day * OF_A_DAY % len(mutants)
+    return (mutants + mutants)[first : first + OF_A_DAY]
+
+
 def main(words: list[str]) -> int:
-    """Runs the mutants whose file and mechanism hold all the words; returns the exit code."""
-    chosen = [mutant for mutant in every_mutant() if all(word in f"{mutant.file} {mutant.mechanism}" for word in words)]
+    """Runs the mutants whose file and mechanism hold all the words, or `--of-today`; returns the exit code."""
+    if words == ["--of-today"]:
+        chosen = of_today(every_mutant(), date.today().toordinal())
+    else:
+        chosen = [m for m in every_mutant() if all(word in f"{m.file} {m.mechanism}" for word in words)]
+    if not chosen:
+        print(f"no mutant holds {' and '.join(words)} in its file or mechanism")
+        return 1
     survivors, started = [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
