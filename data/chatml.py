@@ -26,6 +26,8 @@ from athanor.data.sources.records import ROLES
 from athanor.data.tokenizer import IM_END, IM_START, Tokenizer, check_chat_tags, load_tokenizer
 
 Message = Mapping[str, str]
+Piece = tuple[list[int], bool]  # ids, and whether they are learned
+_PIECES_A_MESSAGE = 3
 
 
 def render_prompt(messages: Sequence[Message]) -> str:
@@ -47,7 +49,7 @@ def answer_ends(tokenizer: Tokenizer) -> tuple[tuple[str, ...], tuple[int, ...]]
 
 def encode_conversation(messages: Sequence[Message], tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """(ids with EOS last, mask: 1 = the token is learned). Raises UserError for a bad message."""
-    ((ids, mask),) = _encode([messages], tokenizer)
+    ((ids, mask),) = _joined([messages], _pieces([messages], tokenizer), tokenizer)
     return ids, mask
 
 
@@ -56,7 +58,8 @@ def write_chat_shards(
 ) -> dict[str, Any]:
     """Encode a documents artifact of conversations into masked token shards; resumable, as `write_shards`.
 
-    Returns its facts. Raises UserError for a bad message, naming where it came from.
+    Returns its facts. Raises UserError for a bad message, and for a content that its tokens do not stand for (every one
+    by its bytes, the first of each batch by decoding it again), naming where it came from.
     """
     tokenizer = load_tokenizer(tokenizer_dir)
 
@@ -64,9 +67,13 @@ def write_chat_shards(
         conversations = [json.loads(d.text) for d in documents]
         for conversation, document in zip(conversations, documents, strict=True):
             _check(conversation, document.ref)
+        pieces = _pieces(conversations, tokenizer)
+        normalized = _prove(conversations, pieces, [document.ref for document in documents], tokenizer)
         return [
-            Encoded(np.array(ids, dtype=np.uint32), len(d.text.encode()), np.array(mask, dtype=np.uint8))
-            for (ids, mask), d in zip(_encode(conversations, tokenizer), documents, strict=True)
+            Encoded(np.array(ids, np.uint32), len(document.text.encode()), np.array(mask, np.uint8), characters)
+            for (ids, mask), document, characters in zip(
+                _joined(conversations, pieces, tokenizer), documents, normalized, strict=True
+            )
         ]
 
     return write_splits(documents_dir, encode, shards_header(tokenizer, "chat"), out, progress=progress)
@@ -83,25 +90,48 @@ class _Tags:
         self.footer = [end_id, *tokenizer.encode("\n")]
 
 
-def _encode(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[tuple[list[int], list[int]]]:
+def _joined(
+    conversations: Sequence[Sequence[Message]], pieces_of: Sequence[list[Piece]], tokenizer: Tokenizer
+) -> list[tuple[list[int], list[int]]]:
+    """(ids with EOS last, mask) of each conversation."""
     encoded = []
-    for messages, pieces in zip(conversations, _pieces(conversations, tokenizer), strict=True):
-        pieces.append(([tokenizer.eos_id], messages[-1]["role"] == "assistant"))
-        ids = [i for piece, _ in pieces for i in piece]
-        mask = [int(learned) for piece, learned in pieces for _ in piece]
+    for messages, pieces in zip(conversations, pieces_of, strict=True):
+        ended = [*pieces, ([tokenizer.eos_id], messages[-1]["role"] == "assistant")]
+        ids = [i for piece, _ in ended for i in piece]
+        mask = [int(learned) for piece, learned in ended for _ in piece]
         encoded.append((ids, mask))
     return encoded
 
 
-def _pieces(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[list[tuple[list[int], bool]]]:
-    """Per conversation its pieces as (ids, learned?), without EOS; all contents go to the tokenizer as one batch."""
+def _prove(
+    conversations: Sequence[Sequence[Message]],
+    pieces_of: Sequence[list[Piece]],
+    refs: Sequence[str],
+    tokenizer: Tokenizer,
+) -> list[int]:
+    """By conversation the characters that NFC replaced in its contents. Raises UserError where a text is lost."""
+    normalized = []
+    for n, (messages, pieces) in enumerate(zip(conversations, pieces_of, strict=True)):
+        contents = (ids for ids, _ in pieces[1::_PIECES_A_MESSAGE])
+        normalized.append(
+            sum(
+                tokenizer.prove(message["content"], ids, f"{refs[n]}, message {m}", decode=n == 0)
+                for m, (message, ids) in enumerate(zip(messages, contents, strict=True))
+            )
+        )
+    return normalized
+
+
+def _pieces(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) -> list[list[Piece]]:
+    """Per conversation, of each message its header, content and footer, without EOS; all contents go to the tokenizer
+    as one batch."""
     for messages in conversations:
         _check(messages, "messages")
     tags = _Tags(tokenizer)
     contents = iter(tokenizer.encode_batch([m["content"] for messages in conversations for m in messages]))
     result = []
     for messages in conversations:
-        pieces: list[tuple[list[int], bool]] = []
+        pieces: list[Piece] = []
         for message in messages:
             learned = message["role"] == "assistant"
             pieces += [(tags.header[message["role"]], False), (next(contents), learned), (tags.footer, learned)]

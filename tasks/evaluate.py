@@ -85,7 +85,7 @@ def external(preset: Preset) -> Iterator[External]:
             yield External(
                 f"evaluate.tasks.{label}",
                 members,
-                lambda task=task: _check(task, preset.model.max_seq_len),
+                lambda task=task: _check(task, preset),
                 lambda task=task: _on_hub(task),
             )
 
@@ -146,9 +146,12 @@ def _member(label: str, model: ModelName) -> str:
     return f"{label}-{model}"
 
 
-def _check(task: EvalTaskRecipe, context_tokens: int) -> None:
+def _check(task: EvalTaskRecipe, preset: Preset) -> None:
     from athanor.tasks.benchmarks.lm_eval_run import validate_task
 
+    context_tokens = preset.model.max_seq_len
+    if reads_documents(task) and not any(source.held_out_fraction for source in preset.data.sources.values()):
+        raise UserError(f"task {task.name}: no source holds any text out; raise data.sources.NAME.held_out_fraction")
     if task.max_new_tokens is not None and task.max_new_tokens >= context_tokens:
         raise UserError(
             f"task {task.name}: max_new_tokens={task.max_new_tokens} leaves no room for a prompt in "

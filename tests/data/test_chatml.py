@@ -17,7 +17,7 @@ from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.loader import ChatLoader, held_out_batches
 from athanor.data.packing import PackedRows, fit_rows
 from athanor.data.shards import TokenShards
-from athanor.data.tokenizer import build_tokenizer, load_tokenizer
+from athanor.data.tokenizer import Tokenizer, build_tokenizer, load_tokenizer
 
 TALK = [
     {"role": "system", "content": "Be brief."},
@@ -52,6 +52,21 @@ def test_exactly_the_assistant_text_its_end_and_the_final_eos_are_learned(tokeni
     assert learned_text(tokenizer, ids, mask) == "357<|im_end|>\n burns slowly <|im_end|>\n<|endoftext|>"
     ids, mask = encode_conversation(TALK[:4], tokenizer)
     assert learned_text(tokenizer, ids, mask) == "357<|im_end|>\n"
+
+
+def test_a_content_that_the_tokenizer_loses_is_refused_with_its_place(
+    tokenizer_dir, write_documents_dir, tmp_path, monkeypatch
+):
+    encode_batch = Tokenizer.encode_batch
+
+    def losing(self, texts):
+        ids_of = encode_batch(self, texts)
+        return [ids[:-1] if "furnace" in text else ids for text, ids in zip(texts, ids_of, strict=True)]
+
+    monkeypatch.setattr(Tokenizer, "encode_batch", losing)
+    folder = write_documents_dir("chat", [json.dumps(TALK[:3]), json.dumps(TALK)])
+    with pytest.raises(UserError, match=r"chat\.jsonl:2, message 3: the tokenizer loses text: the text has 16 bytes"):
+        write_chat_shards(folder, tokenizer_dir, tmp_path / "out")
 
 
 def test_an_answer_ends_with_its_end_tag(tokenizer):

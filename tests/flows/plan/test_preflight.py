@@ -148,6 +148,14 @@ def test_ranks_that_cannot_train_a_recipe_fail_the_plan(small_preset, settings, 
     assert f"{error.subject}: {error.message}".startswith(message)
 
 
+def test_bits_per_byte_of_sources_that_hold_nothing_out_fail_the_plan(small_preset):
+    settings = [f"data.sources.{name}.held_out_fraction=0" for name in ("math", "stem", "code")]
+    preset = small_preset(*settings, "evaluate.tasks.held-out={name: bits_per_byte}")
+    assert any("no source holds any text out" in f.message for f in recipe_findings(preset))
+    preset = small_preset(*settings[1:], "evaluate.tasks.held-out={name: bits_per_byte}")
+    assert recipe_findings(preset) == []
+
+
 def test_only_what_the_chosen_part_reads_is_asked(small_preset, hub):
     hub[0]["openai/gsm8k"] = Access("gated", "gated; ask")
     check_ready(small_preset(*HUB), "data")
