@@ -13,8 +13,12 @@ from athanor.core.keys import plain
 
 
 def home() -> Path:
-    """The folder everything is kept in: `ATHANOR_HOME`, by default `.athanor` in the working directory."""
-    return Path(os.environ.get("ATHANOR_HOME", ".athanor")).absolute()
+    """The folder everything is kept in: `ATHANOR_HOME`, by default `.athanor` in the working directory, whether or not
+    it is there. Raises UserError where it is no folder."""
+    folder = Path(os.environ.get("ATHANOR_HOME") or ".athanor").expanduser().absolute()
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"ATHANOR_HOME={folder} is no folder; set it to one")
+    return folder
 
 
 def write_json(path: Path, value: Any) -> None:

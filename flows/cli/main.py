@@ -5,6 +5,7 @@ Heavy packages are imported inside the commands, so that `athanor --help` answer
 
 from __future__ import annotations
 
+import errno
 import gc
 import json
 import os
@@ -20,6 +21,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
 from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
@@ -170,6 +172,13 @@ def main() -> None:
         app(standalone_mode=True)
     except UserError as error:
         _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
+            raise
+        where = error.filename or f"ATHANOR_HOME ({home()}) or a temporary folder"
+        _fail(f"{where} cannot be written to: {error.strerror}; free some space, or choose another folder", 2)
 
 
 def _speak_utf8() -> None:

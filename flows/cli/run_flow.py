@@ -29,7 +29,8 @@ def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool, verbose: bo
     flow's own message when it fails for a reason the user can mend, and KeyboardInterrupt when stopped.
     """
     started = time.monotonic()
-    temporary = None if os.environ.get("PREFECT_API_URL") else TemporaryServer()
+    temporary = None if os.environ.get("PREFECT_API_URL") else TemporaryServer(verbose)
+    from prefect.exceptions import PrefectHTTPStatusError
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from athanor.flows.cli.ending import print_ending
@@ -49,6 +50,12 @@ def run_flow(name: str, preset: Preset, rebuild: bool, verify: bool, verbose: bo
         if "Failed to reach API" not in str(error):
             raise
         raise UserError(f"{error}: start `prefect server start`, or unset PREFECT_API_URL") from None
+    except PrefectHTTPStatusError as error:
+        words = temporary.last_words() if temporary is not None else ""
+        raise UserError(
+            f"the Prefect server answers {error.response.status_code}{words}: is its disk full? PREFECT_HOME names "
+            "another; nothing that was built is lost"
+        ) from None
     if not state.is_completed():
         error = state.result(raise_on_failure=False)
         if isinstance(error, UserError | KeyboardInterrupt):

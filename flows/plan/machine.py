@@ -120,7 +120,7 @@ def _read(path: Path) -> dict[str, Offer]:
     try:
         fields: Any = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         return TypeAdapter(dict[str, Offer]).validate_python(fields)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a home that is no folder is told of elsewhere
         return {}
     except ValidationError as error:
         first = error.errors()[0]

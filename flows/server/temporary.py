@@ -18,14 +18,17 @@ import atexit
 import gc
 import http.client
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
@@ -39,19 +42,24 @@ STOP_PATIENCE_S = 10.0
 DRAIN_PATIENCE_S = 5.0
 # No telemetry, and no block types in the database: our flows use none, and `prefect server start` adds them.
 SETTINGS = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+_ERROR = re.compile(r"(\w+\.)*\w*Error: |\[Errno ")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
 
 class TemporaryServer:
-    """A server that has been started and will answer; it stops at the exit of this process."""
+    """A server that has been started and will answer; it stops at the exit of this process. What it says of its
+    troubles is shown if `verbose`; of those that keep it from starting the last line always is."""
 
-    def __init__(self) -> None:
+    def __init__(self, verbose: bool = False) -> None:
+        _check_home()
+        self._said = None if verbose else tempfile.TemporaryFile()  # noqa: SIM115  as long as the server
         with socket.create_server((HOST, 0), backlog=128) as listening:
             self._port: int = listening.getsockname()[1]
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", __name__, str(listening.fileno()), str(os.getpid())],
                 env={**SETTINGS, **os.environ},
                 stdin=subprocess.DEVNULL,
+                stderr=self._said,
                 pass_fds=(listening.fileno(),),
                 start_new_session=True,
             )
@@ -73,9 +81,19 @@ class TemporaryServer:
             connection.close()
         if not answers:
             raise UserError(
-                "the temporary Prefect server did not start: run `prefect server start` and set PREFECT_API_URL"
+                f"the temporary Prefect server did not start{self.last_words()}; its database is in {_home()}, which "
+                "PREFECT_HOME can change; or run `prefect server start` and set PREFECT_API_URL"
             )
         return f"http://{HOST}:{self._port}/api"
+
+    def last_words(self) -> str:
+        """The last error it wrote, as an addition in brackets."""
+        if self._said is None:
+            return ""
+        self._said.seek(0)
+        lines = self._said.read().decode("utf-8", "replace").splitlines()
+        errors = [line.strip() for line in lines if _ERROR.match(line)]
+        return f" ({errors[-1][:200]})" if errors else ""
 
     def stop(self) -> None:
         """Let it finish what it was told and end it."""
@@ -85,6 +103,24 @@ class TemporaryServer:
         except (subprocess.TimeoutExpired, KeyboardInterrupt):  # the second Ctrl-C of someone in a hurry
             self._process.kill()
             self._process.wait()
+
+
+def _home() -> Path:
+    """Where Prefect keeps its database; found out here, for Prefect itself would be imported first."""
+    return Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser()
+
+
+def _check_home() -> None:
+    """Raise UserError where Prefect could write nothing."""
+    folder = _home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"x")
+    except OSError as error:
+        raise UserError(
+            f"PREFECT_HOME={folder} cannot be written to ({error.strerror}); set it to a folder you can write to"
+        ) from None
 
 
 def _serve(listening: socket.socket, parent: int) -> None:

@@ -101,7 +101,7 @@ def test_a_damaged_memory_is_passed_over_and_written_anew(file, private_home, ha
 
 
 def test_a_home_that_cannot_be_written_to_costs_time_alone(file, private_home, hashed):
-    private_home.write_text("a file where the folder would be")
+    (private_home / "digests.jsonl").mkdir(parents=True)
     assert file_digests([file]) == file_digests([file]) == [digest(b"some text")]
     assert len(hashed) == 2
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import json
+from pathlib import Path
 
 import pytest
 
 from athanor.core import disk
 from athanor.core.disk import home, no_space, write_json
+from athanor.core.errors import UserError
 
 
 def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
@@ -34,6 +36,16 @@ def test_a_full_disk_is_one_line_with_the_remedy(tmp_path, code):
 def test_home_is_where_the_environment_says_and_else_here(tmp_path, monkeypatch):
     monkeypatch.setenv("ATHANOR_HOME", str(tmp_path / "elsewhere"))
     assert home() == tmp_path / "elsewhere"
-    monkeypatch.delenv("ATHANOR_HOME")
+    monkeypatch.setenv("ATHANOR_HOME", "~/elsewhere")
+    assert home() == Path.home() / "elsewhere"
     monkeypatch.chdir(tmp_path)
-    assert home() == tmp_path / ".athanor"
+    for unsaid in ("", None):
+        monkeypatch.setenv("ATHANOR_HOME", unsaid) if unsaid is not None else monkeypatch.delenv("ATHANOR_HOME")
+        assert home() == tmp_path / ".athanor"
+
+
+def test_a_home_that_is_no_folder_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ATHANOR_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"ATHANOR_HOME=.*/file is no folder; set it to one"):
+        home()

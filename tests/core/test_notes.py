@@ -20,7 +20,7 @@ def test_torn_and_senseless_lines_are_passed_over():
     assert NOTES.answer(QUESTION) == "a"
 
 
-def test_a_home_that_is_no_folder_remembers_nothing(private_home):
-    private_home.write_text("", encoding="utf-8")
+def test_notes_that_cannot_be_read_or_written_remember_nothing():
+    NOTES.path.mkdir(parents=True)
     NOTES.note(QUESTION, "a")
     assert NOTES.answer(QUESTION) is None

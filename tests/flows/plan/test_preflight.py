@@ -225,10 +225,10 @@ def test_a_home_or_store_that_cannot_be_written_to_fails_the_plan(private_home, 
     )
 
 
-def test_a_home_that_is_a_file_fails_the_plan(private_home):
-    private_home.parent.mkdir(parents=True, exist_ok=True)
-    private_home.touch()
-    assert disk_finding(1.0).message.startswith(f"{private_home} is no folder; set ATHANOR_HOME")
+def test_a_store_that_is_a_file_fails_the_plan(private_home):
+    private_home.mkdir(parents=True, exist_ok=True)
+    (private_home / "store").touch()
+    assert disk_finding(1.0).message.startswith(f"{private_home}/store is no folder; set ATHANOR_HOME")
 
 
 def test_a_precision_that_the_device_lacks_fails_the_plan(small_preset):

@@ -50,6 +50,23 @@ def test_a_server_that_cannot_start_is_told_at_once_in_one_line(monkeypatch):
     server.stop()
 
 
+def test_its_last_words_are_in_that_line_and_nothing_else_is_shown(private_prefect, tmp_path, monkeypatch, capfd):
+    (tmp_path / "prefect").mkdir()
+    (tmp_path / "prefect" / "prefect.db").mkdir()
+    server = TemporaryServer()
+    with pytest.raises(UserError, match=r"did not start \(.*unable to open database file.*PREFECT_HOME can change"):
+        server.wait()
+    server.stop()
+    assert capfd.readouterr().err == ""
+
+
+def test_a_prefect_home_that_cannot_be_written_to_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "file" / "prefect"))
+    with pytest.raises(UserError, match=r"PREFECT_HOME=.*/file/prefect cannot be written to \(Not a directory\)"):
+        TemporaryServer()
+
+
 STARTS_ONE = """
 import time
 from athanor.flows.server.temporary import TemporaryServer
