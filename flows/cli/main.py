@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from importlib import metadata
 from types import FrameType
 from typing import Annotated, Any
 
@@ -22,16 +22,20 @@ from rich.markup import escape
 
 from athanor.core.errors import UserError
 from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
-from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
+from athanor.flows.cli.options import (
+    BudgetHours,
+    BudgetUsd,
+    Only,
+    PresetName,
+    Settings,
+    budget_settings,
+    flow_of,
+    presets_beginning,
+)
 from athanor.flows.cli.tables import table
-from athanor.tasks.parts import LIFECYCLE, PARTS
 
 app = typer.Typer(
-    help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
-    "Every stage leaves an artifact in the store (ATHANOR_HOME, default ./.athanor); what is there is never built "
-    "twice. Start with: athanor run quickstart",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -41,13 +45,29 @@ NO_TELEMETRY = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"
 GC_ALLOCATIONS = 50_000  # between two collections: what is imported stays, and looking for garbage in it takes long
 
 
-Part = StrEnum("Part", PARTS)  # what `athanor run --only` can be limited to
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"athanor {metadata.version('athanor')}")
+        raise typer.Exit
+
+
+@app.callback()
+def athanor(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit")
+    ] = False,
+) -> None:
+    """Take a language model from raw text to an evaluated, explained checkpoint.
+
+    Every stage leaves an artifact in the store (ATHANOR_HOME, default ./.athanor); what is there is never built twice.
+    Start with `athanor run quickstart`, or with text of your own: `athanor new mine --from FILES`
+    """
 
 
 @app.command()
 def run(
     preset: PresetName,
-    only: Annotated[Part | None, typer.Option(help="Only this part; what it needs is found or built")] = None,
+    only: Only = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the chosen part again, even if it is done")] = False,
     rebuild_drifted: Annotated[
         bool, typer.Option("--rebuild-drifted", help="Build again what other code than today's made")
@@ -71,16 +91,18 @@ def run(
 
     overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
     overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
-    part = only.value if only else LIFECYCLE
     with _interruptible():
-        page = run_flow(part, load_preset(preset, overrides), rebuild, verify, verbose)
+        page = run_flow(flow_of(only), load_preset(preset, overrides), rebuild, verify, verbose)
     if open_report and page is not None:
         typer.launch(page.as_uri())
 
 
 @app.command()
 def presets(
-    name: Annotated[str | None, typer.Argument(metavar="[PRESET]", help="Show this preset whole, as YAML")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[PRESET]", help="Show this preset whole, as YAML", autocompletion=presets_beginning),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """List the presets, or print one as YAML to start your own from.

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
+from athanor.flows.cli.options import BudgetHours, BudgetUsd, Only, PresetName, Settings, budget_settings, flow_of
 
 app = typer.Typer()
 
@@ -16,6 +16,7 @@ app = typer.Typer()
 @app.command()
 def plan(
     preset: PresetName,
+    only: Only = None,
     on: Annotated[
         str | None, typer.Option(metavar="GPU", help="Plan for a GPU that is not here, e.g. H100, before renting it")
     ] = None,
@@ -33,6 +34,8 @@ def plan(
     which. Prices stand in flows/plan/prices.yaml; yours go into
     ATHANOR_HOME/prices.yaml, written as H100: {usd_per_hour: 2.5}.
 
+    --only plans what `athanor run` with the same --only would do.
+
     Hub data sets and tokenizers that are still to be read are asked for
     access. If the run would fail, the exit status is 2 and each reason is one
     line.
@@ -45,7 +48,8 @@ def plan(
     from athanor.flows.presets.preset import load_preset
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    made = make_plan(load_preset(preset, [*(settings or ()), *budget_settings(budget_usd, budget_hours)]), on=on)
+    overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
+    made = make_plan(load_preset(preset, overrides), flow_of(only), on)
     if as_json:
         print(json.dumps(plan_json(made), indent=1))
     else:
