@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from athanor.core.errors import UserError
-from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
+from athanor.flows.cli import data_commands, model_commands, new_command, plan_command, runs_commands
 from athanor.flows.cli.options import (
     BudgetHours,
     BudgetUsd,
@@ -178,6 +178,7 @@ def prepare_server() -> None:
     print("a worker's runs work in the folder in which it is started and keep all in its ATHANOR_HOME or ./.athanor")
 
 
+app.add_typer(new_command.app)
 app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(data_commands.app)
