@@ -17,7 +17,6 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from athanor.core.errors import UserError
@@ -32,7 +31,7 @@ from athanor.flows.cli.options import (
     flow_of,
     presets_beginning,
 )
-from athanor.flows.cli.tables import table
+from athanor.flows.cli.tables import print_table, table
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -114,11 +113,11 @@ def presets(
     if name is not None:
         print(load_preset(name, settings or ()).to_yaml(), end="")
         return
-    listing = table("preset", "family", "tokens", "what it is")
+    listing = table("preset", "family", "tokens", prose="what it is")
     for preset in map(load_preset, preset_names()):
         tokens = preset.pretrain.steps * preset.pretrain.batch_tokens
         listing.add_row(preset.name, preset.model.family, f"{tokens:,}", escape(preset.description))
-    Console().print(listing)
+    print_table(listing)
 
 
 @app.command()
@@ -131,7 +130,7 @@ def artifacts(
     from athanor.core.store import Store
 
     store = Store()
-    listing = table("artifact", "state", "size", "made in", "created")
+    listing = table("artifact", "size", "made in", "created", prose="state")
     for artifact in store.artifacts():
         problem = store.problem(artifact, verify=verify)
         manifest = artifact.manifest if problem is None else {}
@@ -139,14 +138,16 @@ def artifacts(
         if as_json:
             print(json.dumps({"name": artifact.name, "path": str(artifact.path), "problem": problem, **manifest}))
         elif problem is None:
-            row = (artifact.name, "whole", size(size_bytes), duration(manifest["wall_s"]), manifest["created"])
+            row = (artifact.name, size(size_bytes), duration(manifest["wall_s"]), manifest["created"][:16], "whole")
             listing.add_row(*map(escape, row))
         else:
-            listing.add_row(escape(artifact.name), escape(f"torn: {problem}"), "", "", "")
-    if not as_json:
-        Console().print(
-            listing if listing.row_count else f"the store {store.root} is empty: try `athanor run quickstart`"
-        )
+            listing.add_row(escape(artifact.name), "", "", "", escape(f"torn: {problem}"))
+    if as_json:
+        return
+    if listing.row_count:
+        print_table(listing)
+    else:
+        print(f"the store {store.root} is empty: try `athanor run quickstart`")
 
 
 @app.command()

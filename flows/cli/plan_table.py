@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from athanor.core.numbers import compact, duration, memory, money, quantity, size
+from athanor.flows.cli.tables import print_table, table
 from athanor.flows.plan.estimate import TrainingEstimate
 from athanor.flows.plan.plan import Plan
 
@@ -22,18 +23,16 @@ def print_plan(plan: Plan, console: Console) -> None:
     console = Console(file=console.file, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
     console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}\n", highlight=False)
     if plan.stages:
-        console.print(_stages(plan))
+        print_table(_stages(plan), console)
         console.print()
     for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):
         console.print(line, highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+    checks = table("", prose="")
+    checks.show_header = False
     for finding in plan.findings:
-        if finding.level == "error":
-            continue
-        table.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
-    console.print(table)
+        if finding.level != "error":
+            checks.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
+    print_table(checks, console)
 
 
 def _machine(plan: Plan) -> str:
@@ -49,22 +48,17 @@ def _machine(plan: Plan) -> str:
 
 def _stages(plan: Plan) -> Table:
     priced = plan.machine is not None and plan.machine.usd_per_hour is not None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("artifact", overflow="fold", max_width=41)
-    table.add_column("state")
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("known by")
-    if priced:
-        table.add_column("cost", justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    listing = table("artifact", "state", "time", "known by", *(("cost",) if priced else ()), prose="why")
+    for column in listing.columns:
+        column.justify = "right" if column.header in ("time", "cost") else "left"
     for stage, estimate in plan.stages:
         cells = [duration(estimate.wall_s), estimate.source.partition(" ")[0].strip(":,")]
         cells += [_cost(plan, estimate.wall_s)] if priced else []
         if stage.state == "cached":
             cells = [""] * len(cells)
         name = f"{stage.stage}/{stage.artifact.label}"
-        table.add_row(escape(name), _STATES[stage.state], *cells, escape(stage.why))
-    return table
+        listing.add_row(escape(name), _STATES[stage.state], *cells, escape(stage.why))
+    return listing
 
 
 def _training(plan: Plan) -> Iterator[str]:
