@@ -14,6 +14,7 @@ from athanor.core.recipe import Recipe
 from athanor.core.store import Artifact
 from athanor.data.hub_access import Repository
 from athanor.tasks.benchmarks.local import local_names, reads_documents
+from athanor.tasks.benchmarks.own import is_own, own_sha256, task_name
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 from athanor.tasks.cost import STARTUP_S, Cost
 from athanor.tasks.external import External
@@ -38,25 +39,29 @@ class EvalRecipe(Recipe):
 
 
 class EvalStageRecipe(Recipe):
-    """What fixes a score besides the model: the task, its local file's content, the seed."""
+    """What fixes a score besides the model: the task, the content of its local files, the seed."""
 
     task: EvalTaskRecipe = Field(exclude=True)
     asked: dict[str, Any]
     test_sha256: str | None = None
+    task_sha256: str | None = None  # of a task file of the user's own
     label: str
     model: ModelName
     seed: int
 
     @classmethod
     def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvalStageRecipe:
-        """The recipe. Raises UserError if the task's local file is missing."""
+        """The recipe. Raises UserError if a local file of the task's is missing."""
         sha256 = None
         if task.path is not None:
             if not (file := Path(task.path).expanduser()).is_file():
                 raise UserError(f"evaluate.tasks.{label}.path={task.path}: no such file; give a .jsonl or .parquet")
             sha256 = sha256_file(file)
         asked = task.model_dump(mode="json", exclude={"path", "max_cut_fraction"}, exclude_none=True)
-        return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed)
+        own = {}
+        if is_own(task.name):
+            asked["name"], own = task_name(task.name), {"task_sha256": own_sha256(task.name)}
+        return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed, **own)
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:

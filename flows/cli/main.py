@@ -20,7 +20,17 @@ import typer
 from rich.markup import escape
 
 from athanor.core.errors import UserError
-from athanor.flows.cli import data_commands, model_commands, new_command, plan_command, runs_commands
+from athanor.core.threads import SHARING_CORES
+from athanor.flows.cli import (
+    data_commands,
+    model_commands,
+    new_command,
+    plan_command,
+    runs_commands,
+    store_commands,
+    task_commands,
+)
+from athanor.flows.cli.browser import open_page
 from athanor.flows.cli.options import (
     BudgetHours,
     BudgetUsd,
@@ -93,7 +103,7 @@ def run(
     with _interruptible():
         page = run_flow(flow_of(only), load_preset(preset, overrides), rebuild, verify, verbose)
     if open_report and page is not None:
-        typer.launch(page.as_uri())
+        open_page(page.as_uri())
 
 
 @app.command()
@@ -183,6 +193,8 @@ app.add_typer(new_command.app)
 app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(data_commands.app)
+app.add_typer(store_commands.app)
+app.add_typer(task_commands.app)
 app.add_typer(runs_commands.app, name="runs")
 
 
@@ -190,6 +202,8 @@ def main() -> None:
     """Entry point: a mistake of the user's is one line on stderr, several are one line each; exit status 2."""
     _speak_utf8()
     gc.set_threshold(GC_ALLOCATIONS)
+    for variable, value in SHARING_CORES.items():
+        os.environ.setdefault(variable, value)
     try:
         app(standalone_mode=True)
     except UserError as error:

@@ -19,14 +19,15 @@ from athanor.tasks.cost import BYTES_PER_TOKEN
 TOKENS_PER_PARAMETER = 10.0  # at the compute of minutes (Hoffmann et al. 2022, appendix D.3); 20 at that of weeks
 SEEN = 200  # times that the text has a token of the vocabulary, on average, at least
 EMBEDDING_SHARE = 0.3  # of the parameters, at most
-SMALLEST_BATCH, MOST_STEPS, FEW_STEPS = 4096, 4000, 40  # tokens, steps
+BATCH, SMALLEST_BATCH = 4096, 1024  # tokens
+MOST_STEPS, FEW_STEPS, LEAST_STEPS = 4000, 100, 20
 WARMUP_STEPS, WARMUP_SHARE = 20, 0.1  # of the steps, where that is more
 PEAK_LR, LR_WIDTH = 3e-3, 128  # falls as the width grows, to about GPT-3's 6e-4 at 768
 CHAT_LR = 1 / 3  # of the rate of pretraining
 HELD_OUT_BYTES = 100_000  # of a source
 LEAST_HELD_OUT_MARGIN = 1.25
 TOKENIZER_BYTES = 2_000_000
-MAP_TOKENS = 8192
+MAP_TOKENS = 4096
 EVALUATED_DOCUMENTS = 64  # of a source
 EVALUATION_SHARE = 0.06  # of a training's tokens, in each of its evaluations
 
@@ -41,11 +42,11 @@ class Length:
 
     @classmethod
     def of(cls, tokens: float, seq_len_tokens: int) -> Length:
-        """As many steps as keep the batch small, within MOST_STEPS; at least FEW_STEPS, if rows are not too long."""
-        batch = max(SMALLEST_BATCH, seq_len_tokens)
+        """In batches of BATCH; in larger ones above MOST_STEPS, in smaller ones below FEW_STEPS."""
+        batch = max(BATCH, seq_len_tokens)
         while tokens / batch > MOST_STEPS:
             batch *= 2
-        while tokens / batch < FEW_STEPS and batch > seq_len_tokens:
+        while tokens / batch < FEW_STEPS and batch > max(SMALLEST_BATCH, seq_len_tokens):
             batch //= 2
         return cls(max(1, int(tokens / batch)), batch, seq_len_tokens)
 
@@ -117,12 +118,11 @@ class Chosen:
         recipe = with_steps(self.model, self.length.steps)
         fields = recipe.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         section = fields.pop(recipe.family, None)
-        rows = [length.seq_len_tokens for length in (self.length, self.chat_length) if length is not None]
         why = {
             "d_model": self._why_this_size(),
             "max_seq_len": "The longest row that it is trained on.",
         }
-        for name, value in {**fields, "max_seq_len": max(rows)}.items():
+        for name, value in fields.items():
             if name != "vocab_size":
                 yield Choice(f"model.{name}", value, why.get(name, ""))
         if section:
@@ -149,7 +149,9 @@ class Chosen:
         yield Choice("pretrain.steps", length.steps, why)
         why = f"A document has {compact(self.counted.document_tokens)} tokens (median); longer rows take longer."
         yield Choice("pretrain.seq_len_tokens", length.seq_len_tokens, why)
-        yield from self._course("pretrain", length, 1.0, "Lower for a wider model.", len(self.sources))
+        yield from self._course(
+            "pretrain", length, 1.0, "Lower for wider models and smaller batches.", len(self.sources)
+        )
 
     def _sft(self) -> Iterator[Choice]:
         chat, length = self.counted.conversations, self.chat_length
@@ -162,13 +164,18 @@ class Chosen:
         )
         yield Choice("sft.train.steps", length.steps, why)
         yield Choice("sft.train.seq_len_tokens", length.seq_len_tokens, "Hardly a conversation is longer.")
-        yield from self._course("sft.train", length, CHAT_LR, "A third of that of pretraining.", 1)
+        yield from self._course("sft.train", length, CHAT_LR, "About a third of that of pretraining.", 1)
 
     def _course(self, field: str, length: Length, lr_share: float, why_lr: str, sources: int) -> Iterator[Choice]:
         """What follows from how long a training is."""
-        lr = lr_share * PEAK_LR * min(1.0, LR_WIDTH / self.model.d_model)
+        of_batch = min(1.0, math.sqrt(length.batch_tokens / BATCH))
+        lr = lr_share * PEAK_LR * min(1.0, LR_WIDTH / self.model.d_model) * of_batch
         eval_tokens = 2 ** int(min(14, max(10, math.log2(EVALUATION_SHARE * length.tokens / sources))))
-        yield Choice(f"{field}.batch_tokens", length.batch_tokens, "Small, for many steps.")
+        yield Choice(
+            f"{field}.batch_tokens",
+            length.batch_tokens,
+            "Smaller where there would be few steps, larger where there would be thousands.",
+        )
         yield Choice(f"{field}.peak_lr", float(f"{lr:.1e}"), why_lr)
         yield Choice(f"{field}.min_lr_fraction", 0.1)
         yield Choice(f"{field}.warmup_steps", length.warmup_steps)

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from athanor.core.errors import UserError
-from athanor.core.numbers import duration
+from athanor.core.numbers import duration, size
 from athanor.core.runtime import Runtime
 from athanor.core.store import Store
 from athanor.flows.fitting.chosen import (
     EMBEDDING_SHARE,
+    LEAST_STEPS,
     SEEN,
     TOKENS_PER_PARAMETER,
     Chosen,
@@ -69,7 +70,15 @@ class Fit:
                 break
             train_s = max(train_s - over_s, 0.1 * train_s)
             chosen = self._read_for(chosen, train_s)
+        if chosen.length.steps < LEAST_STEPS:
+            raise UserError(self._too_little(chosen))
         return chosen
+
+    def _too_little(self, chosen: Chosen) -> str:
+        steps = f"it could take {chosen.length.steps} steps of {chosen.length.batch_tokens:,} tokens, too few to learn"
+        if worth_reading_tokens(chosen.counted, chosen.text_bytes) < LEAST_STEPS * chosen.length.batch_tokens:
+            return f"--from: {size(chosen.text_bytes)} of text are too little: {steps}; give more"
+        return f"--minutes {self.asked_s / 60:g}: {steps}; give more minutes"
 
     def _training_s(self, trial: Plan) -> float:
         """What is left for training beside the stages that are the same whatever is trained."""
@@ -100,14 +109,15 @@ class Fit:
     def _model(self, shape: ModelRecipe, counter: Counter) -> Chosen:
         """The shape with its vocabulary and its speed here, trained for a step. UserError where no speed is known."""
         counted = self._vocabulary(shape, counter)
-        model = shape.model_copy(update={"vocab_size": counted.vocab_size})
         shortest, longest = ROWS[self.machine.device_type]
         row_tokens = min(longest, max(shortest, 2 ** math.ceil(math.log2(counted.document_tokens))))
+        chat = counted.conversations
+        longest_row = max(row_tokens, chat.row_tokens if chat is not None else 0)
+        model = shape.model_copy(update={"vocab_size": counted.vocab_size, "max_seq_len": longest_row})
         flops = flops_per_token(model, row_tokens)
         rate = training_rate(Store(), "pretrain", model, flops, row_tokens, self.machine, Runtime())
         if rate is None:
             raise UserError(f"{self.machine.name}: no speed is known, and a batch of this model takes long to be timed")
-        chat = counted.conversations
         return Chosen(
             sources=self.sources,
             most_bytes=self._most_bytes(),
