@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 from athanor.core.errors import UserError
@@ -37,9 +38,10 @@ from athanor.flows.cli.options import (
     Only,
     PresetName,
     Settings,
-    budget_settings,
+    Sweep,
     flow_of,
     presets_beginning,
+    runs_asked,
 )
 from athanor.flows.cli.tables import print_table, table
 
@@ -85,6 +87,7 @@ def run(
     budget_usd: BudgetUsd = None,
     budget_hours: BudgetHours = None,
     settings: Settings = None,
+    sweep: Sweep = None,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser when it is done")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log")] = False,
 ) -> None:
@@ -92,18 +95,29 @@ def run(
 
     What `athanor plan` checks is checked first. A budget counts every second of every attempt made under it; what it
     cannot pay for is cut from the end of training, which still ends annealed.
+
+    athanor run quickstart --sweep pretrain.peak_lr=1e-3,3e-3 --sweep model.n_layers=2,4
     """
     for variable, value in NO_TELEMETRY.items():  # read when Prefect is first imported
         os.environ.setdefault(variable, value)
+    from athanor.flows.cli.ending import print_comparison
     from athanor.flows.cli.run_flow import run_flow
     from athanor.flows.presets.preset import load_preset
 
-    overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
-    overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
+    drifted = ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
     with _interruptible():
-        page = run_flow(flow_of(only), load_preset(preset, overrides), rebuild, verify, verbose)
-    if open_report and page is not None:
-        open_page(page.as_uri())
+        asked = runs_asked(settings, sweep, budget_usd, budget_hours)
+        runs = {swept: load_preset(preset, [*overrides, *drifted]) for swept, overrides in asked.items()}
+        pages = []
+        for number, (swept, one) in enumerate(runs.items(), start=1):
+            if sweep:
+                print(f"run {number} of {len(runs)}: {swept}", file=sys.stderr, flush=True)
+            pages.append(run_flow(flow_of(only), one, rebuild, verify, verbose))
+    if sweep:
+        print_comparison(Console(stderr=True), runs.values(), flow_of(only))
+    for page in pages:
+        if open_report and page is not None:
+            open_page(page.as_uri())
 
 
 @app.command()

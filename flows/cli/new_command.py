@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -47,9 +48,12 @@ def new(
     from athanor.flows.plan.machine import this_machine
     from athanor.flows.plan.plan import make_plan
     from athanor.flows.presets.preset import load_preset
+    from athanor.tasks.preset_recipe import NAME_PATTERN
 
     logging.getLogger("httpx").setLevel(logging.WARNING)
     name = name.removesuffix(".yaml")
+    if not re.match(NAME_PATTERN, name):
+        raise UserError(f"NAME {name}: a preset's name has lower-case letters, digits, '.', '_' and '-', such as diary")
     file = Path(f"{name}.yaml")
     if file.exists():
         raise UserError(f"{file} is there already; take another name, or remove it")

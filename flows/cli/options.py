@@ -29,6 +29,14 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one preset field, e.g. pretrain.steps=900; repeatable"),
 ]
+Sweep = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=A,B",
+        help="One run for each value, one after the other, e.g. pretrain.peak_lr=1e-3,3e-3; repeatable, for every "
+        "combination; a comma in brackets or quotes is part of a value; a budget is shared out evenly",
+    ),
+]
 BudgetUsd = Annotated[
     float | None,
     typer.Option(metavar="USD", help="What the lifecycle may cost over all attempts; training ends annealed inside it"),
@@ -41,7 +49,13 @@ def flow_of(only: Part | None) -> str:
     return only.value if only else LIFECYCLE
 
 
-def budget_settings(usd: float | None, hours: float | None) -> list[str]:
-    """The two budget options as overrides of the preset."""
-    given = {"budget_usd": usd, "budget_hours": hours}
-    return [f"runtime.{name}={value}" for name, value in given.items() if value is not None]
+def runs_asked(
+    settings: list[str] | None, sweep: list[str] | None, usd: float | None, hours: float | None
+) -> dict[str, list[str]]:
+    """What is swept, for people -> the overrides of that run; a single one, called nothing, without a sweep."""
+    from athanor.flows.presets.sweep import settings_of
+
+    swept = settings_of(sweep or ())
+    budget = {"budget_usd": usd, "budget_hours": hours}
+    shared = [f"runtime.{name}={value / len(swept)}" for name, value in budget.items() if value is not None]
+    return {" ".join(values): [*(settings or ()), *values, *shared] for values in swept}

@@ -1,4 +1,7 @@
-"""The commands of `athanor` that remove what the store holds and open what lies in it."""
+"""The commands of `athanor` that remove what the store holds and open what lies in it.
+
+Heavy packages are imported inside the commands, as in flows/cli/main.py.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import shutil
 from collections.abc import Collection
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from athanor.core.errors import UserError
 from athanor.core.run_files import SPEC
-from athanor.core.store import Artifact, Store
 from athanor.flows.cli.browser import open_page
+
+if TYPE_CHECKING:
+    from athanor.core.store import Artifact, Store
 
 app = typer.Typer()
 ANSWER_S = 3.0  # a server that is there has answered by then
@@ -44,6 +49,7 @@ def rm(
     athanor rm sft/vanilla-0a1b2c3d4e5f evaluate/word-problems-base
     """
     from athanor.core.numbers import size
+    from athanor.core.store import Store
 
     store = Store()
     found = list({artifact.name: artifact for artifact in map(store.find_or_begun, names)}.values())
@@ -80,6 +86,8 @@ def open_(
 
 def _newest_report() -> Path:
     """UserError where there is none."""
+    from athanor.core.store import Store
+
     store = Store()
     reports = [a for a in store.artifacts() if a.stage == "report" and store.problem(a) is None]
     if not reports:

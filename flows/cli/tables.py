@@ -32,15 +32,17 @@ def print_table(listing: Table, console: Console | None = None) -> None:
         if not console.is_terminal:
             Console(file=console.file, width=UNBOUNDED).print(listing)
             return
-    left_out: list[str] = []
+    every = list(listing.columns)
     while len(listing.columns) > 1 and _least_width(listing, console) > console.width:
-        dropped = [column for column in listing.columns if not _folds(column)][-1]
-        if dropped is listing.columns[0]:
-            dropped = listing.columns[-1]
-        listing.columns.remove(dropped)
-        left_out.insert(0, str(dropped.header))
-    console.print(listing, soft_wrap=len(listing.columns) == 1)
-    if left_out:
+        foldable = [column for column in listing.columns[1:] if _folds(column)]
+        rigid = [column for column in listing.columns[1:] if not _folds(column)]
+        listing.columns.remove((rigid or foldable)[-1])
+    if len(listing.columns) > 1:
+        console.print(listing)
+    else:  # the terminal itself continues what is too long, and it can still be copied
+        for cell in (f"[bold]{every[0].header}[/]", *every[0].cells):
+            console.print(cell, soft_wrap=True, highlight=False)
+    if left_out := [str(column.header) for column in every if column not in listing.columns]:
         names = escape(", ".join(left_out))
         console.print(f"[dim]left out: {names}; a wider terminal shows all, and so does a pipe[/]", highlight=False)
 

@@ -48,7 +48,8 @@ def own_sha256(name: str) -> str:
 
 
 def own_manager(name: str) -> TaskManager:
-    """A task manager that knows the file's task alone, under its own name."""
+    """A task manager that knows the file's task alone, under its own name. UserError where the file is none."""
+    task_name(name)
     from lm_eval.tasks import TaskManager
     from lm_eval.tasks._index import TaskIndex
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -80,12 +81,14 @@ def _read(path: Path) -> dict[str, Any]:
     return fields
 
 
-def _task_files(path: Path) -> Iterator[Path]:
-    """The file and those it includes, its own first."""
+def _task_files(path: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The file and those it includes, its own first. UserError where one cannot be read or includes itself."""
+    if path in above:
+        raise UserError(f"evaluation task {path} includes itself")
     yield path
     included = _read(path).get("include")
     for other in [included] if isinstance(included, str) else included or []:
-        yield from _task_files(path.parent / other)
+        yield from _task_files(path.parent / other, (*above, path))
 
 
 def _files(path: Path) -> Iterator[Path]:
