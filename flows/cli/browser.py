@@ -8,4 +8,4 @@ import webbrowser
 def open_page(url: str) -> None:
     """Say the address, and open it; where no browser can be started, the address alone."""
     print(url)
-    webbrowser.open(url)
+    webbrowser.open_new_tab(url)

@@ -93,10 +93,13 @@ def run(
 ) -> None:
     """Run a preset from raw text to its report card. The same command continues after any interruption.
 
-    What `athanor plan` checks is checked first. A budget counts every second of every attempt made under it; what it
-    cannot pay for is cut from the end of training, which still ends annealed.
+    What `athanor plan` checks is checked first. A budget counts every second
+    of every attempt made under it; what it cannot pay for is cut from the end
+    of training, which still ends annealed.
 
-    athanor run quickstart --sweep pretrain.peak_lr=1e-3,3e-3 --sweep model.n_layers=2,4
+    With --sweep one run follows the other, and what they share is built once:
+
+    athanor run quickstart --sweep pretrain.peak_lr=1e-3,3e-3
     """
     for variable, value in NO_TELEMETRY.items():  # read when Prefect is first imported
         os.environ.setdefault(variable, value)

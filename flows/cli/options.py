@@ -33,8 +33,8 @@ Sweep = Annotated[
     list[str] | None,
     typer.Option(
         metavar="KEY=A,B",
-        help="One run for each value, one after the other, e.g. pretrain.peak_lr=1e-3,3e-3; repeatable, for every "
-        "combination; a comma in brackets or quotes is part of a value; a budget is shared out evenly",
+        help="One run for each value, in turn, e.g. model.n_layers=2,4; repeatable, for every combination; a comma in "
+        "brackets or quotes is part of a value; a budget is shared out evenly",
     ),
 ]
 BudgetUsd = Annotated[

@@ -25,8 +25,10 @@ def tasks(
 
     evaluate: {tasks: {sums: {name: gsm8k, limit: 200}}}
 
-    A group is evaluated with all of its tasks, a tag with all that bear it. `name` may also be the path of an lm-eval
-    task file (.yaml) of your own. Most of lm-eval's data come from the Hugging Face hub; `path` gives a file instead.
+    A group is evaluated with all of its tasks, a tag with all that bear it.
+    `name` may also be the path of an lm-eval task file (.yaml) of your own.
+    Most of lm-eval's data come from the Hugging Face hub; `path` gives a file
+    instead.
     """
     from athanor.tasks.benchmarks.index import definitions, lm_eval_tasks
     from athanor.tasks.benchmarks.local import local_names, what_it_is

@@ -34,7 +34,9 @@ def local_names() -> list[str]:
 
 def what_it_is(name: str) -> str:
     """What a local task measures: the comment its file begins with."""
-    lines = takewhile(lambda line: line.startswith("#"), (FOLDER / f"{name}.yaml").read_text("utf-8").splitlines())
+    lines = takewhile(
+        lambda line: line.startswith("#"), (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    )
     return " ".join(line.removeprefix("#").strip() for line in lines)
 
 

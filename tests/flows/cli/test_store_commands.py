@@ -28,7 +28,7 @@ def built(small_preset, publish):
 def opened(monkeypatch):
     """Addresses that were opened in the browser."""
     addresses: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", addresses.append)
+    monkeypatch.setattr(webbrowser, "open_new_tab", addresses.append)
     return addresses
 
 
