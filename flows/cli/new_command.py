@@ -17,7 +17,7 @@ app = typer.Typer()
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Of the preset; NAME.yaml is written here")],
-    more: Annotated[list[str] | None, typer.Argument(metavar="[FILES]...", hidden=True)] = None,
+    more: Annotated[list[str] | None, typer.Argument(metavar="FILES", hidden=True)] = None,
     files: Annotated[
         list[str] | None,
         typer.Option("--from", metavar="FILES...", help="Text: files, folders, globs; each is a source of its own"),

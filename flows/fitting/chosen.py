@@ -129,7 +129,7 @@ class Chosen:
             yield Choice(f"model.{recipe.family}", section, "As in the quickstart of this family.")
 
     def _why_this_size(self) -> str:
-        speed = f"It is trained on {compact(self.tokens_per_s)} tokens a second here, {self.speed}."
+        speed = f"It is trained on {compact(self.tokens_per_s)} tokens a second, {self.speed}."
         if self.length.tokens >= TOKENS_PER_PARAMETER * self.parameters:
             each = f"{TOKENS_PER_PARAMETER:g} tokens or more for each of them"
             return f"{self.parameters:,} parameters: the largest model that reads {each}. {speed}"
