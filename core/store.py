@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -115,6 +115,14 @@ class Store:
                 label, _, key12 = path.name.rpartition("-")
                 yield Artifact(path.parent.name, label, key12, path)
 
+    def begun(self) -> Iterator[Artifact]:
+        """Every artifact whose building was begun and is not finished, by stage and name; also of those that are there
+        and being built again."""
+        for path in sorted(self.root.glob("*/.*-*.partial")):
+            name = path.name[1:].removesuffix(".partial")
+            label, _, key12 = name.rpartition("-")
+            yield Artifact(path.parent.name, label, key12, path.with_name(name))
+
     def find(self, text: str) -> Artifact:
         """The one artifact whose name or key starts with, or whose path is, `text`. Raises UserError otherwise."""
         wanted = text.rstrip("/")
@@ -131,6 +139,25 @@ class Store:
             names = ", ".join(a.name for a in found[:5])
             raise UserError(f"{what} {text!r} in {self.root}{': ' + names if names else ''}; see `athanor artifacts`")
         return found[0]
+
+    def find_or_begun(self, text: str) -> Artifact:
+        """As `find`; where no artifact is meant, the one that was begun. Raises UserError otherwise."""
+        try:
+            return self.find(text)
+        except UserError:
+            begun = [a for a in self.begun() if a.name.startswith(text) or a.path.name.startswith(text)]
+            if len(begun) != 1:
+                raise
+            return begun[0]
+
+    def made_from(self, artifacts: Collection[Artifact]) -> list[Artifact]:
+        """The whole artifacts that were made from these, directly or through others, by stage and name."""
+        parents = {a: manifest["parents"].values() for a in self.artifacts() if (manifest := _read_manifest(a)[0])}
+        keys, made = {artifact.key[:12] for artifact in artifacts}, []
+        while more := [a for a in parents if a.key not in keys and keys.intersection(key[:12] for key in parents[a])]:
+            made += more
+            keys.update(artifact.key for artifact in more)
+        return sorted(made, key=lambda artifact: artifact.name)
 
     def remove(self, artifact: Artifact) -> None:
         """Delete an artifact's directory in one visible step (rename away, then delete)."""

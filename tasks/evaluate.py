@@ -15,6 +15,7 @@ from athanor.core.store import Artifact
 from athanor.data.hub_access import Repository
 from athanor.data.hub_commits import commit_of
 from athanor.tasks.benchmarks.local import local_names, reads_documents
+from athanor.tasks.benchmarks.own import is_own, own_sha256, task_name
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 from athanor.tasks.cost import STARTUP_S, Cost
 from athanor.tasks.external import External
@@ -39,11 +40,12 @@ class EvalRecipe(Recipe):
 
 
 class EvalStageRecipe(Recipe):
-    """What fixes a score besides the model: the task, its local file's content, the seed."""
+    """What fixes a score besides the model: the task, the content of its local files, the seed."""
 
     task: EvalTaskRecipe = Field(exclude=True)
     asked: dict[str, Any]
     test_sha256: str | None = None
+    task_sha256: str | None = Field(default=None, description="Of a task file of the user's own")
     commits: dict[str, str] | None = Field(default=None, description="Data set on the hub -> where it is read")
     label: str
     model: ModelName
@@ -51,17 +53,19 @@ class EvalStageRecipe(Recipe):
 
     @classmethod
     def of(cls, task: EvalTaskRecipe, label: str, model: ModelName, seed: int) -> EvalStageRecipe:
-        """The recipe. Raises UserError if the task's local file is missing."""
+        """The recipe. Raises UserError if a local file of the task's is missing."""
         sha256 = None
         if task.path is not None:
             if not (file := Path(task.path).expanduser()).is_file():
                 raise UserError(f"evaluate.tasks.{label}.path={task.path}: no such file; give a .jsonl or .parquet")
             sha256 = sha256_file(file)
         asked = task.model_dump(mode="json", exclude={"path", "max_cut_fraction"}, exclude_none=True)
-        commits = {repository.repo: commit for repository in _on_hub(task) if (commit := commit_of(repository))}
-        return cls(
-            task=task, asked=asked, test_sha256=sha256, commits=commits or None, label=label, model=model, seed=seed
-        )
+        more: dict[str, Any] = {}
+        if is_own(task.name):
+            asked["name"], more = task_name(task.name), {"task_sha256": own_sha256(task.name)}
+        if commits := {repository.repo: commit for repository in _on_hub(task) if (commit := commit_of(repository))}:
+            more["commits"] = commits
+        return cls(task=task, asked=asked, test_sha256=sha256, label=label, model=model, seed=seed, **more)
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:

@@ -16,11 +16,13 @@ from athanor.tasks.report import ReportRecipe
 from athanor.tasks.sft import SftRecipe
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
+
 
 class Preset(Recipe):
     """Everything one lifecycle needs: recipes of the stages, and the runtime, which no key depends on."""
 
-    name: str = Field(min_length=1, pattern=r"^[a-z0-9][a-z0-9._-]*$", description="Also the deployments' name")
+    name: str = Field(min_length=1, pattern=NAME_PATTERN, description="Also the deployments' name")
     description: str = Field(default="", description="One line for `athanor presets`")
     data: DataRecipe
     tokenizer: TokenizerRecipe = TokenizerRecipe()

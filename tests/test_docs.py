@@ -196,6 +196,9 @@ def test_the_tables_of_the_metrics_database_are_described_with_their_columns():
 
 def _check_athanor(arguments: list[str]) -> None:
     command: Any = typer.main.get_command(app)
+    if arguments and arguments[0].startswith("--"):  # of the application itself
+        assert arguments[0] in {name for option in command.params for name in option.opts}
+        return
     while hasattr(command, "commands") and arguments:
         command = command.commands[arguments.pop(0)]
     if not arguments:  # spoken of, not given

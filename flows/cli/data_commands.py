@@ -63,10 +63,5 @@ def _run_folder(text: str) -> Path:
     if (folder := Path(text)).is_dir():
         return folder
     store = Store()
-    try:
-        return store.find(text).path
-    except UserError:
-        building = [p for p in store.root.glob("*/.*.partial") if f"{p.parent.name}/{p.name[1:]}".startswith(text)]
-        if len(building) != 1:
-            raise
-        return building[0]
+    found = store.find_or_begun(text)
+    return found.path if found.path.is_dir() else store.partial_path(found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,14 @@ def print_ending(console: Console, preset: Preset, part: str, built: Collection[
     for command in _next(stages):
         _say(console, "next", command)
     return page
+
+
+def print_comparison(console: Console, runs: Iterable[Preset], part: str) -> None:
+    """After a sweep: the command that lays what its runs trained beside one another."""
+    trained = [[found.artifact.name for found in Survey(run).needed_by(part) if found.record.trains] for run in runs]
+    last = dict.fromkeys(names[-1] for names in trained if names)
+    if len(last) > 1:
+        _say(console, "next", f"athanor runs compare {' '.join(last)}")
 
 
 def _print_scores(console: Console, evaluations: list[Artifact]) -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import StrEnum
+from importlib import metadata
 from types import FrameType
 from typing import Annotated, Any
 
@@ -23,17 +23,32 @@ from rich.markup import escape
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
-from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
-from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
-from athanor.flows.cli.tables import table
-from athanor.tasks.parts import LIFECYCLE, PARTS
+from athanor.core.threads import SHARING_CORES
+from athanor.flows.cli import (
+    data_commands,
+    model_commands,
+    new_command,
+    plan_command,
+    runs_commands,
+    store_commands,
+    task_commands,
+)
+from athanor.flows.cli.browser import open_page
+from athanor.flows.cli.options import (
+    BudgetHours,
+    BudgetUsd,
+    Only,
+    PresetName,
+    Settings,
+    Sweep,
+    flow_of,
+    presets_beginning,
+    runs_asked,
+)
+from athanor.flows.cli.tables import print_table, table
 
 app = typer.Typer(
-    help="Take a language model from raw text to an evaluated, explained checkpoint.\n\n"
-    "Every stage leaves an artifact in the store (ATHANOR_HOME, default ./.athanor); what is there is never built "
-    "twice. Start with: athanor run quickstart",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -43,13 +58,29 @@ NO_TELEMETRY = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"
 GC_ALLOCATIONS = 50_000  # between two collections: what is imported stays, and looking for garbage in it takes long
 
 
-Part = StrEnum("Part", PARTS)  # what `athanor run --only` can be limited to
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"athanor {metadata.version('athanor')}")
+        raise typer.Exit
+
+
+@app.callback()
+def athanor(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit")
+    ] = False,
+) -> None:
+    """Take a language model from raw text to an evaluated, explained checkpoint.
+
+    Every stage leaves an artifact in the store (ATHANOR_HOME, default ./.athanor); what is there is never built twice.
+    Start with `athanor run quickstart`, or with text of your own: `athanor new mine --from FILES`
+    """
 
 
 @app.command()
 def run(
     preset: PresetName,
-    only: Annotated[Part | None, typer.Option(help="Only this part; what it needs is found or built")] = None,
+    only: Only = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Build the chosen part again, even if it is done")] = False,
     rebuild_drifted: Annotated[
         bool, typer.Option("--rebuild-drifted", help="Build again what other code than today's made")
@@ -58,31 +89,48 @@ def run(
     budget_usd: BudgetUsd = None,
     budget_hours: BudgetHours = None,
     settings: Settings = None,
+    sweep: Sweep = None,
     open_report: Annotated[bool, typer.Option("--open", help="Open the report in a browser when it is done")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show Prefect's own log")] = False,
 ) -> None:
     """Run a preset from raw text to its report card. The same command continues after any interruption.
 
-    What `athanor plan` checks is checked first. A budget counts every second of every attempt made under it; what it
-    cannot pay for is cut from the end of training, which still ends annealed.
+    What `athanor plan` checks is checked first. A budget counts every second
+    of every attempt made under it; what it cannot pay for is cut from the end
+    of training, which still ends annealed.
+
+    With --sweep one run follows the other, and what they share is built once:
+
+    athanor run quickstart --sweep pretrain.peak_lr=1e-3,3e-3
     """
     for variable, value in NO_TELEMETRY.items():  # read when Prefect is first imported
         os.environ.setdefault(variable, value)
+    from athanor.flows.cli.ending import print_comparison
     from athanor.flows.cli.run_flow import run_flow
     from athanor.flows.presets.preset import load_preset
 
-    overrides = [*(settings or ()), *budget_settings(budget_usd, budget_hours)]
-    overrides += ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
-    part = only.value if only else LIFECYCLE
+    drifted = ["runtime.rebuild_drifted=true"] if rebuild_drifted else []
     with _interruptible():
-        page = run_flow(part, load_preset(preset, overrides), rebuild, verify, verbose)
-    if open_report and page is not None:
-        typer.launch(page.as_uri())
+        asked = runs_asked(settings, sweep, budget_usd, budget_hours)
+        runs = {swept: load_preset(preset, [*overrides, *drifted]) for swept, overrides in asked.items()}
+        pages = []
+        for number, (swept, one) in enumerate(runs.items(), start=1):
+            if sweep:
+                print(f"run {number} of {len(runs)}: {swept}", file=sys.stderr, flush=True)
+            pages.append(run_flow(flow_of(only), one, rebuild, verify, verbose))
+    if sweep:
+        print_comparison(Console(stderr=True), runs.values(), flow_of(only))
+    for page in pages:
+        if open_report and page is not None:
+            open_page(page.as_uri())
 
 
 @app.command()
 def presets(
-    name: Annotated[str | None, typer.Argument(metavar="[PRESET]", help="Show this preset whole, as YAML")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[PRESET]", help="Show this preset whole, as YAML", autocompletion=presets_beginning),
+    ] = None,
     settings: Settings = None,
 ) -> None:
     """List the presets, or print one as YAML to start your own from.
@@ -94,11 +142,11 @@ def presets(
     if name is not None:
         print(load_preset(name, settings or ()).to_yaml(), end="")
         return
-    listing = table("preset", "family", "tokens", "what it is")
+    listing = table("preset", "family", "tokens", prose="what it is")
     for preset in map(load_preset, preset_names()):
         tokens = preset.pretrain.steps * preset.pretrain.batch_tokens
         listing.add_row(preset.name, preset.model.family, f"{tokens:,}", escape(preset.description))
-    Console().print(listing)
+    print_table(listing)
 
 
 @app.command()
@@ -111,7 +159,7 @@ def artifacts(
     from athanor.core.store import Store
 
     store = Store()
-    listing = table("artifact", "state", "size", "made in", "created")
+    listing = table("artifact", "size", "made in", "created", prose="state")
     for artifact in store.artifacts():
         problem = store.problem(artifact, verify=verify)
         manifest = artifact.manifest if problem is None else {}
@@ -119,14 +167,16 @@ def artifacts(
         if as_json:
             print(json.dumps({"name": artifact.name, "path": str(artifact.path), "problem": problem, **manifest}))
         elif problem is None:
-            row = (artifact.name, "whole", size(size_bytes), duration(manifest["wall_s"]), manifest["created"])
+            row = (artifact.name, size(size_bytes), duration(manifest["wall_s"]), manifest["created"][:16], "whole")
             listing.add_row(*map(escape, row))
         else:
-            listing.add_row(escape(artifact.name), escape(f"torn: {problem}"), "", "", "")
-    if not as_json:
-        Console().print(
-            listing if listing.row_count else f"the store {store.root} is empty: try `athanor run quickstart`"
-        )
+            listing.add_row(escape(artifact.name), "", "", "", escape(f"torn: {problem}"))
+    if as_json:
+        return
+    if listing.row_count:
+        print_table(listing)
+    else:
+        print(f"the store {store.root} is empty: try `athanor run quickstart`")
 
 
 @app.command()
@@ -158,9 +208,12 @@ def prepare_server() -> None:
     print("a worker's runs work in the folder in which it is started and keep all in its ATHANOR_HOME or ./.athanor")
 
 
+app.add_typer(new_command.app)
 app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
 app.add_typer(data_commands.app)
+app.add_typer(store_commands.app)
+app.add_typer(task_commands.app)
 app.add_typer(runs_commands.app, name="runs")
 
 
@@ -168,6 +221,8 @@ def main() -> None:
     """Entry point: a mistake of the user's is one line on stderr, several are one line each; exit status 2."""
     _speak_utf8()
     gc.set_threshold(GC_ALLOCATIONS)
+    for variable, value in SHARING_CORES.items():
+        os.environ.setdefault(variable, value)
     try:
         app(standalone_mode=True)
     except UserError as error:

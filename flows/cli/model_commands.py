@@ -75,11 +75,11 @@ def models(
             print(json.dumps({"size": name, **counts}))
         return
     columns = ("parameters", "active", "forward", "backward", "cache")
-    print(("{:23}" + "{:>14}" * 2 + "{:>10}" * 3).format("size", *columns))
+    print(("{:23}" + "{:>14}" * 2 + "{:>9}" * 2 + "{:>11}").format("size", *columns))
     for name, counts in every:
         totals = [f"{counts[key]:,}" for key in ("total", "active")]
         figures = [quantity(counts["forward_flops"]), quantity(counts["backward_flops"]), memory(counts["cache_bytes"])]
-        print(("{:23}" + "{:>14}" * 2 + "{:>10}" * 3).format(name, *totals, *figures))
+        print(("{:23}" + "{:>14}" * 2 + "{:>9}" * 2 + "{:>11}").format(name, *totals, *figures))
         print("    " + ", ".join(f"{part} {compact(number)}" for part, number in counts["parts"].items()))
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from athanor.core.numbers import compact, duration, memory, money, quantity, size
-from athanor.flows.plan.estimate import TrainingEstimate
+from athanor.flows.cli.tables import print_table, table
+from athanor.flows.plan.estimate import TrainingEstimate, known_s
 from athanor.flows.plan.plan import Plan
+from athanor.flows.plan.preflight import Finding
 
 WIDTH = 100
 _STATES = {"cached": "[green]cached[/]", "resume": "[yellow]resume[/]", "run": "[bold]run[/]"}
@@ -19,21 +21,52 @@ _LEVELS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]"}
 
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, model, memory, totals, budget, checks; errors are the caller's to say."""
-    console = Console(file=console.file, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+    console = _console(console)
     console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}\n", highlight=False)
     if plan.stages:
-        console.print(_stages(plan))
+        print_table(_stages(plan), console)
         console.print()
     for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):
         console.print(line, highlight=False)
-    table = Table(box=None, pad_edge=False, show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for finding in plan.findings:
-        if finding.level == "error":
-            continue
-        table.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
-    console.print(table)
+    _print_checks(plan.findings, console)
+
+
+def print_sweep(plans: Mapping[str, Plan], console: Console) -> None:
+    """A line for each run, by what it is set to, and what all of them come to; what they share counts once."""
+    console = _console(console)
+    first = next(iter(plans.values()))
+    console.print(f"[bold]{escape(first.preset.name)}[/], {len(plans)} runs{_machine(first)}\n", highlight=False)
+    listing = table("to build", "time", "cost", prose="run")
+    estimates = {stage.artifact.name: estimate for plan in plans.values() for stage, estimate in plan.stages}
+    for swept, plan in plans.items():
+        waiting = sum(stage.state != "cached" for stage, _ in plan.stages)
+        least = "at least " if plan.unknown else ""
+        cost = _cost(plan, plan.total_s) or "unknown"
+        listing.add_row(f"{waiting:,}", f"{least}{duration(plan.total_s)}", cost, escape(swept))
+    print_table(listing, console)
+    console.print()
+    total_s = known_s(estimates.values())
+    least = "at least " if any(estimate.wall_s is None for estimate in estimates.values()) else ""
+    disk = size(sum(estimate.disk_bytes for estimate in estimates.values()))
+    cost = _aside(_cost(first, total_s))
+    console.print(f"total    {least}{duration(total_s)}{cost}, {disk} on disk", highlight=False)
+    for swept, plan in plans.items():
+        for line in _budget(plan):
+            console.print(f"{escape(line)}: {escape(swept)}", highlight=False)
+    _print_checks(dict.fromkeys(finding for plan in plans.values() for finding in plan.findings), console)
+
+
+def _console(console: Console) -> Console:
+    return Console(file=console.file, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
+
+
+def _print_checks(findings: Iterable[Finding], console: Console) -> None:
+    checks = table("", prose="")
+    checks.show_header = False
+    for finding in findings:
+        if finding.level != "error":
+            checks.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
+    print_table(checks, console)
 
 
 def _machine(plan: Plan) -> str:
@@ -49,22 +82,17 @@ def _machine(plan: Plan) -> str:
 
 def _stages(plan: Plan) -> Table:
     priced = plan.machine is not None and plan.machine.usd_per_hour is not None
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("artifact", overflow="fold", max_width=41)
-    table.add_column("state")
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("known by")
-    if priced:
-        table.add_column("cost", justify="right", no_wrap=True)
-    table.add_column("why", overflow="fold")
+    listing = table("artifact", "state", "time", "known by", *(("cost",) if priced else ()), prose="why")
+    for column in listing.columns:
+        column.justify = "right" if column.header in ("time", "cost") else "left"
     for stage, estimate in plan.stages:
         cells = [duration(estimate.wall_s), estimate.source.partition(" ")[0].strip(":,")]
         cells += [_cost(plan, estimate.wall_s)] if priced else []
         if stage.state == "cached":
             cells = [""] * len(cells)
         name = f"{stage.stage}/{stage.artifact.label}"
-        table.add_row(escape(name), _STATES[stage.state], *cells, escape(stage.why))
-    return table
+        listing.add_row(escape(name), _STATES[stage.state], *cells, escape(stage.why))
+    return listing
 
 
 def _training(plan: Plan) -> Iterator[str]:

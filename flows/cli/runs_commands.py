@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import string
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from athanor.core.errors import UserError
-from athanor.flows.cli.tables import table
+from athanor.flows.cli.tables import print_table, table
 
 if TYPE_CHECKING:
     from athanor.reports.curves import Curve
@@ -54,21 +55,21 @@ def list_runs() -> None:
     from athanor.core.numbers import compact, money
     from athanor.tasks.runs import read
 
-    listing = table("run", "family", "parameters", "state", "step", "loss", "best bits/byte", "cost", "started")
+    listing = table("run", "state", "step", "loss", "best bits/byte", "parameters", "cost", "started", "family")
     with _database() as db:
         for row in read.overview(db):
             listing.add_row(
                 escape(row["name"]),
-                row["family"],
-                compact(row["parameters"]),
                 read.state_now(row),
                 f"{row['step']:,}/{row['steps_planned']:,}",
                 _figure(row["loss"]),
                 _figure(row["best_bits_per_byte"]),
+                compact(row["parameters"]),
                 money(row["usd"] or None),
                 _when(row["started"]),
+                row["family"],
             )
-    _print(listing)
+    print_table(listing)
 
 
 @app.command()
@@ -128,10 +129,13 @@ def compare(
         ("tokens per second", [compact(value) for value in speed]),
         ("cost", [money(row["usd"] or None) for row in rows]),
     ]
-    listing = table("", *(escape(row["name"]) for row in rows))
+    letters = string.ascii_uppercase[: len(rows)]
+    for letter, row in zip(letters, rows, strict=True):
+        print(f"{letter}  {row['name']}")
+    listing = table("", *letters)
     for name, cells in lines:
         listing.add_row(name, *cells)
-    _print(listing)
+    print_table(listing)
     _draw(curves, png)
 
 
@@ -161,7 +165,7 @@ def query(
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False, default=repr))
         return
-    _print(_rows_table(columns, rows))
+    print_table(_rows_table(columns, rows))
 
 
 @app.command()
@@ -227,7 +231,7 @@ def _rows_table(columns: list[str], rows: list[sqlite3.Row]) -> Table:
 def _section(title: str, content: Table) -> None:
     if content.row_count:
         print(f"\n{title}")
-        _print(content)
+        print_table(content)
 
 
 def _draw(curves: list[Curve], png: Path | None) -> None:
@@ -245,12 +249,6 @@ def _draw(curves: list[Curve], png: Path | None) -> None:
         except OSError as error:
             raise UserError(f"--png {png}: {error.strerror}") from None
         print(f"wrote {png}")
-
-
-def _print(content: Table) -> None:
-    """Print a table at least 120 characters wide; as wide as its cells when nobody watches it."""
-    console = Console()
-    Console(width=max(console.width, 120) if console.is_terminal else 400).print(content)
 
 
 def _figure(value: float | None, digits: int = 4) -> str:

@@ -30,6 +30,7 @@ ALIKE_SIZE = 3.0  # the FLOPs per token of two models, one through the other, at
 ALIKE_PEAK = 0.01
 WARMING_STEPS = 3  # the first steps are slower
 TIMED_TOKENS = 2048
+TIMED_S = 1.5  # at least, as a machine that does other things too is slow by fits
 TIMED_FLOPS = 2e11  # no more than this is computed to find out; two laptop cores take some seconds
 
 
@@ -110,8 +111,8 @@ def _measured(path: Path, flops_per_token: float, peak_flops_per_s: float) -> _M
 
 @cache
 def _timed(recipe_json: str, flops_per_token: float, seq_len_tokens: int, asked_threads: int | None) -> Rate:
-    """Time forward and backward of a batch of about TIMED_TOKENS, the better of two after one that warms up; once per
-    process."""
+    """Time forward and backward of a batch of about TIMED_TOKENS, again and again for TIMED_S after one that warms up:
+    the median, of two at least; once per process."""
     import torch
 
     from athanor.models.build import build_model
@@ -127,12 +128,12 @@ def _timed(recipe_json: str, flops_per_token: float, seq_len_tokens: int, asked_
         rows = max(1, TIMED_TOKENS // seq_len_tokens)
         generator = torch.Generator().manual_seed(0)
         ids_BT = torch.randint(0, recipe.vocab_size or 1, (rows, seq_len_tokens), generator=generator)
-        took_s = []
-        for _ in range(3):
+        took_s: list[float] = []
+        while len(took_s) < 3 or sum(took_s[1:]) < TIMED_S:
             started = time.perf_counter()
             loss = model.loss(ids_BT, ids_BT, torch.zeros_like(ids_BT), torch.arange(rows))
             torch.stack([loss.total, *loss.aux.values()]).sum().backward()
             took_s.append(time.perf_counter() - started)
     finally:
         torch.set_num_threads(threads)
-    return Rate(rows * seq_len_tokens * flops_per_token / min(took_s[1:]), f"timed here on one batch of {rows} rows")
+    return Rate(rows * seq_len_tokens * flops_per_token / median(took_s[1:]), f"timed here on one batch of {rows} rows")

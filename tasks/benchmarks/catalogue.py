@@ -1,24 +1,24 @@
-"""Finding and loading lm-eval tasks: the local ones beside this file, all others from lm-eval's own folders.
+"""Finding and loading lm-eval tasks: the local ones beside this file, the user's own, and those in lm-eval's folders.
 
-lm-eval's default index reads 14,000 YAML files in 20 s. Here a text search (0.2 s) finds the folders in which a
-task, its group's members or its tag's tasks are defined, and only those are indexed.
+lm-eval's default index reads 14,000 YAML files in 20 s. Here what they define is known by a text search (index.py); it
+finds the folders in which a task, its group's members or its tag's tasks are defined, and only those are indexed.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
 from athanor.core.notes import Notes
 from athanor.tasks.benchmarks.first_rows import check_rows
+from athanor.tasks.benchmarks.index import definitions
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
+from athanor.tasks.benchmarks.own import is_own, own_manager, task_name
+from athanor.tasks.benchmarks.task_files import task_fields
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ def hub_datasets(recipe: EvalTaskRecipe) -> list[str]:
     seconds to read, so what it says is remembered. UserError for an unknown task."""
     if recipe.path is not None or recipe.name in local_names():
         return []
+    if is_own(recipe.name):  # whose file may change
+        return sorted(_datasets_in_index(recipe))
     question = {"task": recipe.name, "lm_eval": version("lm_eval")}
     if (known := _DATASETS.answer(question)) is not None:
         return known
@@ -68,7 +70,7 @@ def hub_datasets(recipe: EvalTaskRecipe) -> list[str]:
 
 def _datasets_in_index(recipe: EvalTaskRecipe) -> set[str]:
     index = manager(recipe.name).task_index
-    waiting, seen, found = [recipe.name], set(), set()
+    waiting, seen, found = [task_name(recipe.name)], set(), set()
     while waiting:
         name = waiting.pop()
         if name in seen or name not in index:
@@ -95,7 +97,8 @@ def load(recipe: EvalTaskRecipe, data_file: Path | None, *, chat: bool, cache_di
         changes |= _local_data(config, data_file, cache_dir)
     if chat and CHAT_PROMPT in (config.get("metadata") or {}):
         changes["doc_to_text"] = config["metadata"][CHAT_PROMPT]
-    wanted = {"group": "changed", "task": [{"task": recipe.name, **changes}]} if changes else recipe.name
+    name = task_name(recipe.name)
+    wanted = {"group": "changed", "task": [{"task": name, **changes}]} if changes else name
     found = _load(tasks, wanted, recipe, config)
     for task in found.values():
         if recipe.num_fewshot is not None:
@@ -108,6 +111,8 @@ def load(recipe: EvalTaskRecipe, data_file: Path | None, *, chat: bool, cache_di
 
 def manager(name: str) -> TaskManager:
     """A task manager that knows `name` and what it consists of. Raises UserError for an unknown name."""
+    if is_own(name):
+        return own_manager(name)
     folders = {FOLDER} if name in local_names() else set(_folders(name))
     outermost: list[str | Path] = [folder for folder in sorted(folders) if not folders.intersection(folder.parents)]
     if outermost:
@@ -118,7 +123,7 @@ def manager(name: str) -> TaskManager:
             return tasks
     raise UserError(
         f"evaluation task {name!r} is unknown: local tasks are {', '.join(local_names())}; any other name must be one "
-        "of lm-eval's (see: lm-eval ls tasks)"
+        "of lm-eval's (`athanor tasks WORD` finds them), or the path of a task file"
     )
 
 
@@ -134,7 +139,7 @@ def _check_path(recipe: EvalTaskRecipe, path: Path) -> None:
 
 
 def _config(tasks: TaskManager, recipe: EvalTaskRecipe) -> Mapping[str, Any]:
-    return tasks.task_index[recipe.name].cfg or {}
+    return tasks.task_index[task_name(recipe.name)].cfg or {}
 
 
 def _with_included(entry: Any) -> dict[str, Any]:
@@ -142,7 +147,7 @@ def _with_included(entry: Any) -> dict[str, Any]:
     config, path = dict(entry.cfg or {}), entry.yaml_path
     while path is not None and config.get("include"):
         path = path.parent / config.pop("include")
-        included = _fields(path) if path.is_file() else {}
+        included = task_fields(path) if path.is_file() else {}
         config = {**included, **config}
     return config
 
@@ -194,22 +199,22 @@ def _load(tasks: TaskManager, wanted: Any, recipe: EvalTaskRecipe, config: Mappi
 
 def _folders(name: str) -> Iterator[Path]:
     """Folders of lm-eval in which `name`, a task, group or tag, and whatever it consists of are defined."""
-    definitions = _definitions()
+    defined = definitions()
     waiting, seen = [name], set()
     while waiting:
         current = waiting.pop()
         if current in seen:
             continue
         seen.add(current)
-        found = definitions.get(current, [])
-        tagged = [str(path.parent) for path, kind in found if kind == "tag"]
+        found = defined.get(current, [])
+        tagged = [str(one.file.parent) for one in found if one.kind == "tag"]
         if tagged:  # lm-eval collects a tag's tasks within one folder given to it, not across several
             yield Path(os.path.commonpath(tagged))
-        for path, kind in found:
-            if kind != "tag":
-                yield path.parent
-            if kind == "group":
-                waiting += _members(_fields(path).get("task"))
+        for one in found:
+            if one.kind != "tag":
+                yield one.file.parent
+            if one.kind == "group":
+                waiting += _members(task_fields(one.file).get("task"))
 
 
 def _members(listed: Any) -> Iterator[str]:
@@ -219,47 +224,6 @@ def _members(listed: Any) -> Iterator[str]:
         elif isinstance(member, dict):
             yield from _members(member.get("task"))
             yield from _members(member.get("group"))
-
-
-# Keys at the beginning of a line; only a tag may be a list (`task:` with a list belongs to a group).
-_NAME = re.compile(r"""^["']?(task|group)["']?:[ \t]*["']?([^\s"'#]+)""", re.MULTILINE)
-_TAGS = re.compile(r"""^["']?tag["']?:([^\n]*(?:\n[ \t]*-[^\n]*)*)""", re.MULTILINE)
-
-
-@cache
-def _definitions() -> dict[str, list[tuple[Path, str]]]:
-    """Name -> the files that define it, each with what it is there: task, group or tag."""
-    spec = find_spec("lm_eval")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("lm-eval is not installed; pip install lm-eval")
-    found: dict[str, list[tuple[Path, str]]] = {}
-    for path in sorted((Path(spec.submodule_search_locations[0]) / "tasks").rglob("*")):
-        if path.suffix not in (".yaml", "") or not path.is_file():  # what tasks include has no suffix
-            continue
-        text = path.read_text(encoding="utf-8", errors="replace")
-        named = [(name, kind) for kind, name in _NAME.findall(text)]
-        tags = [(tag, "tag") for listed in _TAGS.findall(text) for tag in re.findall(r"[\w.+/-]*\w", listed)]
-        for name, kind in named + tags:
-            found.setdefault(name, []).append((path, kind))
-    return found
-
-
-def _fields(path: Path) -> dict[str, Any]:
-    import yaml
-
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=_plain_loader())
-
-
-@cache
-def _plain_loader() -> type:
-    """A YAML loader that reads lm-eval's `!function` tags as plain text: nothing is imported while searching."""
-    import yaml
-
-    class Plain(yaml.SafeLoader):
-        pass
-
-    Plain.add_constructor("!function", lambda loader, node: str(node.value))
-    return Plain
 
 
 def _one_line(error: BaseException) -> str:

@@ -22,6 +22,7 @@ from athanor.core.progress import Progress, silent
 from athanor.core.runtime import Runtime
 from athanor.tasks.benchmarks import catalogue
 from athanor.tasks.benchmarks.local import local_names, reads_documents, write_test_documents
+from athanor.tasks.benchmarks.own import task_name
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 RESULT, SAMPLES, ITEMS = "result.json", "samples.jsonl", "items.json"
@@ -64,7 +65,7 @@ def run_task(
         records = _evaluate(model, tasks, recipe, model_name == "sft")
     metrics, items = scores.score(tasks, records, split_by="source" if reads_documents(recipe) else None)
     result = {
-        "task": recipe.name,
+        "task": task_name(recipe.name),
         "label": label,
         "model": model_name,
         "metrics": metrics,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,14 @@ Documents = Mapping[str, Path]  # source -> documents artifact
 def local_names() -> list[str]:
     """Names of the local tasks: each is a file of this folder."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def what_it_is(name: str) -> str:
+    """What a local task measures: the comment its file begins with."""
+    lines = takewhile(
+        lambda line: line.startswith("#"), (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
+    )
+    return " ".join(line.removeprefix("#").strip() for line in lines)
 
 
 def reads_documents(recipe: EvalTaskRecipe) -> bool:

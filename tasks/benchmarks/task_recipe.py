@@ -10,7 +10,10 @@ from athanor.core.recipe import Recipe
 class EvalTaskRecipe(Recipe):
     """One lm-eval task, by its lm-eval name or as one of the local tasks beside this file."""
 
-    name: str = Field(description="lm-eval task (gsm8k, minerva_math, ...) or local task (word_problems, ...)")
+    name: str = Field(
+        description="lm-eval task (gsm8k, minerva_math, ...), local task (word_problems, ...), or the path of an "
+        "lm-eval task file of your own (.yaml); `athanor tasks` lists them"
+    )
     path: str | None = Field(
         default=None, description="Local .jsonl or .parquet used as the test split instead of the hub"
     )

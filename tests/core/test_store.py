@@ -109,3 +109,32 @@ def test_the_lock_of_a_killed_builder_is_free_at_once(store):
 
         with store.lock(artifact, kill_holder):
             assert waited == [True]
+
+
+def test_what_was_begun_is_found_where_no_artifact_is_meant(store):
+    artifact = publish(store)
+    begun = store.artifact("stage", "begun", "f" * 64)
+    store.partial(begun, resume=False)
+    assert [a.name for a in store.begun()] == [begun.name]
+    assert store.find_or_begun("stage/be").path == begun.path
+    assert store.find_or_begun("stage/toy").path == artifact.path
+    with pytest.raises(UserError, match="no artifact matches 'stage/z'"):
+        store.find_or_begun("stage/z")
+
+
+def test_what_was_made_from_an_artifact_is_all_that_goes_back_to_it(store):
+    def make(label: str, **parents: Artifact) -> Artifact:
+        keys = {name: parent.key for name, parent in parents.items()}
+        artifact = store.artifact("stage", label, artifact_key("stage", 1, {"label": label}, keys))
+        rest = {"code": "", "versions": {}, "wall_s": 0.0, "cost_usd": 0.0, "facts": {}, "created": ""}
+        fields = {"code_version": 1, "recipe": {"label": label}, "parents": keys, **rest}
+        store.publish(artifact, store.partial(artifact, resume=False), fields)
+        return artifact
+
+    text, other = make("text"), make("other")
+    shards = make("shards", documents=text)
+    model = make("model", shards=shards)
+    make("beside", documents=other)
+    assert [a.name for a in store.made_from([text])] == sorted([shards.name, model.name])
+    assert [a.name for a in store.made_from([text, shards])] == [model.name]
+    assert store.made_from([model]) == []

@@ -24,6 +24,7 @@ from athanor.core.errors import UserError
 from athanor.core.rows import Row, parse_row
 from athanor.core.run_files import LOG, METRICS
 from athanor.core.runtime import Runtime
+from athanor.core.threads import SHARING_CORES
 from athanor.tasks.trainer.engines.kind import engine_of
 from athanor.tasks.trainer.process.age import STARTED_VARIABLE
 from athanor.tasks.trainer.process.commands import command, environment
@@ -51,7 +52,7 @@ def run_trainer(run_dir: Path, on_row: Callable[[Row], None], runtime: Runtime =
     """
     attempt = uuid.uuid4().hex[:12]
     variables = {
-        "GOMP_SPINCOUNT": "1000",  # spin briefly at barriers: full speed alone, not a tenth of it beside others
+        **SHARING_CORES,
         **os.environ,
         "PYTHONUNBUFFERED": "1",
         PARENT_VARIABLE: str(os.getpid()),

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,20 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(arguments, message):
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_the_version_is_that_of_the_package():
+    assert athanor("--version").stdout == f"athanor {version('athanor')}\n"
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "presets", "twin"])
+def test_the_shell_completes_the_names_of_presets(command, monkeypatch):
+    monkeypatch.setenv("_ATHANOR_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", f"athanor {command} quickstart-h")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert athanor().stdout.split() == ["quickstart-huginn", "quickstart-hydra"]
+    monkeypatch.setenv("COMP_WORDS", f"athanor {command} mine.y")
+    assert athanor().stdout.split() == [], "the shell completes files of its own accord"
 
 
 def test_presets_lists_what_comes_with_athanor():

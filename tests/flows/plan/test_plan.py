@@ -187,6 +187,11 @@ def test_the_page_fits_100_columns_and_names_every_artifact(small_preset, publis
     assert ("$" in text) == bool(overrides)
 
 
+def test_a_part_is_planned_with_what_it_needs_and_nothing_else():
+    done = subprocess.run([ATHANOR, "plan", "quickstart", "--only", "data", "--json"], capture_output=True, timeout=120)
+    assert {stage["stage"] for stage in json.loads(done.stdout)["stages"]} == {"acquire", "tokenizer", "tokenize"}
+
+
 def test_a_finished_lifecycle_has_nothing_to_build(small_preset, publish):
     for stage in Survey(small_preset()).needed_by("lifecycle"):
         publish(stage)
