@@ -26,7 +26,7 @@ class SourceRecipe(Recipe):
     )
     path: str | None = Field(
         default=None,
-        description="Local text: a file, folder or glob of .txt .md .tex .py .jsonl .ndjson .json .csv .tsv .parquet, "
+        description="Local text: a file, folder or glob of .txt .md .rst .tex .py .jsonl .ndjson .json .csv .tsv .parquet, "
         "also as .gz .zst .bz2 .xz",
     )
     hub: str | None = Field(

@@ -1,4 +1,4 @@
-"""Local files: whole texts (.txt .md .tex .py), JSON (.jsonl .ndjson .json), tables (.csv .tsv .parquet).
+"""Local files: whole texts (.txt .md .rst .tex .py), JSON (.jsonl .ndjson .json), tables (.csv .tsv .parquet).
 
 A text file is one document, however long: where to cut a book is not ours to guess; an empty one (__init__.py) is none.
 Each line of a .jsonl or .ndjson, each object of a .json's array, and each row of a table is a record. All but Parquet
@@ -25,7 +25,7 @@ from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.sources.records import Raw, Reject
 from athanor.data.sources.source import Identity, PassedOver, Source
 
-TEXT_SUFFIXES = (".txt", ".md", ".tex", ".py")
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".py")
 LINE_SUFFIXES, TABLE_DELIMITERS = (".jsonl", ".ndjson"), {".csv": ",", ".tsv": "\t"}
 RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_DELIMITERS, ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
@@ -207,9 +207,13 @@ def _walk(folder: Path) -> Iterator[tuple[Path, str]]:
             folders.clear()
             continue
         seen.add(real)
-        yield from ((Path(parent, name), HIDDEN) for name in folders if name.startswith("."))
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from ((Path(parent, name), HIDDEN if name.startswith(".") else "") for name in sorted(names))
+        yield from ((Path(parent, name), HIDDEN) for name in folders if _is_hidden(name))
+        folders[:] = sorted(name for name in folders if not _is_hidden(name))
+        yield from ((Path(parent, name), HIDDEN if _is_hidden(name) else "") for name in sorted(names))
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__pycache__"
 
 
 def _objection(file: Path, allowed: Sequence[str]) -> str:

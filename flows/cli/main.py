@@ -21,7 +21,6 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.threads import SHARING_CORES
 from athanor.flows.cli import (
@@ -232,6 +231,8 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES):
             raise
+        from athanor.core.disk import home
+
         where = error.filename or f"ATHANOR_HOME ({home()}) or a temporary folder"
         _fail(f"{where} cannot be written to: {error.strerror}; free some space, or choose another folder", 2)
 

@@ -241,17 +241,8 @@ def test_linked_folders_are_entered_and_nothing_is_read_twice(tmp_path):
 
 def test_what_a_folder_holds_and_is_not_read_is_named_with_the_reason(tmp_path):
     root = tmp_path / "root"
-    for name in (
-        "a.txt",
-        "b.pdf",
-        "c.pdf",
-        "d.pdf",
-        "sub/e.PDF",
-        "Makefile",
-        ".git/config",
-        "sub/.DS_Store",
-        "r.jsonl",
-    ):
+    names = ["a.txt", "b.pdf", "c.pdf", "d.pdf", "sub/e.PDF", "Make", ".git/config", "sub/.DS_Store"]
+    for name in (*names, "__pycache__/m.pyc", "r.jsonl"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("text", encoding="utf-8")
     (root / "empty.md").touch()
@@ -263,11 +254,11 @@ def test_what_a_folder_holds_and_is_not_read_is_named_with_the_reason(tmp_path):
         ".pdf": ["b.pdf", "c.pdf", "d.pdf", "sub/e.PDF"],
         "a link to nothing": ["gone.txt"],
         "empty": ["empty.md"],
-        "hidden": [".git", "sub/.DS_Store"],
+        "hidden": [".git", "__pycache__", "sub/.DS_Store"],
         "other names of what is read": ["again.txt"],
         "without suffix": ["Make"],
     }
-    assert passed_over_text(found).startswith("passed over 10 of 12 files: 4 .pdf (b.pdf, c.pdf, d.pdf, …), 1 a link")
+    assert passed_over_text(found).startswith("passed over 11 of 13 files: 4 .pdf (b.pdf, c.pdf, d.pdf, …), 1 a link")
     assert list_files(str(root), records_only=True).passed_over[".txt"] == ["a.txt", "again.txt"]
     assert list_files(f"{root}/*.*").passed_over.keys() == {".pdf", "a link to nothing", "empty", TWICE}
 

@@ -28,9 +28,9 @@ def note(when):
 
 start = TemporaryServer.__init__
 
-def noted_start(server):
+def noted_start(server, verbose):
     note("server")
-    start(server)
+    start(server, verbose)
 
 TemporaryServer.__init__ = noted_start
 atexit.register(note, "end")
