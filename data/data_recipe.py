@@ -26,8 +26,8 @@ class SourceRecipe(Recipe):
     )
     path: str | None = Field(
         default=None,
-        description="Local text: a file, folder or glob of .txt .md .rst .tex .py .jsonl .ndjson .json .csv .tsv .parquet, "
-        "also as .gz .zst .bz2 .xz",
+        description="Local text: a file, folder or glob of .txt .md .rst .tex .py .jsonl .ndjson .json .csv .tsv "
+        ".parquet, also as .gz .zst .bz2 .xz",
     )
     hub: str | None = Field(
         default=None, description="Hugging Face data set id, streamed; a gated one is opened by HF_TOKEN"
