@@ -19,11 +19,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from athanor.core.errors import UserError
 from athanor.flows.cli import data_commands, model_commands, plan_command, runs_commands
 from athanor.flows.cli.options import BudgetHours, BudgetUsd, PresetName, Settings, budget_settings
 from athanor.flows.cli.tables import table
+from athanor.flows.cli.usage import usage_line
 from athanor.tasks.parts import LIFECYCLE, PARTS
 
 app = typer.Typer(
@@ -167,7 +169,9 @@ def main() -> None:
     _speak_utf8()
     gc.set_threshold(GC_ALLOCATIONS)
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False))
+    except TyperException as error:
+        _fail(usage_line(error), 2)
     except UserError as error:
         _fail(str(error), 2)
 

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.flows.cli.options import PresetName
 
 app = typer.Typer()
@@ -65,7 +66,7 @@ def models(
 
     if size is not None:
         if size not in SIZES:
-            raise UserError(f"no size {size!r}: there are {', '.join(SIZES)}")
+            raise UserError(f"no size {size!r}: {did_you_mean(size, SIZES)}there are {', '.join(SIZES)}")
         fields = SIZES[size].model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         print(yaml.safe_dump({"model": fields}, sort_keys=False), end="")
         return
@@ -136,9 +137,10 @@ def import_checkpoint(
     """
     from athanor.data.data_recipe import TokenizerRecipe
     from athanor.data.tokenizer import build_tokenizer
-    from athanor.models.checkpoints.foreign import import_portable
+    from athanor.models.checkpoints.foreign import import_portable, layout_named
 
     _one_line_warnings()
+    layout_named(layout)
     with TemporaryDirectory(prefix="athanor-tokenizer-") as scratch:
         made = Path(scratch)
         build_tokenizer(TokenizerRecipe(path=str(tokenizer), eos=eos), iter(()), made)
@@ -166,9 +168,10 @@ def export_checkpoint(
     from athanor.models.checkpoints.portable import load_portable
 
     _one_line_warnings()
+    keeps_steps = layout_named(layout).keeps_steps
     folder = _model_folder(model)
     steps = steps if steps is not None else steps_trained(folder)
-    if steps is None and layout_named(layout).keeps_steps:
+    if steps is None and keeps_steps:
         raise UserError(f"{folder} does not say how many steps it was trained for: give --steps")
     caveat = export_checkpoint(load_portable(folder), out, layout, steps or 0)
     print(f"wrote {out}")

@@ -20,8 +20,9 @@ _LEVELS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]"}
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, model, memory, totals, budget, checks; errors are the caller's to say."""
     console = Console(file=console.file, width=min(WIDTH, console.width) if console.is_terminal else WIDTH)
-    console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}\n", highlight=False)
+    console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}", highlight=False)
     if plan.stages:
+        console.print()
         console.print(_stages(plan))
         console.print()
     for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):
@@ -33,7 +34,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         if finding.level == "error":
             continue
         table.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
-    console.print(table)
+    if table.row_count:
+        console.print(table)
 
 
 def _machine(plan: Plan) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.tasks.benchmarks.first_rows import check_rows
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
@@ -103,9 +104,10 @@ def manager(name: str) -> TaskManager:
         tasks = TaskManager(include_path=outermost, include_defaults=False)
         if name in tasks.task_index:
             return tasks
+    hint = did_you_mean(name, local_names()) or did_you_mean(name, _definitions())
     raise UserError(
-        f"evaluation task {name!r} is unknown: local tasks are {', '.join(local_names())}; any other name must be one "
-        "of lm-eval's (see: lm-eval ls tasks)"
+        f"evaluation task {name!r} is unknown: {hint}local tasks are {', '.join(local_names())}; any other name must "
+        "be one of lm-eval's (see: lm-eval ls tasks)"
     )
 
 
