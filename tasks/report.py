@@ -76,9 +76,15 @@ def cost(recipe: ReportStageRecipe, preset: Preset, **inputs: Any) -> Cost:
 def build(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
     """Write `report.html`, `report.md`, the figures, and `preset.yaml`, which reproduces it all."""
     from athanor.reports.card import write_report
+    from athanor.tasks.trainer.wandb_run import add_report
 
     (run.out / "preset.yaml").write_text(recipe.preset_yaml, encoding="utf-8")
-    return write_report(_collect(recipe, inputs), run.out)
+    collected = _collect(recipe, inputs)
+    facts = write_report(collected, run.out)
+    for name, model in inputs["models"].items():
+        results = {one["label"]: one for one in collected.evaluations if one["model"] == name}
+        add_report(run.out, model, results, run.runtime, run.log)
+    return facts
 
 
 def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
