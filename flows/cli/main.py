@@ -169,7 +169,7 @@ def main() -> None:
     _speak_utf8()
     gc.set_threshold(GC_ALLOCATIONS)
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(standalone_mode=False) or 0)
     except TyperException as error:
         _fail(usage_line(error), 2)
     except UserError as error:

@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, as in flows/cli/main.py.
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -213,6 +214,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p)
     where = choose_device(device.value)
     folder = _model_folder(model)
+    _say_other_use(folder, chat)
     tokenizer, network = load_tokenizer(folder), load_portable(folder, where)
     if chat:
         ids, (ends, end_ids) = encode_prompt([{"role": "user", "content": prompt}], tokenizer), answer_ends(tokenizer)
@@ -252,6 +254,20 @@ def _model_folder(text: str) -> Path:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} holds no {WEIGHTS}: give a pretrain or sft artifact, or an imported checkpoint")
     return folder
+
+
+def _say_other_use(folder: Path, chat: bool) -> None:
+    """Say where a base model is spoken to, or a fine-tuned one is to go on from a text; what it was trained for its
+    run.json says, which an imported checkpoint has none of."""
+    from athanor.core.run_files import SPEC
+
+    if not (folder / SPEC).is_file():
+        return
+    objective = json.loads((folder / SPEC).read_text(encoding="utf-8"))["objective"]
+    if chat and objective == "pretrain":
+        print("athanor: this is a base model, which has seen no conversations: leave out --chat", file=sys.stderr)
+    elif not chat and objective == "sft":
+        print("athanor: this model was fine-tuned on conversations: with --chat the text is a user's", file=sys.stderr)
 
 
 def _counts(recipe, context_tokens: int | None) -> dict:
