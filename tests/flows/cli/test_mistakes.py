@@ -10,6 +10,8 @@ from types import MappingProxyType
 
 import pytest
 
+from athanor.flows.cli import run_flow
+
 FILES = MappingProxyType(
     {
         "notes.txt": "A line of a note.\n" * 100,
@@ -135,6 +137,11 @@ def beginner(athanor, logged_run, tmp_path, monkeypatch):
         (folder / name).write_text(text, encoding="utf-8")
     monkeypatch.chdir(folder)
     logged_run("a", [3.0, 2.9])
+
+    def run(*arguments, **options):
+        raise AssertionError("the mistake was not noticed, and is built")
+
+    monkeypatch.setattr(run_flow, "run_flow", run)
     return lambda line: athanor(*shlex.split(line))
 
 
