@@ -30,7 +30,7 @@ def shown(svg: str) -> str:
     for element in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text"):
         if "clip-path" in element.attrib:
             lines[float(element.attrib["y"])] = lines.get(float(element.attrib["y"]), "") + (element.text or "")
-    return "\n".join(unescape(lines[y]).replace("\xa0", " ") for y in sorted(lines))
+    return "\n".join(unescape(lines[y].rstrip("\n")).replace("\xa0", " ") for y in sorted(lines))
 
 
 def test_the_readmes_picture_shows_every_command_and_the_end_of_the_run(recording):
@@ -46,6 +46,13 @@ def test_a_picture_shows_what_was_printed_and_loads_nothing(recording, tmp_path)
     svg = recording.picture(printed)
     assert "42" in shown(svg).splitlines()
     assert not re.search(r"url\((?!#)|href=|@import", svg)
+
+
+def test_of_a_row_of_steps_the_first_and_the_last_are_shown(recording):
+    steps = [f"pretrain mine: step {i}/9: loss 2" for i in range(9)]
+    assert recording.shortened("\n".join(["before", *steps, "after"])).splitlines() == [
+        "before", steps[0], "    ...", steps[-1], "after"
+    ]  # fmt: skip
 
 
 def test_a_command_that_fails_leaves_no_picture(recording, tmp_path):
