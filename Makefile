@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := flows tasks reports models kernels data core
 
-.PHONY: run test gpu mutants mutants-of-today lint docs linked
+.PHONY: run test gpu mutants mutants-of-today lint docs recording linked
 
 run: .venv/installed
 	$(BIN)/athanor run quickstart
@@ -31,6 +31,10 @@ lint: .venv/installed linked
 docs: .venv/installed linked
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "build/site/index.html"
+
+# The picture in the README of what the commands print; as long as the quickstart takes.
+recording: .venv/installed
+	$(BIN)/python docs/recording.py
 
 # A folder `athanor/` for tools that read the source without importing it.
 linked:

@@ -31,6 +31,7 @@ PLUMBING = frozenset(
         "athanor.core.store",
         "athanor.core.code",
         "athanor.core.errors",
+        "athanor.core.near",
         "athanor.core.progress",
         "athanor.core.runtime",
     }

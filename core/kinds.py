@@ -21,6 +21,7 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 
 
 class Named(Protocol):
@@ -91,7 +92,8 @@ class Kinds(Generic[Record]):
     def __getitem__(self, name: str) -> Record:
         """The record of that name. Raises UserError naming those there are."""
         if (record := self._find(name)) is None:
-            raise UserError(f"no {self.what} {name!r}: there are {', '.join(self.table)}")
+            hint = did_you_mean(name, self.table)
+            raise UserError(f"no {self.what} {name!r}: {hint}there are {', '.join(self.table)}")
         return record
 
     def __iter__(self) -> Iterator[str]:

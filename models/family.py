@@ -41,6 +41,7 @@ class Family:
     sizes: Callable[[], Mapping[str, ModelRecipe]] = dict  # published shapes by name
     layout: Callable[[], Layout] | None = None  # of the published checkpoints, if they are read and written
     laptop: Mapping[str, Any] = field(default_factory=dict)  # the section of a small model, if its defaults are large
+    meanings: Mapping[str, str] = field(default_factory=dict)  # of each value that its models log, one sentence
 
 
 FAMILIES: Kinds[Family] = Kinds("family", "athanor.models.families", "FAMILY", module="family")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -21,11 +22,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from athanor.core.text import clean, flatten
+from athanor.core.text import clean, flatten, one_line
 
 WIDTH_IN = 10.2
 PNG_DPI = 100
-LABEL_CHARACTERS = 28  # of a name beside an axis or in a legend
+LABEL_CHARACTERS = 28  # of a name beside an axis, and of a line in a legend
+LEGEND_CHARACTERS = 120  # of a name in a legend
 
 THEME = {  # variable: (light, dark)
     "paper": ("#fdfdfc", "#15181c"),
@@ -155,10 +157,15 @@ def steps_axis(axes: Axes) -> None:
 
 
 def legend(axes: Axes, room_in: float = WIDTH_IN) -> None:
-    """A legend where it can cover nothing: in the title's line if `room_in` holds it, else right of the axes."""
-    labels = axes.get_legend_handles_labels()[1]
+    """A legend where it can cover nothing: in the title's line if `room_in` holds it, else right of the axes.
+
+    Names are whole: right of the axes a long one takes several lines.
+    """
+    handles, names = axes.get_legend_handles_labels()
+    labels = [one_line(name, LEGEND_CHARACTERS) for name in names]
     needed_in = 0.068 * (len(axes.get_title("left")) + sum(map(len, labels))) + 0.6 * len(labels) + 0.8
     if needed_in < room_in:
-        axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(labels), borderpad=0.3)
+        axes.legend(handles, labels, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(labels), borderpad=0.3)
     else:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0))
+        lines = [fill(label, LABEL_CHARACTERS) for label in labels]
+        axes.legend(handles, lines, loc="upper left", bbox_to_anchor=(1.01, 1.0))

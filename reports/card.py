@@ -17,7 +17,7 @@ from athanor.reports.canvas import FONT_STACK, Picture, css_variables
 from athanor.reports.findings import Findings
 from athanor.reports.headlines import headlines
 from athanor.reports.inputs import ReportInputs
-from athanor.reports.pieces import Answer, Code, Headline, Prose, ReportSection, Table
+from athanor.reports.pieces import Answer, Code, Folded, Headline, Prose, ReportSection, Table
 from athanor.reports.sections import sections
 
 
@@ -65,7 +65,7 @@ def _environment(template: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    kinds = {Table: "table", Prose: "prose", Code: "code", Answer: "sample", Picture: "picture"}
+    kinds = {Table: "table", Prose: "prose", Code: "code", Answer: "sample", Folded: "folded", Picture: "picture"}
     environment.filters["kind"] = lambda block: kinds[type(block)]
     environment.filters["svg"] = lambda picture: Markup(picture.inline_svg)
     environment.filters["fence"] = _fence

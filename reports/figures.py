@@ -70,7 +70,7 @@ def loss_figure(name: str, title: str, log: Log) -> Picture | None:
             legend(axes[0])
         if domains:
             for i, (source, (at, values)) in enumerate(domains.items()):
-                axes[-1].plot(at, values, marker=MARKERS[i % len(MARKERS)], label=_label(source), **line_style(i))
+                axes[-1].plot(at, values, marker=MARKERS[i % len(MARKERS)], label=source, **line_style(i))
             axes[-1].set_title("Held-out rows, bits per byte")
             axes[-1].margins(x=0.01)
             legend(axes[-1])
@@ -202,11 +202,11 @@ def mixture_figure(mix: Mix) -> Picture:
         for i, (source, counts) in enumerate(mix.rows_K.items()):
             got = np.array([counts[part].sum() for part in bins]) / np.maximum(totals, 1)
             colour, marker = SERIES[i % len(SERIES)], MARKERS[i % len(MARKERS)]
-            axes.plot(middle, got, marker, color=colour, markersize=3.6, label=f"{_label(source)}, realised")
+            axes.plot(middle, got, marker, color=colour, markersize=3.6, label=f"{source}, realised")
             if source in mix.asked_N:
                 shares = mix.asked_N[source]
                 line = np.arange(1, len(shares) + 1)
-                axes.plot(line, shares, color=colour, linestyle=DASHES[1], label=f"{_label(source)}, asked")
+                axes.plot(line, shares, color=colour, linestyle=DASHES[1], label=f"{source}, asked")
         axes.set_title("Share of rows")
         axes.set_ylim(0, 1.03)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))

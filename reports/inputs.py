@@ -70,6 +70,8 @@ class ReportInputs:
     """Optimizer steps asked for, the length of the mixture's schedule."""
     pretrain_metrics: Sequence[Mapping[str, Any]] = ()
     sft_metrics: Sequence[Mapping[str, Any]] = ()
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """Of the values that the model logs, one sentence each."""
     pretrain_schedule: Mapping[str, Sequence[float]] = field(default_factory=dict)
     """What was declared before the run: `step` and, by name, the scheduled values of these steps."""
     sft_schedule: Mapping[str, Sequence[float]] = field(default_factory=dict)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from athanor.models.maps import Map
 
 _MAX_LINES = 8
+_SERIES_CHARACTERS = 110  # as many as the figure is wide
 _TICK_STEPS = [digit * 10**power for power in range(9) for digit in (1, 2, 5)]
 _ANNOTATE_COLUMNS, _ANNOTATE_ROWS = 18, 32
 
@@ -142,13 +143,14 @@ def _plot(one: Map, panels: Mapping[str, np.ndarray], alt: str) -> Picture:
         if len(one.values) > 1 and one.series:
             handles, labels = axes[0].get_legend_handles_labels()
             columns = max(1, int(WIDTH_IN / (0.7 + 0.068 * max(map(len, labels)))))
-            figure.legend(handles, labels, loc="outside upper right", ncols=columns)
+            figure.legend(handles, labels, loc="outside upper left", ncols=columns)
 
     return draw(f"map-{_slug(one.name)}", one.title, alt, 3.0, paint, one.note)
 
 
 def _series_name(one: Map, index: int) -> str:
-    return one_line(str(one.series[index]), 24) if one.series and index < len(one.series) else str(index)
+    named = one.series and index < len(one.series)
+    return one_line(str(one.series[index]), _SERIES_CHARACTERS) if named else str(index)
 
 
 def _lines(axes: Axes, one: Map, values: np.ndarray) -> None:

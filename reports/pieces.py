@@ -59,7 +59,15 @@ class Answer:
     """(name, text): prompt, response, expected."""
 
 
-Block = Table | Prose | Code | Answer | Picture
+@dataclass(frozen=True)
+class Folded:
+    """Answers that are there for who unfolds them."""
+
+    title: str
+    answers: Sequence[Answer]
+
+
+Block = Table | Prose | Code | Answer | Folded | Picture
 
 
 @dataclass(frozen=True)

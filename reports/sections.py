@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
-from athanor.core.numbers import NBSP, duration, money, number, share, size, whole
+from athanor.core.numbers import NBSP, UNKNOWN, duration, money, number, share, size, whole
 from athanor.core.text import one_line
 from athanor.reports.canvas import Picture
 from athanor.reports.figures import (
@@ -23,7 +24,7 @@ from athanor.reports.intervals import LEAST_N
 from athanor.reports.lineage import lineage_figure
 from athanor.reports.log import Log, Mix
 from athanor.reports.mapfigures import map_figure
-from athanor.reports.pieces import Answer, Block, Code, Link, Prose, ReportSection, Table
+from athanor.reports.pieces import Answer, Block, Code, Folded, Link, Prose, ReportSection, Table
 from athanor.reports.scores import (
     against_chance,
     against_model,
@@ -36,6 +37,7 @@ from athanor.reports.scores import (
 if TYPE_CHECKING:
     from athanor.models.maps import Map
 
+SHOWN_SAMPLES = 2
 _SAMPLE_CHARACTERS = 4000
 
 
@@ -49,14 +51,14 @@ def sections(findings: Findings) -> list[ReportSection]:
         (
             "pretraining",
             "Pretraining",
-            _training("pretrain", "Pretraining", findings.pretraining, inputs.pretrain_schedule),
+            _training("pretrain", "Pretraining", findings.pretraining, inputs.pretrain_schedule, inputs.meanings),
         ),
         (
             "fine-tuning",
             "Fine-tuning",
             [
                 *_conversations(inputs.stages),
-                *_training("sft", "Fine-tuning", findings.tuning, inputs.sft_schedule),
+                *_training("sft", "Fine-tuning", findings.tuning, inputs.sft_schedule, inputs.meanings),
             ],
         ),
         ("benchmarks", "Benchmarks", _benchmarks(findings)),
@@ -170,7 +172,9 @@ def _conversations(stages: Sequence[StageRow]) -> list[Block]:
     return [Table("What the rows hold of the conversations", ("", "Count", "Share of asked"), rows, frozenset({1, 2}))]
 
 
-def _training(name: str, title: str, log: Log, declared: Mapping[str, Sequence[float]]) -> list[Block]:
+def _training(
+    name: str, title: str, log: Log, declared: Mapping[str, Sequence[float]], meanings: Mapping[str, str]
+) -> list[Block]:
     blocks = _drawn(loss_figure(f"{name}-loss", title, log), rate_figure(f"{name}-rate", title, log))
     if log.bits_per_byte:
         rows = [
@@ -191,6 +195,10 @@ def _training(name: str, title: str, log: Log, declared: Mapping[str, Sequence[f
         schedule_figure(f"{name}-schedule", f"{title}: schedules", declared, log),
         values_figure(f"{name}-aux", f"{title}: auxiliary losses and diagnostics", log.auxiliary),
     )
+    if values := {**log.schedule, **log.auxiliary}:
+        rows = [(key, number(v[0]), number(v[-1]), meanings.get(key, UNKNOWN)) for key, (_, v) in values.items()]
+        header = ("Value", "First", "Last", "What it says")
+        blocks.append(Table("What the model's own values mean", header, rows, frozenset({1, 2})))
     events = [(whole(row["step"]), one_line(row["message"], 300)) for row in log.events]
     if events:
         blocks.append(Table("Events", ("Step", "What happened"), events))
@@ -271,20 +279,32 @@ def _map_table(model: str, one: Map) -> Table:
 
 
 def _samples(samples: Sequence[Mapping]) -> list[Block]:
-    found: list[Block] = []
+    """Of each task SHOWN_SAMPLES answers, of the models in turn, and the others folded."""
+    by_task: dict[str, dict[str, list[Answer]]] = {}
     for sample in samples:
-        correct = sample.get("correct")
-        mark = "" if correct is None else "✓ correct" if correct else "✗ wrong"
-        cut_tokens = sample.get("cut_tokens", 0)
-        mark += f", the first {whole(cut_tokens)} tokens of the prompt were not read" if cut_tokens else ""
-        parts = [
-            (name, _shortened(str(sample[name])))
-            for name in ("prompt", "response", "expected")
-            if sample.get(name) is not None
-        ]
-        model = MODEL_NAMES.get(sample["model"], sample["model"])
-        found.append(Answer(f"{one_line(sample['task'], 60)}, {model}", mark, bool(correct), parts))
+        if sample.get("expected") or sample.get("correct") is not None:  # else its text is scored, and nothing asked
+            by_task.setdefault(sample["task"], {}).setdefault(sample["model"], []).append(_answer(sample))
+    found: list[Block] = []
+    for task, by_model in by_task.items():
+        answers = [answer for turn in zip_longest(*by_model.values()) for answer in turn if answer is not None]
+        found += answers[:SHOWN_SAMPLES]
+        if rest := answers[SHOWN_SAMPLES:]:
+            found.append(Folded(f"{len(rest)} more of {one_line(task, 60)}", rest))
     return found
+
+
+def _answer(sample: Mapping) -> Answer:
+    correct = sample.get("correct")
+    mark = "" if correct is None else "✓ correct" if correct else "✗ wrong"
+    cut_tokens = sample.get("cut_tokens", 0)
+    mark += f", the first {whole(cut_tokens)} tokens of the prompt were not read" if cut_tokens else ""
+    parts = [
+        (name, _shortened(str(sample[name])))
+        for name in ("prompt", "response", "expected")
+        if sample.get(name) is not None
+    ]
+    model = MODEL_NAMES.get(sample["model"], sample["model"])
+    return Answer(f"{one_line(sample['task'], 60)}, {model}", mark, bool(correct), parts)
 
 
 def _shortened(text: str) -> str:

@@ -22,7 +22,11 @@ NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]*$"
 class Preset(Recipe):
     """Everything one lifecycle needs: recipes of the stages, and the runtime, which no key depends on."""
 
-    name: str = Field(min_length=1, pattern=NAME_PATTERN, description="Also the deployments' name")
+    name: str = Field(
+        min_length=1,
+        pattern=NAME_PATTERN,
+        description="Lower-case letters, digits, '.', '_' and '-'; without it the file's name; also the deployments'",
+    )
     description: str = Field(default="", description="One line for `athanor presets`")
     data: DataRecipe
     tokenizer: TokenizerRecipe = TokenizerRecipe()

@@ -14,6 +14,7 @@ from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.splits import SPLITS, Split
+from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
 from athanor.tasks.cost import STARTUP_S, Cost
@@ -75,9 +76,15 @@ def cost(recipe: ReportStageRecipe, preset: Preset, **inputs: Any) -> Cost:
 def build(recipe: ReportStageRecipe, run: StageRun, **inputs: Any) -> dict:
     """Write `report.html`, `report.md`, the figures, and `preset.yaml`, which reproduces it all."""
     from athanor.reports.card import write_report
+    from athanor.tasks.trainer.wandb_run import add_report
 
     (run.out / "preset.yaml").write_text(recipe.preset_yaml, encoding="utf-8")
-    return write_report(_collect(recipe, inputs), run.out)
+    collected = _collect(recipe, inputs)
+    facts = write_report(collected, run.out)
+    for name, model in inputs["models"].items():
+        results = {one["label"]: one for one in collected.evaluations if one["model"] == name}
+        add_report(run.out, model, results, run.runtime, run.log)
+    return facts
 
 
 def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
@@ -87,6 +94,7 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
     models: dict[str, Artifact] = inputs["models"]
     base = models["base"]
     model = _json(base, "config.json")
+    shape = ModelRecipe.model_validate(model)
     return ReportInputs(
         title=recipe.report.title or recipe.preset,
         preset=recipe.preset,
@@ -94,12 +102,13 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         command=recipe.command,
         stages=[StageRow.from_manifest(artifact.manifest) for artifact in _each(inputs)],
         model=model,
-        parameters=parameter_counts(ModelRecipe.model_validate(model)),
+        parameters=parameter_counts(shape),
         shards=[_shard_row(source, split, shards) for source, shards in inputs["shards"].items() for split in SPLITS],
         mixture=recipe.mixture,
         pretrain_steps=recipe.steps,
         pretrain_metrics=_jsonl(base, METRICS),
         sft_metrics=_jsonl(models["sft"], METRICS) if "sft" in models else (),
+        meanings=FAMILIES[shape.family].meanings,
         pretrain_schedule=_json(base, SCHEDULE),
         sft_schedule=_json(models["sft"], SCHEDULE) if "sft" in models else {},
         evaluations=[_evaluation(artifact) for artifact in inputs["evaluations"].values()],

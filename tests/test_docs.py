@@ -27,6 +27,7 @@ from athanor.flows.presets.preset import Preset, load_preset, preset_names
 from athanor.flows.server.deployments import WORK_POOL, prefect_yaml
 from athanor.tasks.runs.read import query, reading
 from athanor.tasks.runs.schema import database_path, emptied
+from athanor.tasks.trainer.wandb_run import sync_command
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -237,12 +238,19 @@ def _check_python(arguments: list[str]) -> None:
     assert find_spec(arguments[1]), arguments[1]
 
 
+def _check_wandb(arguments: list[str]) -> None:
+    command, pattern = arguments
+    written = sync_command(Path(".athanor/store/pretrain/.vanilla-0123.partial")).replace("*", "20260101_000000-a")
+    assert command == "sync" and Path(written.split()[-1]).match(pattern)
+
+
 CHECKS = {
     "athanor": _check_athanor,
     "athanor-chaos": _check_chaos,
     "make": _check_make,
     "prefect": _check_prefect,
     "python": _check_python,
+    "wandb": _check_wandb,
     "export": lambda arguments: None,
     ".": lambda arguments: None,
 }

@@ -92,6 +92,7 @@ def _program(command: str) -> str:
 
 
 README = commands((ROOT / "README.md").read_text())
+PYTHON = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 EVERY = [command for section in README.values() for command in section]
 PREFECT = [
     command for command in EVERY if _program(command) == "prefect" or command.startswith("athanor prepare-server")
@@ -273,7 +274,7 @@ def prefect_block(stranger, clone) -> Iterator[PrefectBlock]:
 
 
 def test_every_command_of_the_readme_is_run_or_listed_as_not_run():
-    assert {"Use"} <= README.keys() and PREFECT and USE
+    assert {"Use"} <= README.keys() and PREFECT and USE and PYTHON
     others = [command for command in EVERY if _program(command) not in ("athanor", "prefect")]
     assert not [command for command in others if reason(command) is None]
 
@@ -358,6 +359,9 @@ def test_the_commands_for_use_work_on_what_the_worker_has_built(prefect_block, s
         for pattern, replacement in SUBSTITUTIONS:
             command = re.sub(pattern, replacement, command)
         printed[command] = user.run(f"{command} {SETTINGS}" if re.match(TAKES_SETTINGS, command) else command)
+    for code in PYTHON:
+        shape = user.run(f"python -P -c {shlex.quote(code + 'print(list(logits_BTV.shape))')}")
+        assert re.fullmatch(r"\[1, \d+, \d+\]\n", shape)
     cached = printed["athanor run quickstart"]
     assert "made in" not in cached and cached.count(": cached") == built
     assert f"0 built, {built} cached" in cached and "report.html" in cached

@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.exceptions import TyperException
 
 from athanor.core.errors import UserError
 from athanor.core.threads import SHARING_CORES
@@ -45,6 +46,7 @@ from athanor.flows.cli.options import (
     runs_asked,
 )
 from athanor.flows.cli.tables import print_table, table
+from athanor.flows.cli.usage import usage_line
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -223,7 +225,9 @@ def main() -> None:
     for variable, value in SHARING_CORES.items():
         os.environ.setdefault(variable, value)
     try:
-        app(standalone_mode=True)
+        sys.exit(app(standalone_mode=False) or 0)
+    except TyperException as error:
+        _fail(usage_line(error), 2)
     except UserError as error:
         _fail(str(error), 2)
     except KeyboardInterrupt:

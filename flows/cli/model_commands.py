@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, as in flows/cli/main.py.
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from enum import StrEnum
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Annotated
 import typer
 
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.flows.cli.options import PresetName
 
 app = typer.Typer()
@@ -65,7 +67,7 @@ def models(
 
     if size is not None:
         if size not in SIZES:
-            raise UserError(f"no size {size!r}: there are {', '.join(SIZES)}")
+            raise UserError(f"no size {size!r}: {did_you_mean(size, SIZES)}there are {', '.join(SIZES)}")
         fields = SIZES[size].model_dump(mode="json", exclude_none=True, exclude_defaults=True)
         print(yaml.safe_dump({"model": fields}, sort_keys=False), end="")
         return
@@ -136,9 +138,10 @@ def import_checkpoint(
     """
     from athanor.data.data_recipe import TokenizerRecipe
     from athanor.data.tokenizer import build_tokenizer
-    from athanor.models.checkpoints.foreign import import_portable
+    from athanor.models.checkpoints.foreign import import_portable, layout_named
 
     _one_line_warnings()
+    layout_named(layout)
     with TemporaryDirectory(prefix="athanor-tokenizer-") as scratch:
         made = Path(scratch)
         build_tokenizer(TokenizerRecipe(path=str(tokenizer), eos=eos), iter(()), made)
@@ -166,9 +169,10 @@ def export_checkpoint(
     from athanor.models.checkpoints.portable import load_portable
 
     _one_line_warnings()
+    keeps_steps = layout_named(layout).keeps_steps
     folder = _model_folder(model)
     steps = steps if steps is not None else steps_trained(folder)
-    if steps is None and layout_named(layout).keeps_steps:
+    if steps is None and keeps_steps:
         raise UserError(f"{folder} does not say how many steps it was trained for: give --steps")
     caveat = export_checkpoint(load_portable(folder), out, layout, steps or 0)
     print(f"wrote {out}")
@@ -210,6 +214,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p)
     where = choose_device(device.value)
     folder = _model_folder(model)
+    _say_other_use(folder, chat)
     tokenizer, network = load_tokenizer(folder), load_portable(folder, where)
     if chat:
         ids, (ends, end_ids) = encode_prompt([{"role": "user", "content": prompt}], tokenizer), answer_ends(tokenizer)
@@ -249,6 +254,20 @@ def _model_folder(text: str) -> Path:
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} holds no {WEIGHTS}: give a pretrain or sft artifact, or an imported checkpoint")
     return folder
+
+
+def _say_other_use(folder: Path, chat: bool) -> None:
+    """Say where a base model is spoken to, or a fine-tuned one is to go on from a text; what it was trained for its
+    run.json says, which an imported checkpoint has none of."""
+    from athanor.core.run_files import SPEC
+
+    if not (folder / SPEC).is_file():
+        return
+    objective = json.loads((folder / SPEC).read_text(encoding="utf-8"))["objective"]
+    if chat and objective == "pretrain":
+        print("athanor: this is a base model, which has seen no conversations: leave out --chat", file=sys.stderr)
+    elif not chat and objective == "sft":
+        print("athanor: this model was fine-tuned on conversations: with --chat the text is a user's", file=sys.stderr)
 
 
 def _counts(recipe, context_tokens: int | None) -> dict:

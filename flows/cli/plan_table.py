@@ -22,8 +22,9 @@ _LEVELS = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]"}
 def print_plan(plan: Plan, console: Console) -> None:
     """Stages, model, memory, totals, budget, checks; errors are the caller's to say."""
     console = _console(console)
-    console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}\n", highlight=False)
+    console.print(f"[bold]{escape(plan.preset.name)}[/]{_machine(plan)}", highlight=False)
     if plan.stages:
+        console.print()
         print_table(_stages(plan), console)
         console.print()
     for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):

@@ -7,7 +7,6 @@ has named is unknown, which is not nothing.
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import platform
@@ -20,6 +19,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from athanor.core.disk import home
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
 
@@ -80,9 +80,7 @@ def rented_machine(name: str, runtime: Runtime) -> Machine:
     offer = _offer(name)
     if offer is None and peak == math.inf:
         known = list(dict.fromkeys([*_table(), *PEAK_FLOPS_PER_S]))
-        near = difflib.get_close_matches(name.lower(), [other.lower() for other in known], 1)
-        hint = next((f"did you mean {other}? " for other in known if other.lower() in near), "")
-        raise UserError(f"--on {name}: no such GPU is known; {hint}there are {', '.join(known)}")
+        raise UserError(f"--on {name}: no such GPU is known; {did_you_mean(name, known)}there are {', '.join(known)}")
     price, source = _price(name, runtime)
     memory_bytes = round(offer[1].memory_gib * 2**30) if offer and offer[1].memory_gib else None
     return Machine(name, "cuda", runtime.devices("cuda"), memory_bytes, peak, price, source)

@@ -8,7 +8,6 @@ the base's and its mixture.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -16,8 +15,9 @@ import yaml
 from pydantic import ValidationError
 
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.data.data_recipe import ORIGINS
-from athanor.flows.presets.wording import first_problem
+from athanor.flows.presets.wording import problems, yaml_problem
 from athanor.tasks.preset_recipe import Preset
 
 FOLDER = Path(__file__).parent
@@ -30,7 +30,16 @@ NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
 
 
 class _Yaml(yaml.SafeLoader):
-    """YAML in which only `true` and `false` are truth values: `wandb: off` is the word off."""
+    """YAML in which only `true` and `false` are truth values: `wandb: off` is the word off. A key stands there once."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)  # type: ignore[misc]
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, key in enumerate(keys):
+            if key.value in (before.value for before in keys[:i]):
+                problem = f"{key.value} is there for the second time; make one of the two"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+        return node
 
 
 _Yaml.yaml_implicit_resolvers = {
@@ -55,7 +64,7 @@ def load_preset(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) 
     try:
         return Preset.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"preset {name_or_path}: {first_problem(error, Preset)}") from None
+        raise UserError(f"preset {name_or_path}: {problems(error, Preset)}") from None
 
 
 def reproducing_command(preset: Preset) -> str:
@@ -72,10 +81,9 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
     if path.suffix not in SUFFIXES:
         path = FOLDER / f"{name_or_path}.yaml"
         if not path.is_file() or "/" in name_or_path:
-            near = difflib.get_close_matches(name_or_path, preset_names(), 1)
-            hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(
-                f"no preset {name_or_path!r}: {hint}there are {', '.join(preset_names())}, or give a .yaml file"
+                f"no preset {name_or_path!r}: {did_you_mean(name_or_path, preset_names())}there are "
+                f"{', '.join(preset_names())}, or give a .yaml file"
             )
     if name_or_path in above:
         raise UserError(f"preset {name_or_path} extends itself: {' -> '.join((*above, name_or_path))}")
@@ -83,10 +91,11 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
         fields = yaml.load(path.read_text(encoding="utf-8"), _Yaml)
     except OSError as error:
         raise UserError(
-            f"preset file {path}: {error.strerror}; give a YAML file, or one of {', '.join(preset_names())}"
+            f"preset file {path}: {error.strerror}; {did_you_mean(path.stem, preset_names())}give a YAML file, or one "
+            f"of {', '.join(preset_names())}"
         ) from None
     except NOT_YAML as error:
-        raise UserError(f"preset file {path} is no YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"preset file {path} is no YAML: {yaml_problem(error)}") from None
     if not isinstance(fields, dict):
         raise UserError(f"preset file {path} must hold keys such as 'extends: quickstart'; it holds {fields!r:.40}")
     base = fields.pop("extends", None)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.core.run_files import METRICS
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_on_meta
@@ -124,7 +125,7 @@ def steps_trained(folder: Path) -> int | None:
 def layout_named(name: str) -> Layout:
     """The layout of a published system. UserError naming those there are."""
     if name not in LAYOUTS:
-        raise UserError(f"no layout {name!r}: there are {', '.join(LAYOUTS)}")
+        raise UserError(f"no layout {name!r}: {did_you_mean(name, LAYOUTS)}there are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from athanor.core.errors import UserError
+from athanor.core.near import did_you_mean
 from athanor.core.notes import Notes
 from athanor.tasks.benchmarks.first_rows import check_rows
 from athanor.tasks.benchmarks.index import definitions
@@ -121,9 +122,10 @@ def manager(name: str) -> TaskManager:
         tasks = TaskManager(include_path=outermost, include_defaults=False)
         if name in tasks.task_index:
             return tasks
+    hint = did_you_mean(name, local_names()) or did_you_mean(name, definitions())
     raise UserError(
-        f"evaluation task {name!r} is unknown: local tasks are {', '.join(local_names())}; any other name must be one "
-        "of lm-eval's (`athanor tasks WORD` finds them), or the path of a task file"
+        f"evaluation task {name!r} is unknown: {hint}local tasks are {', '.join(local_names())}; any other name must "
+        "be one of lm-eval's (`athanor tasks WORD` finds them), or the path of a task file"
     )
 
 

@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 from athanor.core.targets import IGNORE
 from athanor.kernels.cross_entropy import chunk_positions
 from athanor.models.build import build_model
+from athanor.models.family import FAMILIES
 
 FIXED_SHAPES = ("hydra static", "hydra attention alone")  # the modes of hydra that leave no token out
 layouts = st.lists(st.integers(1, 7), min_size=1, max_size=4)
@@ -142,6 +143,16 @@ def test_every_parameter_gets_a_gradient_from_the_loss(mode, tiny_recipe):
     loss = model.train().loss(ids, ids.roll(-1, 1), doc_start([9, 7], rows=4), torch.arange(4))
     (loss.total / loss.tokens).backward()
     assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+
+
+def test_every_value_that_a_model_logs_has_one_sentence_that_says_what_it_means(mode, tiny_recipe):
+    model, meanings = build_model(tiny_recipe(mode)), FAMILIES[mode.split()[0]].meanings
+    model.init_weights(0)
+    ids = random_ids(4, 16)
+    logged = {**model.schedule(0.5), **model.train().loss(ids, ids.roll(-1, 1), None, torch.arange(4)).aux}
+    logged |= model.diagnostics()
+    assert not logged.keys() - meanings.keys()
+    assert all(said.endswith(".") and ". " not in said and len(said) < 120 for said in meanings.values())
 
 
 def test_loss_sums_plain_cross_entropy_over_counted_targets(mode, lively_model):

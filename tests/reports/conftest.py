@@ -151,6 +151,7 @@ def full_run(price: float = 0.0) -> ReportInputs:
         pretrain_metrics=training_rows(
             STEPS, 7.6, 2.3, {"code": (3.4, 1.31), "docs": (3.2, 1.72), "math": (2.9, 0.94)}, mix=True
         ),
+        meanings={"tau": "Temperature of the choice.", "alpha_rms": "Size of the preferences."},
         pretrain_schedule={
             "step": [1, 200, 400, 600],
             "learning rate": [1e-4, 2.2e-3, 7.5e-4, 0.0],

@@ -176,6 +176,31 @@ def test_hostile_text_cannot_leave_its_place_in_html(run, html, hostile_text, tm
     assert "<script" not in plain and "<img" not in plain
 
 
+def test_every_value_of_the_model_stands_with_what_it_means(html):
+    (table, _) = re.findall(r"What the model&#39;s own values mean</caption>.*?</table>", html, flags=re.S)
+    rows = [re.findall(r"<td.*?>(.*?)</td>", row) for row in re.findall("<tr>(<td.*?)</tr>", table)]
+    assert [row[0] for row in rows] == ["tau", "entropy_static", "entropy_dynamic", "alpha_rms"]
+    assert rows[0][3] == "Temperature of the choice." and rows[3][3] == "Size of the preferences."
+
+
+def test_two_answers_a_task_are_shown_of_the_models_in_turn_and_the_others_folded(run, tmp_path):
+    asked = [
+        {"model": model, "task": task, "prompt": f"{task} {i}", "response": "4", "expected": "4", "correct": True}
+        for task in ("sums", "choice") for model in ("base", "sft") for i in range(3)
+    ]  # fmt: skip
+    scored = {"model": "base", "task": "bits", "prompt": "a text", "response": "log-probability -3", "expected": ""}
+    write_report(replace(run, samples=[*asked, {**scored, "correct": None}]), tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    part = html[html.index('<section id="samples"') : html.index('<section id="cost"')]
+    shown = re.sub("<details>.*?</details>", "", part, flags=re.S)
+    assert re.findall("<h3>(.*?) <", shown) == ["sums, base", "sums, SFT", "choice, base", "choice, SFT"]
+    assert shown.count("sums 0") == shown.count("choice 0") == 2
+    assert re.findall("<summary>(.*?)</summary>", part) == ["4 more of sums", "4 more of choice"]
+    assert part.count("<article") == 12 and "log-probability" not in html
+    text = (tmp_path / "report.md").read_text()
+    assert text.count("<details>") == text.count("</details>") == 2 and text.count("```text\nsums 2\n```") == 2
+
+
 def test_samples_cannot_close_their_fence_in_markdown(written, hostile_text):
     text = (written / "report.md").read_text()
     assert "````text\n<script>" in text

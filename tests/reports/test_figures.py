@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import combinations
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_no_label_covers_another_when_names_are_long(drawn):
     names = [f"a domain with a rather long name {i}" for i in range(9)]
     rows = [{"kind": "eval", "step": s, "held_out": dict.fromkeys(names, measured)} for s in (1, 2)]
     assert loss_figure("loss", "Training", Log(rows)) and collisions(drawn[0]) == []
+
+
+def test_names_in_a_legend_are_whole(drawn):
+    name = "web-pages-in-seven-languages-without-duplicates"
+    rows = [{"kind": "eval", "step": 1, "held_out": {f"{name}-{i}": {"loss": 1.0, "bits_per_byte": 1.0, "tokens": 9}
+                                                     for i in range(6)}}]  # fmt: skip
+    picture = loss_figure("loss", "Training", Log(rows))
+    one = Map(name="m", title="A map", kind="lines", values=[[1.0, 2.0]] * 3, x_label="x", y_label="y",
+              series=[f"a tenth of the tokens below {i}" for i in range(3)])  # fmt: skip
+    assert picture is not None and name in "".join(re.findall(r"<text.*?>(.*?)</text>", picture.svg))
+    figure = map_figure({"base": one})
+    assert figure is not None and figure.svg.count("a tenth of the tokens below") == 3
 
 
 @pytest.mark.parametrize(

@@ -31,4 +31,19 @@ def _layout() -> Layout:
     return LAYOUT
 
 
-FAMILY = Family("huginn", HuginnRecipe, _model, _sizes, _layout, laptop={"mean_recurrence": 8, "backprop_depth": 4})
+MEANINGS = {
+    "recurrence": "How often the recurrent core ran in the step, a number that is drawn.",
+    "recurrence_with_grad": "How many of these iterations, the last ones, gradients flowed through.",
+    "state_change": "How far the last iteration moved the states, relative to their size: near 0 they have settled.",
+    "neighbour_cosine": "Likeness of the states of neighbouring tokens: near 1 all tokens have collapsed into one.",
+}
+
+FAMILY = Family(
+    "huginn",
+    HuginnRecipe,
+    _model,
+    _sizes,
+    _layout,
+    laptop={"mean_recurrence": 8, "backprop_depth": 4},
+    meanings=MEANINGS,
+)

@@ -31,4 +31,12 @@ def _layout() -> Layout:
     return LAYOUT
 
 
-FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layout)
+MEANINGS = {
+    "tau": "Temperature of the choice of activations: the lower, the more a neuron keeps to one of the four.",
+    "alpha_rms": "Size of the neurons' fixed preferences for activations: 0 at the start, when none has any.",
+    "static_entropy": "How undecided the neurons' fixed preferences are, in nats: 1.386 (ln 4) is no preference.",
+    "dynamic_entropy": "How undecided the choice is that the context makes, in nats: 1.386 where context says nothing.",
+    "actual_entropy": "How undecided preference and context are together, in nats: what the neurons really mix.",
+}
+
+FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layout, meanings=MEANINGS)

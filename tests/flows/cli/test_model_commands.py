@@ -197,6 +197,24 @@ def test_a_mistake_is_one_line_on_stderr_and_status_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("objective", "options", "warning"),
+    [
+        ("pretrain", ["--chat"], "athanor: this is a base model, which has seen no conversations: leave out --chat\n"),
+        ("sft", [], "athanor: this model was fine-tuned on conversations: with --chat the text is a user's\n"),
+        ("pretrain", [], ""),
+        ("sft", ["--chat"], ""),
+    ],
+)
+def test_generate_says_where_a_model_is_used_for_what_it_was_not_trained_for(
+    checkpoint, tmp_path, athanor, objective, options, warning
+):
+    folder = shutil.copytree(checkpoint, tmp_path / "trained")
+    (folder / "run.json").write_text(json.dumps({"objective": objective}))
+    done = athanor("generate", str(folder), "two eggs", "--max-new-tokens", "2", *options)
+    assert (done.returncode, done.stderr) == (0, warning)
+
+
 def test_generate_shows_every_piece_before_the_next_is_computed(checkpoint, monkeypatch, capsys, athanor):
     shown = []
 

@@ -6,6 +6,7 @@ import torch
 from athanor.core.targets import IGNORE
 from athanor.models.build import build_model
 from athanor.models.families.hydra.moe import teaching_loss
+from athanor.models.family import FAMILIES
 
 SOURCES = ["code", "math", "stem"]
 MAPPED = {"experts": 4, "moe_layers": 1, "recursions": 2, "domain_experts": {"math": (0, 2), "code": (3,)}}
@@ -40,6 +41,10 @@ def test_rows_of_unmapped_sources_are_left_alone():
     assert (logit.grad[0] == 0).all()
     assert (logit.grad[1] != 0).all()
     assert (teaching_loss(logit, marked[:1].expand(2, 4), torch.ones(2, 5, dtype=torch.bool)) == 0).all()
+
+
+def test_the_lesson_has_a_sentence_that_says_what_it_means():
+    assert "experts" in FAMILIES["hydra"].meanings["domain"]
 
 
 def test_padding_teaches_nothing(lively_model):

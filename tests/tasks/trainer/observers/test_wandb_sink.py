@@ -5,6 +5,7 @@ from unittest.mock import MagicMock
 
 import pytest
 from trainer_stop import Stop
+from wandb_records import logged
 
 from athanor.core.rows import read_rows
 from athanor.tasks.trainer.observers.kind import Scene
@@ -64,3 +65,22 @@ def test_it_is_started_on_the_first_rank_alone_and_not_when_it_is_off(
     sink.begin(0)
     sink.row({"kind": "step", "step": 1, "loss": 2.0})
     assert bool(asked) is started
+
+
+@pytest.mark.parametrize("key", [None, "a" * 40])
+def test_without_a_key_or_a_network_the_run_is_kept_offline_and_how_to_send_it_is_said(
+    make_run, monkeypatch, tmp_path, key
+):
+    monkeypatch.setattr("athanor.tasks.trainer.wandb_run.PATIENCE_S", 1.0)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a key may lie
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    if key is not None:
+        monkeypatch.setenv("WANDB_API_KEY", key)
+    folder = make_run("run", train={"steps": 3}, runtime={"wandb": "online"})
+    train(folder, Stop())
+    (said,) = [row["message"] for row in rows(folder, "event") if "wandb" in row["message"]]
+    assert said.startswith("wandb is kept offline: ")
+    assert said.endswith(f"; send it later with: wandb sync {folder}/wandb/offline-run-*")
+    assert [row["step"] for row in logged(folder)["history"] if "loss" in row] == [1, 2, 3]
+    assert logged(folder)["config"]["train"]["steps"] == 3
