@@ -11,13 +11,16 @@ import warnings
 from enum import StrEnum
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
 from athanor.flows.cli.options import PresetName
+
+if TYPE_CHECKING:
+    from athanor.core.store import Artifact, Store
 
 app = typer.Typer()
 
@@ -40,7 +43,9 @@ class Device(StrEnum):
 ModelPlace = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="A pretrain or sft artifact (a prefix of its name or key will do), or a folder"
+        metavar="MODEL",
+        help="A preset, for its last model (pretrain/PRESET: its base); an artifact, of whose name or key a prefix "
+        "will do; or a folder",
     ),
 ]
 LayoutOption = Annotated[str, typer.Option("--layout", help="The family whose published system it is of")]
@@ -240,20 +245,43 @@ def generate(
 
 
 def _model_folder(text: str) -> Path:
-    """The portable checkpoint that `text` means: a folder, or an artifact of the store. UserError if it is neither."""
+    """The portable checkpoint that `text` means: a folder, an artifact of the store, or the last model of a preset that
+    is in the store. UserError if it is none of them."""
     from athanor.core.store import Store
     from athanor.models.checkpoints.files import WEIGHTS
 
     folder = Path(text)
     if not folder.is_dir():
         store = Store()
-        artifact = store.find(text)
+        artifact = _model_of_preset(text, store) or store.find(text)
         if (problem := store.problem(artifact)) is not None:
             raise UserError(f"artifact {artifact.name} is torn: {problem}; `athanor run` rebuilds it")
         folder = artifact.path
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} holds no {WEIGHTS}: give a pretrain or sft artifact, or an imported checkpoint")
     return folder
+
+
+def _model_of_preset(text: str, store: Store) -> Artifact | None:
+    """The model that `PRESET`, `STAGE/PRESET` or the file of one means; None if that is no preset's name. UserError
+    where there is none yet."""
+    from athanor.flows.plan.survey import Survey
+    from athanor.flows.presets.preset import load_preset, preset_names
+    from athanor.tasks.stage import stages_of
+
+    stages = [stage.name for stage in stages_of() if stage.trains]
+    stage, _, name = text.partition("/")
+    stage, name = (stage, name) if stage in stages else ("", text)
+    if name not in preset_names() and not (name.endswith(".yaml") and Path(name).is_file()):
+        return None
+    models = [model for model in Survey(load_preset(name)).models().values() if stage in ("", model.stage)]
+    whole = [model for model in models if store.problem(model) is None]
+    if not whole:
+        raise UserError(
+            f"{text}: preset {name} has no such model in {store.root}: `athanor run {name}` makes it, and "
+            "`athanor artifacts` names those of other settings"
+        )
+    return whole[-1]
 
 
 def _say_other_use(folder: Path, chat: bool) -> None:

@@ -12,11 +12,14 @@ import pytest
 import torch
 import yaml
 
+from athanor.core.errors import UserError
 from athanor.core.keys import artifact_key
 from athanor.core.store import Store
 from athanor.data.chatml import encode_prompt
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
+from athanor.flows.cli.model_commands import _model_folder
+from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
 from athanor.models.build import build_model
 from athanor.models.checkpoints.foreign import LAYOUTS, export_checkpoint
@@ -226,3 +229,16 @@ def test_generate_shows_every_piece_before_the_next_is_computed(checkpoint, monk
     monkeypatch.setattr("athanor.models.decoding.generate.stream_text", pieces)
     assert athanor("generate", str(checkpoint), "x").stdout == "\n"
     assert shown == ["a", "b", "c"]
+
+
+def test_a_presets_name_finds_its_last_model_and_a_stage_before_it_the_one_of_that_stage(publish):
+    stages = {s.stage: s for s in Survey(load_preset("quickstart")).needed_by("sft")}
+    with pytest.raises(
+        UserError, match=r"preset quickstart has no such model in .*: `athanor run quickstart` makes it"
+    ):
+        _model_folder("quickstart")
+    for stage in ("pretrain", "sft"):
+        publish(stages[stage], files={"model.safetensors": "weights"})
+        assert _model_folder("quickstart") == stages[stage].artifact.path
+    assert _model_folder("pretrain/quickstart") == stages["pretrain"].artifact.path
+    assert _model_folder("sft/quickstart") == _model_folder("sft/polychromatic") == stages["sft"].artifact.path
