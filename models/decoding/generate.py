@@ -64,8 +64,10 @@ def stream_text(
     stop_ids: Sequence[int] = (),
     sampling: Sampling = GREEDY,
     seed: int = 0,
+    first_row: int = 0,
 ) -> Iterator[tuple[int, str]]:
-    """Continue each prompt; yields (row, piece) as soon as a piece of text is certain.
+    """Continue each prompt; yields (row, piece) as soon as a piece of text is certain. Prompts that are continued in
+    several batches are sampled as in one if `first_row` is the place of the batch's first.
 
     Rows end as in `generate`, and before the first of the strings `stops` that is complete, though it span tokens;
     no piece contains any of it.
@@ -77,6 +79,7 @@ def stream_text(
         stop_ids=(tokenizer.eos_id, *stop_ids),
         sampling=sampling,
         seed=seed,
+        first_row=first_row,
     )
     texts = [AnswerText(tokenizer.decode, stops) for _ in prompts]
     for row, token in stream:
@@ -101,6 +104,7 @@ class TokenStream:
         stop_ids: Sequence[int],
         sampling: Sampling,
         seed: int,
+        first_row: int = 0,
         layout: PromptLayout = "packed",
     ):
         limit = model.recipe.max_seq_len
@@ -113,7 +117,7 @@ class TokenStream:
         self._stop_ids = frozenset(stop_ids)
         self._sampling = sampling
         self._layout = layout
-        self._key_B = row_keys(seed, len(prompts), model.embedding.weight.device)
+        self._key_B = row_keys(seed, len(prompts), model.embedding.weight.device, first_row)
         self._open = {row for row, tokens in enumerate(self._room) if tokens > 0}
 
     def close(self, row: int) -> None:

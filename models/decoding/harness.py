@@ -8,13 +8,15 @@ tokens: only a `ChatPrompt`, built here from messages, carries them, as ids made
 
 from __future__ import annotations
 
+import gc
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from lm_eval.api.instance import Instance
@@ -38,6 +40,8 @@ LOGITS_AT_ONCE = 1 << 26  # values held while scoring: 256 MiB of fp32 whatever 
 DEFAULT_NEW_TOKENS = 256  # lm-eval's own default
 SETTINGS = frozenset({"until", "do_sample", "temperature", "top_k", "top_p", "min_p", "max_gen_toks"})
 
+T = TypeVar("T")
+R = TypeVar("R")
 Ids = list[int]
 Window = tuple[Ids, Ids]  # tokens read, tokens scored: the last len(scored) predictions
 
@@ -162,15 +166,36 @@ class HarnessLM(LM):
             self.cuts.short_answers += room < decoding.new_tokens
         self.cuts.judge(self._max_tokens)
         done = 0
-        for decoding, rows in alike.items():
+        for group, (decoding, rows) in enumerate(alike.items()):
             rows.sort(key=lambda row: -len(prompts[row]))
-            for start in range(0, len(rows), self._batch_rows):
-                batch = rows[start : start + self._batch_rows]
-                for row, text in zip(batch, self._answer([prompts[row] for row in batch], decoding, done), strict=True):
-                    answers[row] = text
-                done += len(batch)
+            seed = Random(f"{self._seed}/{group}").getrandbits(63)
+            for row, text in self._in_batches(rows, partial(self._answer, prompts, decoding, seed)):
+                answers[row] = text
+                done += 1
                 self._progress(done, len(requests), "prompts")
         return answers
+
+    def _in_batches(
+        self, items: Sequence[T], compute: Callable[[Sequence[T], int], Sequence[R]]
+    ) -> Iterator[tuple[T, R]]:
+        """Each item with what comes of it, in order, by `compute(batch, place of its first)`. Batches that do not fit
+        the device's memory are halved from then on. UserError where a single item does not fit."""
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self._batch_rows]
+            try:
+                found = compute(batch, start)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise UserError(
+                        "out of device memory with one row: use a larger device, or a smaller model.max_seq_len"
+                    ) from None
+                self._batch_rows = (len(batch) + 1) // 2
+                gc.collect()
+                torch.cuda.empty_cache()
+                continue
+            yield from zip(batch, found, strict=True)
+            start += len(batch)
 
     def _kept(self, decoding: Decoding) -> int:
         """Tokens at the end of a prompt that are read."""
@@ -202,12 +227,11 @@ class HarnessLM(LM):
         ]
         windows.sort(key=lambda item: -len(item[1][0]))
         totals, greedy = [0.0] * len(pairs), [True] * len(pairs)
-        for start in range(0, len(windows), self._batch_rows):
-            batch = windows[start : start + self._batch_rows]
-            for (pair, _), (total, all_greedy) in zip(batch, self._score_batch([w for _, w in batch]), strict=True):
-                totals[pair] += total
-                greedy[pair] &= all_greedy
-            self._progress(start + len(batch), len(windows), "rows")
+        scored = self._in_batches(windows, lambda batch, _: self._score_batch([window for _, window in batch]))
+        for done, ((pair, _), (total, all_greedy)) in enumerate(scored, start=1):
+            totals[pair] += total
+            greedy[pair] &= all_greedy
+            self._progress(done, len(windows), "rows")
         return list(zip(totals, greedy, strict=True))
 
     @torch.inference_mode()
@@ -241,20 +265,23 @@ class HarnessLM(LM):
             greedy.append(log_probability_nV.argmax(-1) == target_n)
         return torch.cat(log_probabilities), torch.cat(greedy)
 
-    def _answer(self, prompts: list[Ids], decoding: Decoding, place: int) -> list[str]:
-        """Continuations of one batch. `place`, its first row's position among all, keys the sampling noise."""
+    def _answer(
+        self, prompts: list[Ids], decoding: Decoding, seed: int, rows: Sequence[int], first_row: int
+    ) -> list[str]:
+        """Continuations of some prompts, the first of which has the place `first_row` among all that `seed` samples."""
         kept = self._kept(decoding)
-        texts = [""] * len(prompts)
+        texts = [""] * len(rows)
         with self._autocast():
             for row, piece in stream_text(
                 self.model,
                 self.tokenizer,
-                [prompt[-kept:] for prompt in prompts],
+                [prompts[row][-kept:] for row in rows],
                 max_new_tokens=decoding.new_tokens,
                 stops=decoding.stops,
                 stop_ids=decoding.stop_ids,
                 sampling=decoding.sampling,
-                seed=Random(f"{self._seed}/{place}").getrandbits(63),
+                seed=seed,
+                first_row=first_row,
             ):
                 texts[row] += piece
         return texts

@@ -63,6 +63,6 @@ class Sampling:
 GREEDY = Sampling()
 
 
-def row_keys(seed: int, rows: int, device: torch.device) -> Tensor:
-    """Noise keys int64 `[rows]`, one stream for each row of a batch."""
-    return hash_bits(torch.tensor([seed], device=device), 0, rows)[0]
+def row_keys(seed: int, rows: int, device: torch.device, first_row: int = 0) -> Tensor:
+    """Noise keys int64 `[rows]`, one stream for each row from `first_row` on."""
+    return hash_bits(torch.tensor([seed], device=device), 0, first_row + rows)[0, first_row:]

@@ -49,7 +49,13 @@ from athanor.tasks.trainer.records.metrics import ATTEMPT_VARIABLE
 from athanor.tasks.trainer.records.retention import Retention
 from athanor.tasks.trainer.records.throughput import Throughput
 from athanor.tasks.trainer.start import read_spec, seed_everything, starting_model
-from athanor.tasks.trainer.step.batches import ReadAhead, build_loader, note_smaller_slices, slice_tokens
+from athanor.tasks.trainer.step.batches import (
+    ReadAhead,
+    build_loader,
+    evaluation_rows,
+    note_smaller_slices,
+    slice_tokens,
+)
 from athanor.tasks.trainer.step.block_transforms import prepare_blocks
 from athanor.tasks.trainer.step.held_out import HeldOutText
 from athanor.tasks.trainer.step.step import Optimization
@@ -99,7 +105,8 @@ class TrainingRun:
         precision = choose_precision(runtime.precision, device)
         autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
         self._loader = build_loader(spec)
-        self._held_out = HeldOutText(spec, device, autocast)
+        tokens_at_once = slice_tokens(run_dir, spec, device, world)
+        self._held_out = HeldOutText(spec, evaluation_rows(spec, tokens_at_once, device), device, autocast)
         model = starting_model(spec, device)
         model.begin_training(self._loader.sources)
         prepare_blocks(model, runtime)
@@ -111,7 +118,7 @@ class TrainingRun:
             recipe.grad_clip,
             device,
             autocast,
-            slice_tokens(run_dir, spec, device, world),
+            tokens_at_once,
             OPTIMIZERS[recipe.optimizer].after_update,
             self._say,
             self._stop_check.within_step,

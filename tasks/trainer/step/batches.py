@@ -51,17 +51,22 @@ class HeldOutRows(NamedTuple):
     all_tokens: int
 
 
-def held_out(spec: RunSpec) -> dict[str, HeldOutRows]:
-    """The held-out rows of every source that has any text held out."""
+def evaluation_rows(spec: RunSpec, slice_tokens: int, device: torch.device) -> int:
+    """Rows of a forward pass in evaluation: on a GPU no more than training, which keeps more of each, has room for."""
+    asked = spec.runtime.eval_batch_rows
+    return min(asked, max(1, slice_tokens // spec.train.seq_len_tokens)) if device.type == "cuda" else asked
+
+
+def held_out(spec: RunSpec, rows: int) -> dict[str, HeldOutRows]:
+    """The held-out text of every source that has any, in batches of `rows` rows."""
     found = {}
     for source, folder in spec.shard_dirs.items():
         shards = TokenShards(Path(folder) / "held_out")
         train = spec.train
-        rows = spec.runtime.eval_batch_rows
         batches = list(held_out_batches(shards, train.seq_len_tokens, train.eval_tokens, rows))
         read_tokens = sum(int((batch.targets_BT != IGNORE).sum()) for batch in batches)
         found[source] = HeldOutRows(batches, read_tokens, shards.target_tokens)
-    return {source: rows for source, rows in found.items() if rows.batches}
+    return {source: text for source, text in found.items() if text.batches}
 
 
 class ReadAhead:

@@ -29,10 +29,10 @@ from athanor.tasks.trainer.train_recipe import RunSpec
 
 
 class HeldOutText:
-    """The held-out text of a run, by source, and how it is measured."""
+    """The held-out text of a run, by source, and how it is measured: `batch_rows` rows at once."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, autocast: AbstractContextManager):
-        self._rows, self._token_bytes_V = held_out(spec), token_bytes(spec).to(device)
+    def __init__(self, spec: RunSpec, batch_rows: int, device: torch.device, autocast: AbstractContextManager):
+        self._rows, self._token_bytes_V = held_out(spec, batch_rows), token_bytes(spec).to(device)
         self._device, self._autocast = device, autocast
 
     def __str__(self) -> str:

@@ -195,6 +195,35 @@ def test_sampling_is_a_function_of_the_seed(model, tokenizer):
         HarnessLM(model, tokenizer, batch_rows=2, seed=seed).generate_until(asked) for seed in (1, 1, 2)
     )
     assert first == again != other
+    for rows in (1, 3):
+        assert HarnessLM(model, tokenizer, batch_rows=rows, seed=1).generate_until(asked) == first
+
+
+def test_batches_that_do_not_fit_the_memory_are_halved_and_every_row_is_answered_once(model, tokenizer, monkeypatch):
+    settings = {"until": [], "max_gen_toks": 5, "do_sample": True, "temperature": 1.0}
+    pairs = [(TEXT[:n], TEXT[n : n + 9]) for n in (1, 5, 20, 40, 60)]
+    asked = requests("generate_until", *((context, settings) for context, _ in pairs))
+    scored = requests("loglikelihood", *pairs)
+    whole = HarnessLM(model, tokenizer, batch_rows=8)
+    expected = whole.generate_until(asked), whole.loglikelihood(scored)
+    tried, hidden = [], model.hidden
+
+    def small(ids_BT, *arguments, **options):
+        tried.append(len(ids_BT))
+        if len(ids_BT) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return hidden(ids_BT, *arguments, **options)
+
+    monkeypatch.setattr(model, "hidden", small)
+    lm = HarnessLM(model, tokenizer, batch_rows=8)
+    found = lm.loglikelihood(scored)
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected[1]], rel=1e-5)
+    assert tried == ([5, 3, 2, 2, 1] if model.cacheable else [1] * 5)
+    monkeypatch.undo()
+    assert lm.generate_until(asked) == expected[0]
+    monkeypatch.setattr(model, "hidden", lambda *_, **__: (_ for _ in ()).throw(torch.OutOfMemoryError("none")))
+    with pytest.raises(UserError, match="out of device memory with one row"):
+        lm.loglikelihood(scored)
 
 
 def test_sampling_noise_differs_between_batches(model, tokenizer):

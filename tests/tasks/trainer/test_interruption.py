@@ -108,7 +108,7 @@ def before_step_3(folder: Path) -> int:
 
 
 def evaluation_batches(folder: Path) -> int:
-    return sum(1 for rows in held_out(read_spec(folder)).values() for _ in rows.batches)
+    return sum(1 for rows in held_out(read_spec(folder), 32).values() for _ in rows.batches)
 
 
 def weights(folder: Path) -> dict[str, list[float]]:
