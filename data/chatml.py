@@ -3,7 +3,7 @@
 A conversation is, per message, `<|im_start|>role\\n`, the content, `<|im_end|>\\n`; after the last message comes EOS.
 Each of these pieces is tokenized on its own, so a prompt's ids are a prefix of the conversation's, and what is learned
 is known from the pieces, never by searching the ids: an assistant's content, its `<|im_end|>\\n`, and the EOS if an
-assistant message comes last (so that the model stops whichever end it is sampled to).
+assistant message comes last (so that the model stops whichever end it is sampled to); nothing of one of weight 0.
 
 The tags are the ids of `<|im_start|>` and `<|im_end|>`, which no content can produce. A tokenizer that lacks them
 (GPT-2) is refused: tags in plain text could be typed by a user, whose words would become a system turn or an answer.
@@ -22,7 +22,7 @@ from athanor.core.errors import UserError
 from athanor.core.progress import Progress, silent
 from athanor.data.documents import Document
 from athanor.data.shards import Encoded, shards_header, write_splits
-from athanor.data.sources.records import ROLES
+from athanor.data.sources.conversations import ROLES, is_learned
 from athanor.data.tokenizer import IM_END, IM_START, Tokenizer, check_chat_tags, load_tokenizer
 
 Message = Mapping[str, str]
@@ -96,7 +96,7 @@ def _joined(
     """(ids with EOS last, mask) of each conversation."""
     encoded = []
     for messages, pieces in zip(conversations, pieces_of, strict=True):
-        ended = [*pieces, ([tokenizer.eos_id], messages[-1]["role"] == "assistant")]
+        ended = [*pieces, ([tokenizer.eos_id], is_learned(messages[-1]))]
         ids = [i for piece, _ in ended for i in piece]
         mask = [int(learned) for piece, learned in ended for _ in piece]
         encoded.append((ids, mask))
@@ -133,7 +133,7 @@ def _pieces(conversations: Sequence[Sequence[Message]], tokenizer: Tokenizer) ->
     for messages in conversations:
         pieces: list[Piece] = []
         for message in messages:
-            learned = message["role"] == "assistant"
+            learned = is_learned(message)
             pieces += [(tags.header[message["role"]], False), (next(contents), learned), (tags.footer, learned)]
         result.append(pieces)
     return result

@@ -77,10 +77,12 @@ class SourceRecipe(Recipe):
 
 
 class ChatSourceRecipe(SourceRecipe):
-    """Conversations for SFT: records hold a message list, or one user and one assistant text."""
+    """Conversations for SFT, in a form that is seen in the records, a field that is named, or by two templates."""
 
     messages: str = Field(
-        default="messages", description="Field of a record that holds its conversation as [{role, content}, ...]"
+        default="messages",
+        description="Field of a record that holds its conversation as [{role, content}, ...]; left as it is, "
+        "conversations/from/value, prompt/completion and instruction/input/output are seen, too",
     )
     user: str | None = Field(
         default=None,

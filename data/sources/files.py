@@ -22,7 +22,7 @@ from typing import Any, BinaryIO, NamedTuple, cast
 from athanor.core.digests import file_digests
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
-from athanor.data.sources.records import Raw, Reject
+from athanor.data.sources.records import Raw, Reject, columns_read
 from athanor.data.sources.source import Identity, PassedOver, Source
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".tex", ".py")
@@ -310,8 +310,7 @@ def _read_table(name: str, path: Path, fields: Sequence[str]) -> Iterator[Raw | 
         rows = csv.DictReader(lines, delimiter=TABLE_DELIMITERS[_kind(path)], strict=True)
         try:
             columns = rows.fieldnames or ()
-            if missing := [field for field in fields if field not in columns]:
-                raise UserError(f"{path}: no column {missing[0]!r}; columns: {', '.join(columns) or 'none'}")
+            columns_read(fields, columns, str(path))
             for number, row in enumerate(rows, start=1):
                 if None in row or None in row.values():
                     yield Reject(name, number, f"a row of another length than the {len(columns)} columns")
@@ -329,12 +328,9 @@ def _read_parquet(name: str, path: Path, fields: Sequence[str]) -> Iterator[Raw 
 
     try:
         with parquet.ParquetFile(path) as table:
-            columns = table.schema_arrow.names
-            missing = [field for field in fields if field not in columns]
-            if missing:
-                raise UserError(f"{path}: no column {missing[0]!r}; columns: {', '.join(columns) or 'none'}")
+            columns = columns_read(fields, table.schema_arrow.names, str(path))
             number = 0
-            for batch in table.iter_batches(_ROWS_PER_BATCH, columns=list(fields)):
+            for batch in table.iter_batches(_ROWS_PER_BATCH, columns=columns):
                 for row in range(batch.num_rows):
                     number += 1
                     yield _parse_row(name, number, batch, row)

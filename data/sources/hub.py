@@ -15,7 +15,7 @@ from athanor.core.errors import UserError
 from athanor.data.data_recipe import SourceRecipe
 from athanor.data.hub_access import Repository
 from athanor.data.hub_commits import commit_of
-from athanor.data.sources.records import Raw
+from athanor.data.sources.records import Raw, columns_read
 from athanor.data.sources.source import Source
 
 FORMATS = ("arrow", "csv", "json", "parquet", "text")
@@ -69,10 +69,7 @@ def _stream(recipe: SourceRecipe, fields: Sequence[str]) -> Any:
     stream: Any = builder.as_streaming_dataset(split=recipe.split)
     if not stream.features:
         return stream
-    missing = [field for field in fields if field not in stream.features]
-    if missing:
-        raise UserError(f"hub {hub_id}: no column {missing[0]!r}; columns: {', '.join(stream.features)}")
-    return stream.select_columns(list(fields))
+    return stream.select_columns(columns_read(fields, list(stream.features), f"hub {hub_id}"))
 
 
 def _explain(recipe: SourceRecipe, error: Exception) -> str:

@@ -6,7 +6,7 @@ cannot become a document is data, not a crash: it is a `Reject` with the file, t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import Any
@@ -14,10 +14,19 @@ from typing import Any
 from athanor.core.errors import UserError
 from athanor.core.keys import canonical_json
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
+from athanor.data.sources.conversations import (
+    KNOWN_FORMS,
+    MESSAGES,
+    Message,
+    NoConversation,
+    checked,
+    conversation,
+    fields_read,
+    names_said,
+)
 from athanor.data.splits import Split
 
 Content = str | dict[str, Any]
-ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,10 @@ class Reject:
 
 class BadRecord(Exception):
     """A record that holds no usable text; the message is the reason in `rejects.jsonl`."""
+
+
+class AnyOf(tuple[str, ...]):
+    """Fields of which a record has some."""
 
 
 class Template:
@@ -89,7 +102,7 @@ class Template:
 
     def _value(self, record: dict[str, Any], field: str) -> str:
         if field not in record:
-            raise BadRecord(_no_field(record, field))
+            raise BadRecord(f"no field {field!r}; fields: {names_said(record)}")
         value = record[field]
         if isinstance(value, str):
             return value
@@ -101,53 +114,45 @@ class Template:
 def text_reader(recipe: SourceRecipe) -> tuple[tuple[str, ...], Callable[[Content], str]]:
     """The fields a recipe reads, and the function from a raw content to the document's text.
 
-    For chat recipes the text is the canonical JSON of `[{"content", "role"}, ...]`. The function raises
+    For chat recipes the text is the canonical JSON of `[{"content", "role"}, ...]`, with `"weight": 0` where a turn is
+    not to be learned, and without templates the fields are those of every form (conversations.py). The function raises
     BadRecord for a content without usable text. Raises UserError for a template that cannot be read.
     """
     if not isinstance(recipe, ChatSourceRecipe):
         template = Template(recipe.text)
         return template.fields, lambda content: content if isinstance(content, str) else template.render(content)
     if recipe.user is None or recipe.assistant is None:
-        return (recipe.messages,), lambda content: canonical_json(_message_list(content, recipe.messages))
+        messages = recipe.messages
+        return AnyOf(fields_read(messages)), lambda content: _kept(lambda: conversation(_as_record(content), messages))
     turns = {"user": Template(recipe.user), "assistant": Template(recipe.assistant)}
     fields = tuple(dict.fromkeys(field for turn in turns.values() for field in turn.fields))
 
     def render(content: Content) -> str:
         record = _as_record(content)
-        return canonical_json(_checked([{"role": role, "content": t.render(record)} for role, t in turns.items()]))
+        return _kept(lambda: checked([{"role": role, "content": t.render(record)} for role, t in turns.items()]))
 
     return fields, render
 
 
-def _no_field(record: dict[str, Any], field: str) -> str:
-    """Field names are a stranger's text: quoted, so that the reason stays one printable line."""
-    return f"no field {field!r}; fields: {', '.join(ascii(name)[:40] for name in list(record)[:12]) or 'none'}"
+def columns_read(fields: Sequence[str], columns: Sequence[str], where: str) -> list[str]:
+    """The columns of a table that are read for `fields`. Raises UserError, beginning with `where`, for one that the
+    table lacks; of AnyOf for the first, where it has none of them."""
+    there = [field for field in fields if field in columns]
+    if len(there) == len(fields) or (there and isinstance(fields, AnyOf)):
+        return there
+    missing = next(field for field in fields if field not in columns)
+    forms = f"; conversations are {KNOWN_FORMS}" if isinstance(fields, AnyOf) and MESSAGES in fields else ""
+    raise UserError(f"{where}: no column {missing!r}; columns: {', '.join(columns) or 'none'}{forms}")
+
+
+def _kept(messages: Callable[[], list[Message]]) -> str:
+    try:
+        return canonical_json(messages())
+    except NoConversation as error:
+        raise BadRecord(str(error)) from None
 
 
 def _as_record(content: Content) -> dict[str, Any]:
     if isinstance(content, str):
         raise BadRecord("a whole text, not a record with messages")
     return content
-
-
-def _message_list(content: Content, field: str) -> list[dict[str, str]]:
-    record = _as_record(content)
-    if field not in record:
-        raise BadRecord(_no_field(record, field))
-    if not isinstance(record[field], list):
-        raise BadRecord(f"field {field!r} is {type(record[field]).__name__}, not a list of messages")
-    return _checked(record[field])
-
-
-def _checked(messages: list[Any]) -> list[dict[str, str]]:
-    """Messages reduced to role and content; BadRecord names the first turn of the wrong shape."""
-    for number, message in enumerate(messages, start=1):
-        if not isinstance(message, dict):
-            raise BadRecord(f"message {number} is {type(message).__name__}, not an object with role and content")
-        if message.get("role") not in ROLES:
-            raise BadRecord(f"message {number}: role {message.get('role')!r:.40} is not one of {', '.join(ROLES)}")
-        if not isinstance(message.get("content"), str) or not message["content"].strip():
-            raise BadRecord(f"message {number}: content is empty or not a string")
-    if not any(message["role"] == "assistant" for message in messages):
-        raise BadRecord("no assistant message")
-    return [{"role": message["role"], "content": message["content"]} for message in messages]

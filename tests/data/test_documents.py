@@ -203,7 +203,7 @@ def test_a_template_joins_fields_and_data_is_never_a_template(tmp_path, out):
 
 
 def test_messages_become_canonical_json_of_role_and_content(tmp_path, out):
-    extra = [{"role": "user", "content": "é?", "name": "x"}, {"content": "4", "role": "assistant", "tool": None}]
+    extra = [{"role": "user", "content": "é?", "id": "x"}, {"content": "4", "role": "assistant", "tool": None}]
     path = jsonl(tmp_path / "rows.jsonl", [{"messages": extra, "id": 3}])
     write_documents(ChatSourceRecipe(path=path), out)
     assert texts(out, "train") == ['[{"content":"é?","role":"user"},{"content":"4","role":"assistant"}]']
@@ -219,7 +219,8 @@ def test_templates_become_a_user_and_an_assistant_turn(tmp_path, out):
 @pytest.mark.parametrize(
     ("messages", "reason"),
     [
-        ("hello", "field 'messages' is str, not a list"),
+        ("hello", "field 'messages' is a text that is no JSON list"),
+        (7, "field 'messages' is int, not a list"),
         ([], "no assistant message"),
         (CHAT[:1], "no assistant message"),
         (["hi"], "message 1 is str, not an object"),

@@ -89,9 +89,9 @@ MUTANTS = [
     *_of(
         "chatml",
         "chatml",
-        ('learned = message["role"] == "assistant"', 'learned = message["role"] != "system"', "users are not learned"),
+        ("learned = is_learned(message)", 'learned = message["role"] != "system"', "users are not learned"),
         ("(tags.footer, learned)]", "(tags.footer, False)]", "the end of an answer is learned"),
-        ('messages[-1]["role"] == "assistant"', "True", "EOS is learned after an answer alone"),
+        ("is_learned(messages[-1])", "True", "EOS is learned after an answer alone"),
         ('(tags.header[message["role"]], False)', '(tags.header[message["role"]], learned)', "tags are not learned"),
         (
             "(IM_END,), (_Tags(tokenizer).footer[0],)",

@@ -20,19 +20,30 @@ from athanor.data.sources import hub
 TOKEN = "hf_secretsecretsecret"
 REVISION = "a" * 40
 ROWS = b"".join(json.dumps({"text": f"row {n}", "n": n}).encode() + b"\n" for n in range(5))
+TURNS = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
+CHATS = {
+    "chat-messages": {"messages": TURNS},
+    "chat-conversations": {"conversations": [{"from": "human", "value": "2 + 2?"}, {"from": "gpt", "value": "4"}]},
+    "chat-completion": {"prompt": "2 + 2?", "completion": "4"},
+    "chat-alpaca": {"instruction": "2 + 2?", "input": "", "output": "4"},
+}
+DATA_SETS = {"open": ROWS, "odd": ROWS} | {
+    name: json.dumps(record | {"id": 1}).encode() for name, record in CHATS.items()
+}
 REFUSALS = {"unknown": (404, "RepoNotFound"), "gated": (403, "GatedRepo"), "private": (401, "RepoNotFound")}
 
 READ = """
 import json, sys
 from pathlib import Path
-from athanor.data.data_recipe import SourceRecipe
+from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import read_documents, write_documents
 from athanor.core.errors import UserError
 answers = []
 for number, fields in enumerate(json.loads(sys.argv[1])):
     out = Path(sys.argv[2], str(number))
     try:
-        write_documents(SourceRecipe(**fields), out)
+        kind = ChatSourceRecipe if "chat" in fields["hub"] else SourceRecipe
+        write_documents(kind(**fields), out)
         answers.append([[d.text, d.ref] for d in read_documents(out, "train")])
     except UserError as error:
         answers.append(str(error))
@@ -41,7 +52,7 @@ print(json.dumps(answers))
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A hub with one open data set, `o/open`, one of a format that is not opened, and three that refuse."""
+    """A hub with the DATA_SETS, of which `o/odd` has a format that is not opened, and three that refuse."""
 
     tokens: ClassVar[set[str | None]] = set()
 
@@ -62,16 +73,16 @@ class Hub(BaseHTTPRequestHandler):
         for name, (status, code) in REFUSALS.items():
             if f"o/{name}" in path:
                 return b"", status, {"X-Error-Code": code}
-        file = "train.jsonl" if "o/open" in path else "train.xml"
-        name = "open" if "o/open" in path else "odd"
-        entry = {"type": "file", "oid": "b" * 40, "size": len(ROWS), "path": file}
+        name = next((name for name in DATA_SETS if f"o/{name}" in path), "odd")
+        file, rows = "train.xml" if name == "odd" else "train.jsonl", DATA_SETS[name]
+        entry = {"type": "file", "oid": "b" * 40, "size": len(rows), "path": file}
         if path.startswith(f"/api/datasets/o/{name}/tree/"):
             return json.dumps([entry]).encode(), 200, {}
         if path == f"/api/datasets/o/{name}" or path.startswith(f"/api/datasets/o/{name}/revision/"):
             info = {"id": f"o/{name}", "sha": REVISION, "siblings": [{"rfilename": file}], "tags": []}
             return json.dumps(info).encode(), 200, {}
         if path.endswith(f"/{file}"):
-            return ROWS, 200, {"ETag": '"x"', "X-Repo-Commit": REVISION}
+            return rows, 200, {"ETag": '"x"', "X-Repo-Commit": REVISION}
         return b"", 404, {"X-Error-Code": "EntryNotFound"}
 
     def log_message(self, *_):
@@ -137,6 +148,11 @@ def test_an_open_data_set_streams_and_every_mistake_is_one_line_with_a_remedy(as
     }
     assert {name: answers[name] for name in expected} == expected
     assert Hub.tokens == {None}
+
+
+def test_conversations_are_seen_in_every_form(ask):
+    answers = ask([{"hub": f"o/{name}", "held_out_fraction": 0.0} for name in CHATS])
+    assert [[json.loads(text) for text, _ in documents] for documents in answers] == [[TURNS]] * len(CHATS)
 
 
 def test_the_token_goes_to_the_hub_and_nowhere_else(ask, tmp_path):
