@@ -87,6 +87,10 @@ def test_every_device_is_paid_and_hours_are_those_of_the_clock(small_preset):
     assert one.left_s == pytest.approx(50_000) and many.left_s == pytest.approx(50_000 / 8)
     with many.charged():
         pass
+    charged = ledger_total(many.folder)
+    assert charged.device_s == pytest.approx(8 * charged.wall_s) and charged.usd == pytest.approx(
+        charged.device_s / 1000
+    )
     ledger = Ledger(many.folder, "earlier", devices=8, price_usd_per_hour=3.6)
     ledger._charged -= 1000
     ledger.close()
