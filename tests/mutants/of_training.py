@@ -59,7 +59,6 @@ MUTANTS = [
         "step/test_held_out.py",
         ("        engine.model.eval()\n", "", "evaluation is no training: its mode"),
         ("            engine.model.train()", "            pass", "training goes on in its mode"),
-        ("@torch.no_grad()\n", "", "evaluation keeps no graph"),
         ("(nats_N * (bytes_N > 0)).sum()", "nats_N.sum()", "special tokens stand for no bytes"),
         ("(math.log(2) * max", "(1.0 * max", "bits are no nats"),
         ('doc_start_BT=rows["doc_start_BT"]', "doc_start_BT=None", "held-out documents do not see one another"),
@@ -105,6 +104,11 @@ MUTANTS = [
         ),
         ("parameter.grad = torch.zeros_like(parameter)", "pass", "unused parameters have optimizer state"),
         ('lr * group.get("lr_scale", 1.0)', "lr", "learning rates of the parts: lr_scale"),
+    ),
+    *_of(
+        "engines/engine.py",
+        "step/test_held_out.py",
+        ("    @torch.no_grad()\n", "", "evaluation keeps no graph"),
     ),
     *_of(
         "optimizers/build.py",
