@@ -63,6 +63,7 @@ def _run_tests(folder: Path, tests: tuple[str, ...]) -> None:
     sys.dont_write_bytecode = True  # or the next mutant of the same second and size would not be compiled
     os.chdir(folder)
     sys.path.insert(0, str(folder / "linked"))
+    os.environ["PYTHONPATH"] = str(folder / "linked")  # for the processes that tests start
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)

@@ -125,6 +125,16 @@ def test_a_budget_below_warm_up_and_reserves_is_refused_with_the_smallest_that_w
     assert allowance is not None and allowance.steps is not None and allowance.steps > 10  # the warm-up
 
 
+def test_training_cannot_do_without_what_is_left_of_its_warm_up_and_a_step(small_preset, leave_checkpoint):
+    budget = make_budget(small_preset(PRICE, "runtime.budget_usd=50", "model.vocab_size=1024"))
+    whole = budget.allowance()
+    assert whole.estimate is not None and whole.estimate.step_s
+    assert whole.least_s == pytest.approx(11 * whole.estimate.step_s)  # the warm-up has ten
+    leave_checkpoint(stage(budget, "pretrain"), 4)
+    rest = make_budget(small_preset(PRICE, "runtime.budget_usd=50", "model.vocab_size=1024")).allowance()
+    assert rest.estimate is not None and rest.least_s == pytest.approx(7 * (rest.estimate.step_s or 0.0))
+
+
 def test_hours_that_do_not_suffice_are_refused_in_hours(small_preset):
     with pytest.raises(UserError, match=r"budget of 0\.01 h is too small: .* is --budget-hours [\d.]+$"):
         make_budget(small_preset("runtime.budget_hours=0.01")).check()
