@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := flows tasks reports models kernels data core
 
-.PHONY: run test gpu mutants mutants-of-today lint docs recording linked
+.PHONY: run test gpu mutants mutants-twenty lint docs recording linked
 
 run: .venv/installed
 	$(BIN)/athanor run quickstart
@@ -15,8 +15,8 @@ test: .venv/installed
 mutants: .venv/installed
 	$(BIN)/python tests/mutants/run.py $(ONLY)
 
-mutants-of-today: .venv/installed
-	$(BIN)/python tests/mutants/run.py --of-today
+mutants-twenty: .venv/installed
+	$(BIN)/python tests/mutants/run.py --twenty
 
 # What the first hour on a GPU runs: docs/gpu-day.md.
 gpu: .venv/installed

@@ -26,7 +26,7 @@ class Mutant:
         path.write_text(text.replace(self.old, self.new), encoding="utf-8")
 
 
-def every_mutant() -> list[Mutant]:
+def mutants_by_list() -> dict[str, list[Mutant]]:
     """The `MUTANTS` of every `of_*.py` beside this file, which must be importable by its bare name."""
     names = sorted(path.stem for path in Path(__file__).parent.glob("of_*.py"))
-    return [mutant for name in names for mutant in importlib.import_module(name).MUTANTS]
+    return {name: list(importlib.import_module(name).MUTANTS) for name in names}

@@ -38,6 +38,10 @@ def toy(recipe: ToyRecipe, run: StageRun, **inputs) -> dict:
     (run.out / "result.json").write_text("{}")
     if recipe.text == "broken":
         raise UserError("recipe.text=broken: use another")
+    if recipe.text == "priced":
+        time.sleep(0.05)
+    if recipe.text == "accounted":
+        return {"wall_s": 5000.0, "cost_usd": 7.0}
     return {"length": len(recipe.text)}
 
 
@@ -63,8 +67,10 @@ def two_stages(runtime: Runtime, decision: Decision) -> None:
 
 
 @flow
-def one_stage(text: str, retries: int = 0) -> None:
-    run_stage(TOY, Wanted("x", "x", ToyRecipe(text=text)), Runtime(retries=retries))
+def one_stage(text: str, retries: int = 0, price_usd_per_hour: float = 0.0) -> None:
+    run_stage(
+        TOY, Wanted("x", "x", ToyRecipe(text=text)), Runtime(retries=retries, price_usd_per_hour=price_usd_per_hour)
+    )
 
 
 @flow
@@ -163,6 +169,15 @@ def test_a_users_mistake_fails_with_its_own_message_and_leaves_no_artifact():
 def test_a_preempted_resumable_stage_is_retried_and_finds_its_files():
     assert one_resumable(1, return_state=True).is_completed()
     assert BUILDS == ["resumable", "resumable"]
+
+
+def test_a_stage_costs_what_all_devices_cost_unless_it_keeps_an_account_of_its_own(monkeypatch):
+    monkeypatch.setattr(Runtime, "devices", lambda *_: 1000)
+    for text in ("priced", "accounted"):
+        one_stage(text, price_usd_per_hour=3600.0)  # of each device
+    priced, accounted = sorted((a.manifest for a in Store().artifacts()), key=lambda manifest: manifest["wall_s"])
+    assert priced["cost_usd"] == pytest.approx(1000 * priced["wall_s"], abs=1) and priced["wall_s"] >= 0.05
+    assert (accounted["wall_s"], accounted["cost_usd"], accounted["facts"]) == (5000.0, 7.0, {})
 
 
 def test_a_users_mistake_is_not_retried():

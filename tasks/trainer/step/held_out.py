@@ -66,7 +66,6 @@ class HeldOutText:
             engine.model.train()
 
 
-@torch.no_grad()
 def evaluate(
     model: LanguageModel,
     batches: Iterable[Batch],
@@ -74,7 +73,8 @@ def evaluate(
     autocast: AbstractContextManager,
     device: torch.device,
 ) -> dict[str, float]:
-    """{loss, bits_per_byte, tokens} over the batches, noise off. `token_bytes_V` is int64 on the device."""
+    """{loss, bits_per_byte, tokens} over the batches, noise off; call it without gradient. `token_bytes_V` is
+    int64 on the device."""
     sums = torch.zeros(4, dtype=torch.float64, device=device)
     for batch in batches:
         rows = rows_of(batch, 0, len(batch.ids_BT), device)

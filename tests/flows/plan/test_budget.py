@@ -87,6 +87,10 @@ def test_every_device_is_paid_and_hours_are_those_of_the_clock(small_preset):
     assert one.left_s == pytest.approx(50_000) and many.left_s == pytest.approx(50_000 / 8)
     with many.charged():
         pass
+    charged = ledger_total(many.folder)
+    assert charged.device_s == pytest.approx(8 * charged.wall_s) and charged.usd == pytest.approx(
+        charged.device_s / 1000
+    )
     ledger = Ledger(many.folder, "earlier", devices=8, price_usd_per_hour=3.6)
     ledger._charged -= 1000
     ledger.close()
@@ -119,6 +123,16 @@ def test_a_budget_below_warm_up_and_reserves_is_refused_with_the_smallest_that_w
     assert smallest is not None
     allowance = make_plan(small_preset(PRICE, f"runtime.budget_usd={smallest[1]}")).allowance
     assert allowance is not None and allowance.steps is not None and allowance.steps > 10  # the warm-up
+
+
+def test_training_cannot_do_without_what_is_left_of_its_warm_up_and_a_step(small_preset, leave_checkpoint):
+    budget = make_budget(small_preset(PRICE, "runtime.budget_usd=50", "model.vocab_size=1024"))
+    whole = budget.allowance()
+    assert whole.estimate is not None and whole.estimate.step_s
+    assert whole.least_s == pytest.approx(11 * whole.estimate.step_s)  # the warm-up has ten
+    leave_checkpoint(stage(budget, "pretrain"), 4)
+    rest = make_budget(small_preset(PRICE, "runtime.budget_usd=50", "model.vocab_size=1024")).allowance()
+    assert rest.estimate is not None and rest.least_s == pytest.approx(7 * (rest.estimate.step_s or 0.0))
 
 
 def test_hours_that_do_not_suffice_are_refused_in_hours(small_preset):

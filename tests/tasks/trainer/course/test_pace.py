@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from athanor.tasks.trainer.course.course import Course
-from athanor.tasks.trainer.course.pace import FEWEST_STEPS, WARMING_STEPS, Pace, revised
+from athanor.tasks.trainer.course.pace import FEWEST_STEPS, RECENT_STEPS, WARMING_STEPS, Pace, revised
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 SCENARIOS = 10_000
@@ -23,6 +23,7 @@ def recipe(steps: int, schedule: str = "wsd", decay_fraction: float = 0.2) -> Tr
 def test_a_budget_that_suffices_changes_nothing():
     planned = Course(recipe(100))
     assert revised(planned, 10, left_s=91.0, step_s=1.0, closing_s=1.0) is planned
+    assert revised(planned, 90, left_s=11.0, step_s=1.0, closing_s=1.0) is planned  # in its decay
 
 
 def test_the_decision_waits_until_only_the_decay_fits():
@@ -115,3 +116,27 @@ def test_a_run_is_not_judged_by_its_slow_first_steps(monkeypatch):
         assert pace.step_done() == took_s
         seen.append(pace.step_s)
     assert seen == [None] * (len(seen) - 1) + [1.0]
+
+
+def test_a_run_is_judged_by_its_recent_steps(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("athanor.tasks.trainer.course.pace.time.monotonic", lambda: now[0])
+    pace = Pace()
+    for took_s in [5.0] * 100 + [1.0] * RECENT_STEPS:
+        now[0] += took_s
+        pace.step_done()
+    assert pace.step_s == 1.0
+
+
+def test_the_end_takes_the_slowest_evaluation_two_of_the_slowest_saves_and_a_step(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("athanor.tasks.trainer.course.pace.time.monotonic", lambda: now[0])
+    pace = Pace()
+    for seconds in (3.0, 4.0, 2.0):
+        pace.evaluation(seconds)
+        pace.save(10 * seconds)
+    assert (pace.closing_s, pace.slowest_save_s) == (84.0, 40.0)
+    for _ in range(WARMING_STEPS + FEWEST_STEPS):
+        now[0] += 7.0
+        pace.step_done()
+    assert pace.closing_s == 91.0

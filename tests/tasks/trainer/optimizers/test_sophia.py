@@ -6,9 +6,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from small_training import advance, batch, small_model, training
+from small_training import CPU, ROWS, TOKENS, advance, batch, small_model, training
 
 from athanor.tasks.trainer.optimizers.sophia import CURVATURE_EVERY_STEPS
+from athanor.tasks.trainer.step.batches import rows_of
 
 
 def test_sampled_targets_follow_the_models_prediction_and_depend_on_their_row_alone():
@@ -60,3 +61,14 @@ def test_a_step_that_is_discarded_teaches_sophia_no_curvature():
     subject.discard()
     after = subject.engine.tensors()
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_curvature_is_that_of_the_mean_sampled_loss_at_the_new_weights():
+    subject = training("sophia-g", family="vanilla")
+    advance(subject, "sophia-g", range(1))
+    model, optimizer = subject.engine.model, subject.engine.optimizer
+    loss = model.sampled_loss(**rows_of(batch(0), 0, ROWS, CPU))
+    (loss.total / loss.tokens).backward()
+    for parameter in model.parameters():
+        expected = (1 - optimizer.param_groups[0]["betas"][1]) * ROWS * TOKENS * parameter.grad**2
+        torch.testing.assert_close(optimizer.state[parameter]["curvature"], expected, rtol=1e-3, atol=1e-9)

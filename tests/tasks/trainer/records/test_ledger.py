@@ -17,9 +17,20 @@ def test_ledger_adds_up_over_attempts_even_when_an_attempt_dies(tmp_path, monkey
 
     second = Ledger(tmp_path, "second", devices=2, price_usd_per_hour=1.8)
     now[0] += 5
-    assert second.usd == pytest.approx(0.025)
+    assert (second.usd, second.device_s) == pytest.approx((0.025, 50.0))
     second.close()
     assert asdict(ledger_total(tmp_path)) == pytest.approx({"wall_s": 25.0, "device_s": 50.0, "usd": 0.025})
+
+
+def test_an_attempt_pays_for_its_start_and_for_its_last_seconds(tmp_path, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("athanor.tasks.trainer.records.ledger.time.monotonic", lambda: now[0])
+    ledger = Ledger(tmp_path, "only", devices=2, price_usd_per_hour=1800.0, running_s=7.0)
+    assert (ledger.usd, ledger.device_s) == pytest.approx((7.0, 14.0))
+    ledger.tick()
+    now[0] += 1.0  # less than a row is written for
+    ledger.close()
+    assert asdict(ledger_total(tmp_path)) == pytest.approx({"wall_s": 8.0, "device_s": 16.0, "usd": 8.0})
 
 
 def test_ledger_of_a_run_that_never_started_is_zero(tmp_path):

@@ -34,9 +34,9 @@ def test_reading_ahead_gives_each_step_the_rows_of_its_phase(make_run):
     spec = read_spec(make_run("run", train={"length_phases": SHORTER}))
     loader = build_loader(spec)
     reader = ReadAhead(loader, 12, lambda step: range(loader.batch_rows(step)))
-    shapes = [reader.batch(step).ids_BT.shape for step in (*range(2, 12), 0)]
+    shapes = [reader.batch(step).ids_BT.shape for step in (*range(2, 12), 0, 5)]
     reader.close()
-    assert shapes == [(32, 8)] * 2 + [(16, 16)] * 2 + [(8, 32)] * 6 + [(32, 8)]
+    assert shapes == [(32, 8)] * 2 + [(16, 16)] * 2 + [(8, 32)] * 6 + [(32, 8), (16, 16)]
 
 
 def test_phases_of_packed_conversations_are_refused(make_run, corpus):

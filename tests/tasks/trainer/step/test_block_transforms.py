@@ -51,6 +51,34 @@ def test_recomputed_blocks_drop_what_they_dropped_before():
     assert all(torch.equal(gradients[name], again[name]) for name in gradients)
 
 
+@pytest.mark.parametrize(
+    ("every", "passes"), [(None, [1, 1, 1, 1]), (1, [2, 2, 2, 2]), (2, [1, 2, 1, 2]), (3, [1, 1, 2, 1])]
+)
+def test_the_last_of_every_so_many_blocks_is_computed_again_in_training_alone(every, passes):
+    subject = model("vanilla", n_layers=4)
+    counts = [0] * 4
+    for number, block in enumerate(subject.units()):
+        block.ffn.register_forward_pre_hook(lambda *_, number=number: counts.__setitem__(number, counts[number] + 1))
+    prepare_blocks(subject, Runtime(recompute_blocks=every))
+    loss_and_gradients(subject)
+    assert counts == passes
+    counts[:] = [0] * 4
+    subject.eval()
+    loss_and_gradients(subject)
+    assert counts == [1] * 4
+
+
+def test_routers_and_odd_widths_are_not_rounded():
+    subject = model("hydra", hydra={"experts": 4, "moe_layers": 1, "recursions": 2})
+    routers = [module for name, module in subject.named_modules() if "router" in name.split(".")]
+    kinds = [type(module) for module in routers]
+    use_float8(subject, emulate=True)
+    assert routers and [type(module) for module in routers] == kinds
+    after = [module for name, module in subject.named_modules() if "router" in name.split(".")]
+    assert [type(module) for module in after] == kinds
+    assert {"Float8Linear"} <= {type(module).__name__ for module in subject.modules()}
+
+
 @pytest.mark.slow
 def test_blocks_compile_whole_and_compute_the_same_when_recomputed():
     plain, compiled = model("polychromatic"), model("polychromatic")
