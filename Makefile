@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 ROOMS := flows tasks reports models kernels data core
 
-.PHONY: run test mutants lint docs linked
+.PHONY: run test mutants mutants-twenty lint docs linked
 
 run: .venv/installed
 	$(BIN)/athanor run quickstart
@@ -14,6 +14,10 @@ test: .venv/installed
 # Breaks one mechanism after the other, to see that a test notices. ONLY="huginn norm" takes those of that name.
 mutants: .venv/installed
 	$(BIN)/python tests/mutants/run.py $(ONLY)
+
+# Twenty of the quick ones, by the hash of the commit: COMMIT=4f2a91c takes those of another one.
+mutants-twenty: .venv/installed
+	$(BIN)/python tests/mutants/run.py --twenty $(COMMIT)
 
 lint: .venv/installed linked
 	$(BIN)/ruff check .
