@@ -6,6 +6,9 @@ import importlib
 from dataclasses import dataclass
 from pathlib import Path
 
+# Tests that take more than some seconds alone: their mutants wait for a run of the whole list.
+SLOW = ("tests/flows/plan/",)
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -16,6 +19,11 @@ class Mutant:
     new: str
     mechanism: str
     tests: tuple[str, ...]
+
+    @property
+    def quick(self) -> bool:
+        """Whether its tests take seconds."""
+        return not any(test.startswith(SLOW) for test in self.tests)
 
     def apply(self, root: Path) -> None:
         """Write it into a copy of the sources. Raises ValueError where `old` does not stand there exactly once."""

@@ -57,7 +57,7 @@ MUTANTS = [
         ("    temporary.write_text(", "    path.write_text(", "a crash leaves the old file or the new one"),
         ("    fsync_path(temporary)\n", "", "a file is on the disk before it has its name"),
         ("(errno.ENOSPC, errno.EDQUOT)", "(errno.ENOSPC,)", "a quota is a full disk"),
-        ('.get("ATHANOR_HOME", ".athanor")', '.get("HOME", ".athanor")', "the home is where it is set"),
+        ('.get("ATHANOR_HOME") or', '.get("HOME") or', "the home is where it is set"),
     ),
     *_of(
         "core/rows.py",

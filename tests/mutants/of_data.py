@@ -26,7 +26,7 @@ MUTANTS = [
     *_of(
         "mixture",
         "mixture",
-        ("np.clip(progress_N, 0.0, 1.0)", "np.maximum(progress_N, 0.0) ** 2", "the mixture anneals linearly"),
+        ("np.clip(progress_N, 0.0, 1.0)", "(np.maximum(progress_N, 0.0) ** 2)", "the mixture anneals linearly"),
         ("(1 - progress_N) * start_S + progress_N * end_S", "start_S + 0 * progress_N * end_S", "the end of a mixture"),
         ("np.rint(np.cumsum", "np.floor(np.cumsum", "running totals are snapped to their grid"),
         ("due_KS[fraction_KS == 0] = steps + 2", "due_KS[fraction_KS == 0] = 0", "no row before it is partly due"),

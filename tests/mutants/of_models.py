@@ -301,7 +301,7 @@ MUTANTS = [
             "the best are the highest",
         ),
         ("rank_BT < torch.ceil(", "rank_BT < torch.floor(", "the share is rounded up"),
-        ("capacity_R * counted_R).long()", "capacity_R * counted_R).long() + 2", "the logit that the share reaches"),
+        ("capacity_R * counted_R).long()", "capacity_R * counted_R + 2).long()", "the logit that the share reaches"),
     ),
     *_of(
         "families/hydra/block.py",

@@ -79,19 +79,23 @@ MUTANTS = [
     ),
     *_of(
         "step/micro_batch.py",
-        "step/test_micro_batch.py",
+        "step/test_micro_batch.py::test_the_operator_has_the_last_word",
         ("        return min(runtime.micro_batch_rows, most_rows)", "        pass", "the operator has the last word"),
+        ("        return 1\n", "        return most_rows\n", "one row on a GPU that nobody knows"),
+    ),
+    *_of(
+        "step/micro_batch.py",
+        "step/test_micro_batch.py::test_ranks_that_shard_the_training_state_have_room_for_more_rows",
         (
             "layout=engine_of(runtime).layout(runtime)",
             "layout=engine_of(Runtime()).layout(Runtime())",
-            "shards are smaller",
+            "shards are small",
         ),
+    ),
+    *_of(
+        "step/micro_batch.py",
+        "step/test_micro_batch.py::test_recomputed_blocks_leave_room_for_more_rows",
         ("Runtime(recompute_blocks=runtime.recompute_blocks)", "Runtime()", "recomputed blocks take less memory"),
-        (
-            "    if device_bytes is None:\n        return 1",
-            "    if device_bytes is None:\n        return most_rows",
-            "unknown GPU",
-        ),
     ),
     *_of(
         "engines/engine.py",

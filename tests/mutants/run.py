@@ -1,9 +1,9 @@
 """Breaks one mechanism after the other and reports those that no test misses: `make mutants`, or with words that the
 list, the file or the mechanism holds, `make mutants ONLY="huginn norm"`.
 
-`make mutants-twenty` tries twenty of those that are quick to try, two at a time, as the ordinary checks do: the date (UTC)
-decides which, so that another twenty come every day and the same ones all day, and those not begun after TWENTY_S are
-left out. Works in copies of the tracked files; ends with 1 where a mutant survives.
+`make mutants-twenty` tries twenty of those that are quick to try, two at a time, as the ordinary checks do: the date
+(UTC) decides which, so that another twenty come every day and the same ones all day, and those not begun after TWENTY_S
+are left out. Works in copies of the tracked files; ends with 1 where a mutant survives.
 """
 
 from __future__ import annotations

@@ -41,3 +41,4 @@ def test_recomputed_blocks_leave_room_for_more_rows():
 
 def test_the_operator_has_the_last_word():
     assert micro_batch_rows(MODEL, TRAIN, Runtime(micro_batch_rows=3), "cuda", 1e12, 64) == 3
+    assert micro_batch_rows(MODEL, TRAIN, Runtime(), "cuda", None, 64) == 1, "a GPU that nobody knows"

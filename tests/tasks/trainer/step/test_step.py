@@ -148,3 +148,26 @@ def test_the_learning_rate_given_is_the_one_used():
     subject.measure(batch(), 5)
     subject.update(lr=0.01)
     assert model.weight.item() == pytest.approx(2.0 - 0.01, rel=1e-4)
+
+
+def test_the_parts_of_a_model_learn_at_their_share_of_the_rate():
+    class Slower(OneWeight):
+        def parameter_groups(self, weight_decay):
+            scaled = {"params": [self.weight], "lr_scale": 0.25, "weight_decay": weight_decay}
+            return [scaled, {"params": [self.unused], "weight_decay": weight_decay}]
+
+    model = Slower()
+    subject = optimization(model, weight_decay=0.0)
+    for expected in (2.0 - 0.0025, 2.0 - 0.005):
+        subject.measure(batch(), 5)
+        subject.update(lr=0.01)
+        assert model.weight.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_step_learns_from_its_own_gradient_alone():
+    model = OneWeight()
+    subject = optimization(model, weight_decay=0.0)
+    first = subject.measure(batch(), 5)
+    subject.update(lr=0.0)
+    assert model.weight.grad is None
+    assert subject.measure(batch(), 5) == first
