@@ -76,14 +76,14 @@ def test_a_survivor_and_tests_that_fail_by_themselves_are_errors(lists, monkeypa
 
     monkeypatch.setattr(run, "copy_sources", copy_sources)
 
-    def tried(new: str, test: str = "test_half.py", until_s: float = float("inf")) -> tuple[int, str]:
+    def tried(new: str, test: str = "test_half.py", trials_s: float = float("inf")) -> tuple[int, str]:
         broken = mutant.Mutant("linked/half.py", "return x / 2", new, "halves", (test,))
-        return run.try_all([broken], 1, 100.0, until_s), capsys.readouterr().out
+        return run.try_all([broken], 1, 100.0, trials_s), capsys.readouterr().out
 
     assert tried("return x * 2")[0] == 0
     code, said = tried("return x // 2")
     assert code == 1 and "SURVIVES" in said
     code, said = tried("return x * 2", "test_wrong.py")
     assert code == 1 and "1 tests fail as they are" in said
-    code, said = tried("return x // 2", until_s=0.0)
+    code, said = tried("return x // 2", trials_s=0.0)
     assert code == 0 and "left out" in said

@@ -113,8 +113,8 @@ def _in_copy(do: Callable[..., object], until_s: float, *arguments: object) -> t
     return (do(_copy, *arguments) if began < until_s else None), time.monotonic() - began
 
 
-def try_all(chosen: list[Mutant], workers: int, limit_s: float, until_s: float) -> int:
-    """Tries them and says what became of each; returns the exit code."""
+def try_all(chosen: list[Mutant], workers: int, limit_s: float, trials_s: float) -> int:
+    """Tries them and says what became of each; returns the exit code. None is begun once the trials took `trials_s`."""
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as parent:
         fork = multiprocessing.get_context("fork")
@@ -128,7 +128,7 @@ def try_all(chosen: list[Mutant], workers: int, limit_s: float, until_s: float) 
             if failing:
                 print(f"{len(failing)} tests fail as they are, without any mutant")
                 return 1
-            trial = partial(_in_copy, partial(fate, limit_s=limit_s), until_s)
+            trial = partial(_in_copy, partial(fate, limit_s=limit_s), time.monotonic() + trials_s)
             fates = []
             for mutant, (found, took_s) in zip(chosen, pool.map(trial, chosen), strict=True):
                 fates.append(found or LEFT_OUT)
@@ -154,7 +154,7 @@ def main(words: list[str]) -> int:
         return try_all(chosen, 1, LIMIT_S, float("inf"))
     day = words[1] if words[1:] else datetime.now(UTC).date().isoformat()
     print(f"{TWENTY} mutants of {day}", flush=True)
-    return try_all(of_day(day), 2, TWENTY_LIMIT_S, time.monotonic() + TWENTY_S)
+    return try_all(of_day(day), 2, TWENTY_LIMIT_S, TWENTY_S)
 
 
 if __name__ == "__main__":
