@@ -73,6 +73,19 @@ def test_what_only_a_type_checker_imports_does_not_belong_to_it(tmp_path, monkey
     assert found[0] == found[1]
 
 
+def test_plumbing_does_not_belong_to_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(athanor.core.code, "ROOT", tmp_path)
+    monkeypatch.setattr(athanor.core.code, "PLUMBING", {"athanor.toy.pipes"})
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "stage.py").write_text("import athanor.toy.pipes\n")
+    found = []
+    for pipes in (CODE, CODE.replace("1", "2")):
+        (tmp_path / "toy" / "pipes.py").write_text(pipes)
+        athanor.core.code.syntax_tree.cache_clear()
+        found.append(athanor.core.code.code_fingerprint("athanor.toy.stage"))
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     "place",
     [

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from athanor.core.keys import artifact_key, canonical_json
+from athanor.core.recipe import Recipe
 
 RECIPE = {"steps": 3}
 
@@ -23,6 +24,15 @@ VALUES = st.recursive(
 def test_canonical_json_survives_a_round_trip_through_a_file(value):
     text = canonical_json(value)
     assert canonical_json(json.loads(text)) == text
+
+
+def test_equal_values_have_one_text_and_a_field_without_value_is_as_if_it_were_not_there():
+    class Thing(Recipe):
+        one: int = 1
+        other: int | None = None
+
+    assert canonical_json({"b": {"y": 1, "x": 2}, "a": 0}) == canonical_json({"a": 0, "b": {"x": 2, "y": 1}})
+    assert canonical_json(Thing()) == canonical_json({"one": 1}) != canonical_json(Thing(other=1))
 
 
 @pytest.mark.parametrize("value", [{1, 2}, object(), float("nan"), {1: 2}, print, b"bytes"])

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from athanor.core.rows import RowWriter, read_rows, replace_rows
+import os
+
+import pytest
+
+from athanor.core import rows
+from athanor.core.rows import RowWriter, parse_row, read_rows, replace_rows
 
 
 def test_a_torn_last_line_is_not_a_row_and_does_not_swallow_the_next(tmp_path):
@@ -25,3 +30,29 @@ def test_replacing_the_rows_leaves_those_alone_and_no_other_file(tmp_path):
 
 def test_no_file_has_no_rows(tmp_path):
     assert list(read_rows(tmp_path / "rows.jsonl")) == []
+
+
+@pytest.mark.parametrize("line", [b"", b"\n", b'{"a": 1}', b'{"a": \n', b"[1]\n", b"1\n", b"\xff\n"])
+def test_what_is_no_whole_object_is_no_row(line):
+    assert parse_row(line) is None
+
+
+def test_rows_that_replace_others_are_on_the_disk_first(tmp_path, monkeypatch):
+    done = []
+    monkeypatch.setattr(rows, "fsync_path", lambda path: done.append(path.name))
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append("replaced") or replace(old, new))
+    replace_rows(tmp_path / "rows.jsonl", [{"a": 1}])
+    assert done == ["rows.jsonl.tmp", "replaced", tmp_path.name]
+
+
+def test_rows_survive_the_machine_once_they_are_synced_or_closed(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    writer = RowWriter(tmp_path / "rows.jsonl")
+    writer.append({"a": 1})
+    assert synced == []
+    writer.sync()
+    assert len(synced) == 1
+    writer.close()
+    assert len(synced) == 2

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 
 import pytest
+from filelock import FileLock, Timeout
 
+from athanor.core import store as module
 from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.keys import artifact_key
-from athanor.core.store import MANIFEST, Artifact, Store
+from athanor.core.store import ENGINE_RECORD, MANIFEST, Artifact, Store
 
 RECIPE = {"steps": 3}
 
@@ -21,6 +25,11 @@ def publish(store: Store, text: str = "content", label: str = "toy") -> Artifact
     partial = store.partial(artifact, resume=False)
     (partial / "sub").mkdir()
     (partial / "sub" / "file.txt").write_text(text)
+    return publish_partial(store, artifact)
+
+
+def publish_partial(store: Store, artifact: Artifact) -> Artifact:
+    partial = store.partial(artifact, resume=True)
     rest = {"code": "", "versions": {}, "wall_s": 0.0, "cost_usd": 0.0, "facts": {}, "created": ""}
     store.publish(artifact, partial, {"code_version": 1, "recipe": RECIPE, "parents": {}, **rest})
     return artifact
@@ -86,6 +95,78 @@ def test_publishing_again_replaces_the_artifact(store):
         artifact.file("other.txt")
 
 
+def test_an_artifact_that_is_published_anew_is_read_anew(store):
+    artifact = publish(store, "old")
+    before = artifact.manifest["files"]
+    (store.partial(artifact, resume=False) / "file.txt").write_text("new")
+    publish_partial(store, artifact)
+    assert artifact.manifest["files"] != before and list(artifact.manifest["files"]) == ["file.txt"]
+
+
+def test_an_artifact_appears_in_one_step_with_all_of_it_on_the_disk(store, monkeypatch):
+    done = []
+    monkeypatch.setattr(module, "fsync_path", lambda path: done.append(("synced", path.name)))
+    monkeypatch.setattr(module, "write_json", lambda path, _: done.append(("written", path.name)))
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: done.append(("renamed", new.name)) or rename(old, new))
+    artifact = publish(store)
+    folder = f".{artifact.path.name}.partial"
+    assert done == [
+        ("synced", "file.txt"),
+        ("written", MANIFEST),
+        ("synced", folder),
+        ("synced", "sub"),
+        ("renamed", artifact.path.name),
+        ("synced", "stage"),
+    ]
+    assert not store.partial_path(artifact).exists()
+
+
+def test_an_artifact_goes_in_one_step(store, monkeypatch):
+    artifact = publish(store)
+    assert not store.was_built(artifact)
+
+    def killed(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        store.remove(artifact)
+    assert not artifact.path.exists() and list(store.artifacts()) == []
+
+
+def test_what_was_deleted_is_told_from_what_never_was(store):
+    artifact = store.artifact("stage", "toy", artifact_key("stage", 1, RECIPE, {}))
+    assert not store.was_built(artifact)
+    with store.lock(artifact, lambda: None):
+        publish(store)
+    assert not store.was_built(artifact)
+    store.remove(artifact)
+    assert store.was_built(artifact)
+
+
+def test_a_manifest_in_the_folder_of_another_key_does_not_count(store):
+    artifact = publish(store)
+    other = store.artifact("stage", "toy", "0" * 64)
+    artifact.path.rename(other.path)
+    assert store.problem(other) == f"{MANIFEST} does not belong to key {'0' * 12}"
+
+
+def test_the_manifest_and_the_record_of_the_engine_are_no_files_of_an_artifact(store):
+    artifact = store.artifact("stage", "toy", artifact_key("stage", 1, RECIPE, {}))
+    for name in ("file.txt", MANIFEST, ENGINE_RECORD):
+        (store.partial(artifact, resume=True) / name).write_text("{}")
+    assert list(publish_partial(store, artifact).manifest["files"]) == ["file.txt"]
+
+
+def test_a_name_that_several_artifacts_have_is_refused_with_theirs(store):
+    one, other = publish(store, label="toy"), publish(store, label="toy2")
+    with pytest.raises(UserError, match=f"2 artifacts match 'stage/toy' .*{one.name}, {other.name}"):
+        store.find("stage/toy")
+    with pytest.raises(UserError, match="no artifact matches 'stage/toy3'"):
+        store.find("stage/toy3")
+
+
 HOLD = """
 import sys, time
 from athanor.core.store import Artifact, Store
@@ -109,6 +190,8 @@ def test_the_lock_of_a_killed_builder_is_free_at_once(store):
 
         with store.lock(artifact, kill_holder):
             assert waited == [True]
+            with pytest.raises(Timeout):
+                FileLock(store._lock_path(artifact), is_singleton=False).acquire(timeout=0)
 
 
 def test_what_was_begun_is_found_where_no_artifact_is_meant(store):

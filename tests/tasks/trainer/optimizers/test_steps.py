@@ -177,11 +177,13 @@ def sampled_gradient(bag, sampled):
     return TARGETS
 
 
-@pytest.mark.parametrize("weight_decay", [0.0, 0.3])
+# Of the last, eps is as large as the smallest gradients, where an optimizer has one.
+@pytest.mark.parametrize(("weight_decay", "eps"), [(0.0, None), (0.3, None), (0.1, 1e-3)])
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-def test_steps_are_those_of_the_paper(optimizer, weight_decay):
+def test_steps_are_those_of_the_paper(optimizer, weight_decay, eps):
     generator = torch.Generator().manual_seed(0)
-    bag, settings = Bag(generator), recipe(optimizer, weight_decay=weight_decay)
+    eps = eps if "eps" in OPTIMIZERS[optimizer].defaults else None
+    bag, settings = Bag(generator), recipe(optimizer, weight_decay=weight_decay, eps=eps)
     subject = build_optimizer(bag, settings, torch.device("cpu"))
     expected = {name: p.detach().double() for name, p in bag.named_parameters()}
     moments = {name: {} for name in SHAPES}
