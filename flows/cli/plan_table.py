@@ -67,7 +67,8 @@ def _print_checks(findings: Iterable[Finding], console: Console) -> None:
     for finding in findings:
         if finding.level != "error":
             checks.add_row(_LEVELS[finding.level], f"{escape(finding.subject)}: {escape(finding.message)}")
-    print_table(checks, console)
+    if checks.row_count:
+        print_table(checks, console)
 
 
 def _machine(plan: Plan) -> str:

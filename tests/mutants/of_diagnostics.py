@@ -26,14 +26,14 @@ MUTANTS = [
         "models/families/hydra/model.py",
         (_DIAGNOSTICS,),
         ("choices.load(counted_BT)", "choices.load()", "padding loads no expert"),
-        ("choices.some(counted_BT)", "choices.some()", "experts are not compared on padding"),
         ("mean(routed.depths.depth_BT)", "routed.depths.depth_BT.mean()", "padding has no depth"),
         ("mean((gate_BT - mean(gate_BT)).square())", "gate_BT.var(correction=0)", "padding has no variance"),
     ),
     *_of(
         "models/families/hydra/moe.py",
-        (f"{_HYDRA}/test_moe.py",),
+        (f"{_HYDRA}/test_moe.py", _DIAGNOSTICS),
         ("self.one(expert, x_ND.to(", "self.one(0, x_ND.to(", "each expert answers for itself"),
+        ("torch.where(counted_N, 1.0 - cosine_N, 0.0)", "(1.0 - cosine_N)", "experts are not compared on padding"),
         ("y_END.sum(0).square().sum(-1) -", "y_END.sum(0).square().sum(-1) - count -", "copies do not diverge"),
     ),
     *_of(

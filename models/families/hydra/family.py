@@ -42,7 +42,7 @@ MEANINGS = {
     "mod_above_half": "Share of tokens with a gate above one half, unlike mod_passing, which the threshold decides.",
     "mod_variance": "Variance of the gates over tokens: near 0 the router treats all of them alike.",
     "mor_depth": "Recursions that a token takes, on average.",
-    "expert_divergence": "How unlike the experts' output weights are: 0 copies, 1 unrelated.",
+    "expert_divergence": "How unlike the experts' answers to the same tokens are: 0 the same function, 1 unrelated.",
     "expert_load_max": "Share of the choices that fall on the busiest expert.",
     "expert_load_min": "Share of the choices that fall on the idlest expert: at 0 one of them is dead.",
 }

@@ -278,8 +278,9 @@ class Hydra(LanguageModel):
                 found["mod_variance"].append(mean((gate_BT - mean(gate_BT)).square()))
             if routed.depths is not None:
                 found["mor_depth"].append(mean(routed.depths.depth_BT))
-        for layer, choices in zip(self.expert_layers, self._choices, strict=bool(self._choices)):
-            found["expert_divergence"].append(layer.ffn.experts.divergence(choices.some(counted_BT)))
+        for choices in self._choices:
+            if choices.divergence is not None:
+                found["expert_divergence"].append(choices.divergence)
             load_E = choices.load(counted_BT)
             found["expert_load_max"].append(load_E.max())
             found["expert_load_min"].append(load_E.min())

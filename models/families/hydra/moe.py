@@ -25,7 +25,7 @@ from athanor.kernels.swiglu import swiglu
 from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, row_means
 
 ALPHA_START = 0.1
-SAMPLED_TOKENS = 32  # of a row, at most, that the experts are compared on
+SAMPLED_TOKENS = 64  # of a pass, at most, that the experts are compared on
 
 
 class Choices(NamedTuple):
@@ -33,19 +33,13 @@ class Choices(NamedTuple):
 
     p_BTE: Tensor
     chosen_BTk: Tensor
-    some_BSD: Tensor  # what every so manieth token brought to the experts
-    stride: int  # between them
+    divergence: Tensor | None  # of the experts on some of the counted tokens; in training
 
     def load(self, counted_BT: Tensor | None = None) -> Tensor:
         """Share of the choices of counted tokens (none given: all) that fell on each expert, `[E]`."""
         chosen_Nk = self.chosen_BTk.flatten(0, 1) if counted_BT is None else self.chosen_BTk[counted_BT]
         choices_NE = F.one_hot(chosen_Nk.flatten(), self.p_BTE.shape[-1]).float()
         return choices_NE.sum(0) / max(1, len(choices_NE))
-
-    def some(self, counted_BT: Tensor | None = None) -> Tensor:
-        """The inputs of some tokens, of counted ones alone where that is given, `[N, D]`."""
-        some_BS = slice(None) if counted_BT is None else counted_BT[:, :: self.stride]
-        return self.some_BSD[some_BS].flatten(0, -2)
 
 
 class Experts(nn.Module):
@@ -68,14 +62,17 @@ class Experts(nn.Module):
         return grouped_matmul(swiglu(u_NF, v_NF), self.down, sizes_E)
 
     @torch.no_grad()
-    def divergence(self, x_ND: Tensor) -> Tensor:
+    def divergence(self, x_ND: Tensor, counted_N: Tensor | None = None) -> Tensor:
         """1 - mean cosine between what two experts make of the same token: 0 where they compute the same, however
-        their neurons are ordered, 1 where they are unrelated; 0 without tokens."""
+        their neurons are ordered, 1 where they are unrelated; mean over the counted tokens (none given: all), 0 without
+        any."""
         y_END = torch.stack([self.one(expert, x_ND.to(self.down.dtype)) for expert in range(len(self.down))])
         y_END = F.normalize(y_END.float(), dim=-1)
         count = len(y_END)
         cosine_N = (y_END.sum(0).square().sum(-1) - y_END.square().sum((0, 2))) / (count * (count - 1))
-        return (1.0 - cosine_N).sum() / max(1, len(x_ND))
+        if counted_N is None:
+            counted_N = torch.ones_like(cosine_N, dtype=torch.bool)
+        return torch.where(counted_N, 1.0 - cosine_N, 0.0).sum() / counted_N.sum().clamp(min=1)
 
 
 class MixtureOfExperts(nn.Module):
@@ -107,9 +104,13 @@ class MixtureOfExperts(nn.Module):
             y_BTD = self._every_expert(x_BTD, sparse_BTE + routing.moe_dense * (p_BTE - sparse_BTE))
         else:
             y_BTD = self._chosen_experts(x_BTD, weight_BTk, chosen_BTk)
-        stride = -(-x_BTD.shape[1] // SAMPLED_TOKENS)
-        some_BSD = x_BTD[:, ::stride].detach().clone()
-        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk, some_BSD, stride)
+        divergence = self._divergence(x_BTD.detach(), routing.counted_BT) if self.training else None
+        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk, divergence)
+
+    def _divergence(self, x_BTD: Tensor, counted_BT: Tensor) -> Tensor:
+        """Measured here, in the forward pass, where engines that shard weights have them whole."""
+        stride = -(-counted_BT.numel() // SAMPLED_TOKENS)
+        return self.experts.divergence(x_BTD.flatten(0, 1)[::stride], counted_BT.flatten()[::stride])
 
     def _every_expert(self, x_BTD: Tensor, weight_BTE: Tensor) -> Tensor:
         y_BTD = torch.zeros_like(x_BTD)

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from athanor.data.loader import Batch
 from athanor.models.families.hydra.block import HydraBlock, Routed
-from athanor.models.families.hydra.moe import Choices, MixtureOfExperts
+from athanor.models.families.hydra.moe import SAMPLED_TOKENS, Choices, MixtureOfExperts
 from athanor.models.maps import Map, unused
 from athanor.models.skeleton import LanguageModel
 
@@ -124,12 +124,14 @@ class ExpertProbe:
     def attach(self) -> list[RemovableHandle]:
         return [layer.register_forward_hook(partial(self._see, i)) for i, layer in enumerate(self._layers)]
 
-    def _see(self, i: int, _layer: nn.Module, _args: tuple[Any, ...], out: tuple[Tensor, Any, Choices]) -> None:
-        choices = out[2]
+    def _see(self, i: int, _layer: nn.Module, args: tuple[Any, ...], out: tuple[Tensor, Any, Choices]) -> None:
+        choices, x_ND = out[2], args[0].flatten(0, 1)
         tokens = choices.p_BTE.shape[0] * choices.p_BTE.shape[1]
         self._load_LE[i] += tokens * choices.load().double().cpu()
         self._p_LE[i] += choices.p_BTE.double().sum((0, 1)).cpu()
-        self._divergence_L[i] += tokens * float(self._layers[i].experts.divergence(choices.some()))
+        self._divergence_L[i] += tokens * float(
+            self._layers[i].experts.divergence(x_ND[:: -(-len(x_ND) // SAMPLED_TOKENS)])
+        )
         self._tokens += tokens if i == 0 else 0
 
     def maps(self) -> list[Map]:

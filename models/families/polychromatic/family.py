@@ -37,6 +37,7 @@ MEANINGS = {
     "static_entropy": "How undecided the neurons' fixed preferences are, in nats: 1.386 (ln 4) is no preference.",
     "dynamic_entropy": "How undecided the choice is that the context makes, in nats: 1.386 where context says nothing.",
     "actual_entropy": "How undecided preference and context are together, in nats: what the neurons really mix.",
+    "activation_share_min": "The smallest share an activation has in any layer: 0 for long means it is no longer used.",
 }
 
 FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layout, meanings=MEANINGS)

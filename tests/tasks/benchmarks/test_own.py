@@ -44,7 +44,7 @@ def test_it_is_loaded_with_what_it_includes_and_names(own, tmp_path):
     loaded = catalogue.load(task, None, chat=False, cache_dir=tmp_path / "cache", seed=0)
     (row,) = loaded["my_sums"].test_docs()
     assert loaded["my_sums"].doc_to_text(row) == "1 + 1?"
-    assert catalogue.hub_datasets(task) == set()
+    assert catalogue.hub_datasets(task) == []
 
 
 def test_a_file_of_rows_may_take_the_place_of_its_own(own, tmp_path):

@@ -183,7 +183,7 @@ def test_capacity_and_recursions_change_the_output(tiny_recipe, lively_model, ca
 
 
 def test_diagnostics_are_finite_before_and_after_a_forward_pass(lively_model):
-    model = lively_model("hydra")
+    model = lively_model("hydra").train()
     assert all(math.isfinite(value) for value in model.diagnostics().values())
     model(random_ids(2, 8))
     found = model.diagnostics()
