@@ -7,10 +7,10 @@ for as much text; without one, what their costs assume, and the plan says `assum
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import assert_never
+from typing import Any, assert_never
 
 from athanor.core.store import Artifact
 from athanor.flows.plan.machine import Machine
@@ -28,6 +28,7 @@ from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 from athanor.tasks.training import resolve_model
 
+ALIKE_LENGTH = 3.0  # texts, the one through the other, at most, for one to say how long the other takes
 WEIGHT_BYTES = 4  # of a parameter, in training and in every checkpoint
 
 
@@ -190,17 +191,19 @@ class Estimator:
         return {}
 
     def _before(self, stage: StageSurvey, cost: Cost) -> float | None:
-        """Seconds the newest whole artifact of the same stage and label took; of a text, for as much of it as now."""
+        """Seconds the newest whole artifact of the same stage and label took; of a text, for as much of it as now, if
+        it was about as long: what a short one took is mostly starting."""
         alike = [
-            artifact.manifest
+            (artifact.manifest, scale)
             for artifact in self._store.artifacts()
-            if (artifact.stage, artifact.label) == (stage.stage, stage.artifact.label) and self._whole(artifact)
+            if (artifact.stage, artifact.label) == (stage.stage, stage.artifact.label)
+            and self._whole(artifact)
+            and 1 / ALIKE_LENGTH <= (scale := _scale(cost, artifact.manifest["facts"])) <= ALIKE_LENGTH
         ]
         if not alike:
             return None
-        newest = max(alike, key=lambda manifest: manifest["created"])
-        read_bytes = sum(value for name, value in newest["facts"].items() if name.endswith("text_bytes"))
-        return newest["wall_s"] * (cost.text_bytes / read_bytes if cost.text_bytes and read_bytes else 1.0)
+        newest, scale = max(alike, key=lambda found: found[0]["created"])
+        return newest["wall_s"] * scale
 
     def _assumed(self, cost: Cost) -> Estimate:
         if cost.wall_s is None:
@@ -216,6 +219,12 @@ class Estimator:
 
     def _whole(self, artifact: Artifact) -> bool:
         return self._store.problem(artifact) is None
+
+
+def _scale(cost: Cost, facts: Mapping[str, Any]) -> float:
+    """How much more text there is to read now than an artifact of these facts has; 1 where that is not known."""
+    read_bytes = sum(value for name, value in facts.items() if name.endswith("text_bytes"))
+    return cost.text_bytes / read_bytes if cost.text_bytes and read_bytes else 1.0
 
 
 def known_s(estimates: Iterable[Estimate]) -> float:
