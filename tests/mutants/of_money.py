@@ -115,11 +115,11 @@ MUTANTS = [
         ("/ (rate.flops_per_s / self.machine.devices)", "/ rate.flops_per_s", "one device computes while all are held"),
         ("flops.forward * self.machine.devices  #", "flops.forward  #", "each device measures all held-out text"),
         (
-            "(cost.text_bytes / read_bytes if cost.text_bytes and read_bytes else 1.0)",
+            "cost.text_bytes / read_bytes if cost.text_bytes and read_bytes else 1.0",
             "1.0",
             "what took its time takes it again for as much text",
         ),
-        ("newest = max(alike,", "newest = min(alike,", "the newest artifact says how long it takes"),
+        ("newest, scale = max(alike,", "newest, scale = min(alike,", "the newest artifact says how long it takes"),
         (
             "    if cost.wall_s is None:\n            return Estimate(None",
             "    if False:\n            return Estimate(None",
