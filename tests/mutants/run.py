@@ -67,7 +67,8 @@ def _run_tests(folder: Path, tests: tuple[str, ...]) -> None:
     silent = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silent, 1)
     os.dup2(silent, 2)
-    sys.exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests]))
+    code = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *tests])
+    os._exit(code)  # what the parent process means to do at its own end is not done here
 
 
 def fate(folder: Path, mutant: Mutant, limit_s: float) -> str:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -51,7 +52,9 @@ def test_a_folder_that_pythonpath_names_stays_there_for_the_command_and_what_it_
 
 
 def test_ctrl_c_while_packages_are_imported_is_one_line():
-    process = subprocess.Popen([sys.executable, "-c", SLOW, "presets"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs ignore Ctrl-C
+    command = [sys.executable, "-c", SLOW, "presets"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard)
     assert process.stdout is not None and process.stdout.readline() == b"importing\n"
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
