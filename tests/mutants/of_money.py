@@ -111,7 +111,8 @@ MUTANTS = [
     ),
     *_of(
         "flows/plan/estimate.py",
-        f"{_PLAN}/test_estimate.py {_PLANNED}::test_training_takes_the_steps_of_each_phase_and_evaluations_on_every_device "
+        f"{_PLAN}/test_estimate.py "
+        f"{_PLANNED}::test_training_takes_the_steps_of_each_phase_and_evaluations_on_every_device "
         f"{_PLANNED}::test_all_devices_are_held_and_paid_while_one_of_them_computes "
         f"{_PLANNED}::test_of_several_artifacts_alike_the_newest_says_how_long_it_takes",
         ("left = train.steps - stage.step", "left = train.steps", "steps that were made are not paid again"),
