@@ -88,4 +88,4 @@ def test_a_survivor_and_tests_that_fail_by_themselves_are_errors(lists, monkeypa
     code, said = tried("return x * 2", "test_wrong.py")
     assert code == 1 and "1 tests fail as they are" in said
     code, said = tried("return x // 2", trials_s=0.0)
-    assert code == 0 and "left out" in said
+    assert code == 1 and "none could be tried" in said, "nothing was seen to be noticed"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from types import SimpleNamespace
 
 import pytest
 
@@ -73,6 +74,25 @@ def test_another_file_in_its_place_is_hashed_again(file, tmp_path, hashed):
     os.utime(replacement, ns=(before.st_atime_ns, before.st_mtime_ns))
     os.replace(replacement, file)
     assert file_digests([file]) == [digest(b"some tent")]
+
+
+def test_a_link_that_leads_elsewhere_is_hashed_again_though_all_times_are_the_same(tmp_path, hashed, monkeypatch):
+    for name, content in (("one", b"some text"), ("other", b"some tent")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text.jsonl").write_bytes(content)
+    stat, link = os.stat, tmp_path / "link"
+
+    def stat_of_one_tick(path, **options):
+        found = stat(path, **options)
+        return SimpleNamespace(st_size=found.st_size, st_ino=found.st_ino, st_mtime_ns=1, st_ctime_ns=1)
+
+    for name, content in (("one", b"some text"), ("other", b"some tent")):
+        link.unlink(missing_ok=True)
+        link.symlink_to(tmp_path / name)
+        with monkeypatch.context() as patch:
+            patch.setattr(digests, "os", SimpleNamespace(stat=stat_of_one_tick, fsencode=os.fsencode))
+            assert file_digests([link / "text.jsonl"]) == [digest(content)]
+    assert len(hashed) == 2
 
 
 def test_what_changed_a_moment_ago_is_not_remembered(file, hashed, monkeypatch):

@@ -79,6 +79,13 @@ def test_a_manifest_of_another_recipe_does_not_count(store):
     assert "does not belong to key" in (store.problem(artifact) or "")
 
 
+def test_a_manifest_that_names_another_key_does_not_count(store):
+    artifact = publish(store)
+    manifest = json.loads((artifact.path / MANIFEST).read_text())
+    write_json(artifact.path / MANIFEST, manifest | {"key": "0" * 64})
+    assert "does not belong to key" in (store.problem(artifact) or "")
+
+
 def test_an_unfinished_build_is_no_artifact_and_is_resumed_only_when_asked(store):
     artifact = store.artifact("stage", "toy", artifact_key("stage", 1, RECIPE, {}))
     (store.partial(artifact, resume=False) / "half").write_text("x")
@@ -187,6 +194,7 @@ def test_the_lock_of_a_killed_builder_is_free_at_once(store):
         def kill_holder() -> None:
             waited.append(True)
             holder.kill()
+            holder.wait()
 
         with store.lock(artifact, kill_holder):
             assert waited == [True]

@@ -3,6 +3,7 @@
 from mutant import Mutant
 
 _PLAN = "tests/flows/plan"
+_PLANNED = f"{_PLAN}/test_plan.py"
 _TRAINER = "tests/tasks/trainer"
 
 
@@ -110,7 +111,10 @@ MUTANTS = [
     ),
     *_of(
         "flows/plan/estimate.py",
-        f"{_PLAN}/test_plan.py {_PLAN}/test_estimate.py",
+        f"{_PLAN}/test_estimate.py "
+        f"{_PLANNED}::test_training_takes_the_steps_of_each_phase_and_evaluations_on_every_device "
+        f"{_PLANNED}::test_all_devices_are_held_and_paid_while_one_of_them_computes "
+        f"{_PLANNED}::test_of_several_artifacts_alike_the_newest_says_how_long_it_takes",
         ("left = train.steps - stage.step", "left = train.steps", "steps that were made are not paid again"),
         ("/ (rate.flops_per_s / self.machine.devices)", "/ rate.flops_per_s", "one device computes while all are held"),
         ("flops.forward * self.machine.devices  #", "flops.forward  #", "each device measures all held-out text"),
@@ -130,7 +134,8 @@ MUTANTS = [
     ),
     *_of(
         "flows/plan/training_rate.py",
-        f"{_PLAN}/test_plan.py",
+        f"{_PLANNED}::test_speed_is_measured_on_this_kind_of_device_if_it_was_ever "
+        f"{_PLANNED}::test_a_speed_that_was_not_measured_on_as_many_devices_is_linear_in_them",
         ("rate.flops_per_s * devices / known_devices", "rate.flops_per_s", "a rate is that of all devices"),
         (
             "if math.isinf(their_peak) != math.isinf(peak_flops_per_s):",

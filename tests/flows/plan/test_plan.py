@@ -18,13 +18,14 @@ from rich.console import Console
 from athanor.core.errors import UserError
 from athanor.core.store import Store
 from athanor.flows.cli.plan_table import print_plan
-from athanor.flows.plan.estimate import Estimator
+from athanor.flows.plan.estimate import Estimator, TrainingEstimate
 from athanor.flows.plan.machine import Machine, this_machine
 from athanor.flows.plan.plan import make_plan, plan_json
 from athanor.flows.plan.survey import Survey
 from athanor.flows.plan.training_rate import ALIKE_SIZE, ASSUMED_UTILISATION, training_rate
 from athanor.flows.presets.preset import load_preset
 from athanor.models.counts import flops_per_token
+from athanor.tasks.cost import STARTUP_S, TrainingCost
 from athanor.tasks.trainer import optimizers
 from athanor.tasks.trainer.optimizers.kind import OPTIMIZERS
 
@@ -120,8 +121,9 @@ def test_a_model_that_fits_when_it_is_sharded_is_not_refused():
 def test_all_devices_are_held_and_paid_while_one_of_them_computes(small_preset):
     survey = Survey(small_preset("model.vocab_size=1024"))
     evaluation = next(s for s in survey.needed_by("lifecycle") if s.artifact.label == "word-problems-base")
-    one, eight = (Estimator(survey, replace(H100, devices=n)).estimate(evaluation) for n in (1, 8))
-    assert one.wall_s == pytest.approx(eight.wall_s)
+    slow = replace(H100, peak_flops_per_s=1e7)  # or reading the model would be all it takes
+    one, eight = (Estimator(survey, replace(slow, devices=n)).estimate(evaluation) for n in (1, 8))
+    assert one.wall_s == pytest.approx(eight.wall_s) and one.wall_s > 10 * STARTUP_S
 
 
 def test_a_processor_is_timed_and_a_model_too_large_to_time_is_unknown(rate, small_preset):
@@ -158,6 +160,43 @@ def test_training_is_charged_for_the_steps_that_are_left(small_preset, leave_che
     rest = Estimator(survey, H100).estimate(stage)
     assert (rest.steps, rest.steps_left, rest.step_s) == (40, 10, whole.step_s)
     assert rest.wall_s < whole.wall_s
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+@pytest.mark.parametrize("done", [0, 30])
+def test_training_takes_the_steps_of_each_phase_and_evaluations_on_every_device(
+    small_preset, leave_checkpoint, devices, done
+):
+    preset = small_preset("model.vocab_size=1024", "pretrain.length_phases=[{seq_len_tokens: 32, until_fraction: 0.5}]")
+    train = preset.pretrain
+    if done:
+        leave_checkpoint(next(s for s in Survey(preset).needed_by("lifecycle") if s.stage == "pretrain"), done)
+    survey = Survey(preset)
+    stage = next(s for s in survey.needed_by("lifecycle") if s.stage == "pretrain")
+    estimator = Estimator(survey, replace(H100, devices=devices))
+    found, cost = estimator.estimate(stage), estimator.cost(stage.artifact)
+    assert isinstance(found, TrainingEstimate) and isinstance(cost, TrainingCost)
+    short, long = (flops_per_token(preset.model, length) for length in (32, train.seq_len_tokens))
+    first, second = (train.batch_tokens * (flops.forward + flops.backward) for flops in (short, long))
+    assert found.flops == pytest.approx(20 * first + 20 * second)
+    left = max(0, 20 - done) * first + min(20, 40 - done) * second
+    evaluations = ((40 - done) // train.eval_every_steps + 2) * cost.held_out_sources
+    rate = devices * ASSUMED_UTILISATION * H100.peak_flops_per_s
+    assert found.step_s == pytest.approx(left / (40 - done) / rate)
+    held_out = evaluations * train.eval_tokens * long.forward * devices
+    assert found.wall_s == pytest.approx((left + held_out) / rate + STARTUP_S)
+
+
+def test_of_several_artifacts_alike_the_newest_says_how_long_it_takes(small_preset, publish):
+    def evaluation(seed: int):
+        survey = Survey(small_preset(f"evaluate.seed={seed}"))
+        stages = survey.needed_by("lifecycle")
+        return survey, next(s for s in stages if s.artifact.label == "word-problems-base")
+
+    for seed, (wall_s, day) in enumerate([(100.0, 1), (300.0, 3), (200.0, 2)]):
+        publish(evaluation(seed)[1], wall_s=wall_s, created=f"2026-01-0{day}T00:00:00+00:00")
+    survey, asked = evaluation(9)
+    assert Estimator(survey, H100).estimate(asked).wall_s == 300.0
 
 
 def test_what_a_vocabulary_decides_is_unknown_until_the_tokenizer_is_built(small_preset, publish, monkeypatch):

@@ -41,6 +41,11 @@ def test_a_cut_that_leaves_more_than_the_decay_stays_at_the_peak_until_the_decay
     assert cut.learning_rate(55) == pytest.approx(0.5)
 
 
+def test_of_several_cuts_the_last_says_where_the_run_ends():
+    twice = course(schedule="wsd").cut(40, 60).cut(50, 55)
+    assert (twice.end, twice.progress(55), twice.learning_rate(55)) == (55, 1.0, 0.0)
+
+
 def test_a_cool_down_keeps_the_end_and_only_falls_earlier():
     cooled = course(schedule="constant", min_lr_fraction=0.1).cool_down(50)
     assert (cooled.end, cooled.learning_rate(50), cooled.progress(75)) == (100, 1.0, 0.75)

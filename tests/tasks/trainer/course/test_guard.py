@@ -37,6 +37,15 @@ def test_nothing_finite_is_a_spike_before_there_is_a_scale():
     assert guard(FEWEST - 1).problem(50.0, 50.0) is None
 
 
+def test_where_losses_hardly_differ_two_percent_of_them_and_a_quarter_of_the_log_norm_are_the_scale():
+    subject = Guard(GuardRecipe(spike=5.0))
+    for _ in range(FEWEST):
+        subject.accept(2.0, 1.0)
+    assert subject.problem(2.0 * 1.09, math.exp(1.2)) is None
+    assert "loss 2.22 is a spike" in (subject.problem(2.0 * 1.11, 1.0) or "")
+    assert "gradient norm 3.669 is a spike" in (subject.problem(2.0, math.exp(1.3)) or "")
+
+
 def test_bad_values_never_move_the_scale():
     subject = guard()
     for _ in range(2):
@@ -82,6 +91,16 @@ def test_a_sustained_rise_cools_down_once_patience_and_half_the_training_are_ove
     assert asked(rise=2.0, first=110) == [False, False, False, True]
     assert asked(rise=2.0, first=50) == [False] * 4, "not in the first half"
     assert asked(rise=1.0, first=110) == [False] * 4
+
+
+def test_a_rise_that_passes_begins_to_count_anew():
+    subject = guard(100, cooldown_rise=0.05, cooldown_patience=2)
+    found = []
+    for step, loss in ((100, 2.0), (110, 4.0), (120, 1.0), (130, 4.0), (140, 4.0)):
+        for _ in range(600):
+            subject.accept(loss, 1.0)
+        found.append(subject.should_cool_down(step, 200))
+    assert found == [False, False, False, False, True]
 
 
 def test_without_the_option_it_never_cools_down():

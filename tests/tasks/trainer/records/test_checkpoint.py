@@ -128,6 +128,11 @@ def without(field):
     return take_out
 
 
+def of_another_step(newest):
+    manifest = json.loads((newest / "manifest.json").read_text(encoding="utf-8"))
+    write_json(newest / "manifest.json", manifest | {"step": 1})
+
+
 def state(text):
     """Another state, which the manifest vouches for."""
 
@@ -152,6 +157,7 @@ DAMAGES = {
     "manifest of no text": lambda newest: (newest / "manifest.json").write_bytes(b"\xff\xfe"),
     "manifest without key": without("key"),
     "manifest without step": without("step"),
+    "manifest of another step": of_another_step,
     "state null": state("null"),
     "state without random": state('{"step": 2, "tokens": 20, "state": {}}'),
     "state of wrong types": state('{"step": null, "tokens": 20, "state": {}, "random": {}}'),
