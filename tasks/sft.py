@@ -14,7 +14,7 @@ from athanor.core.store import Artifact
 from athanor.data.data_recipe import ChatSourceRecipe
 from athanor.data.epochs import epochs_text, repeats
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.cost import TrainingCost
+from athanor.tasks.cost import BYTES_PER_TOKEN, Cost, TrainingCost
 from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import train
@@ -63,9 +63,11 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
         yield Wanted("sft", life.preset.model.family, recipe, inputs)
 
 
-def cost(recipe: SftStageRecipe, preset: Preset, **inputs: Any) -> TrainingCost:
+def cost(recipe: SftStageRecipe, preset: Preset, *, chat: Cost, **inputs: Any) -> TrainingCost:
     """The conversations are one source."""
-    return TrainingCost(recipe.train, held_out_sources=1)
+    asked_bytes = recipe.train.steps * recipe.train.batch_tokens * BYTES_PER_TOKEN
+    epochs = {"chat": asked_bytes / chat.text_bytes} if chat.text_bytes else {}
+    return TrainingCost(recipe.train, held_out_sources=1, epochs=epochs)
 
 
 def foresee(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
 from athanor.core.notes import Notes
-from athanor.tasks.benchmarks.first_rows import check_rows
+from athanor.tasks.benchmarks.first_rows import check_rows, template_fields
 from athanor.tasks.benchmarks.index import definitions
 from athanor.tasks.benchmarks.local import BITS_PER_BYTE, FOLDER, local_names
 from athanor.tasks.benchmarks.own import is_own, own_manager, task_name
@@ -40,6 +40,8 @@ def check(recipe: EvalTaskRecipe) -> None:
     if recipe.name in local_names():
         if recipe.num_fewshot:
             raise UserError(f"task {recipe.name}: num_fewshot={recipe.num_fewshot}, but it has no examples; remove it")
+        if recipe.path is not None:
+            check_rows(recipe.name, Path(recipe.path).expanduser())
         return
     config = _config(manager(recipe.name), recipe)
     if recipe.path is None:
@@ -52,6 +54,8 @@ def check(recipe: EvalTaskRecipe) -> None:
             f"task {recipe.name}: path={recipe.path} is a test split and has no examples to show, but {examples} are "
             "asked for; set num_fewshot: 0"
         )
+    made_here = config.get("process_docs") is not None  # fields that the file need not have
+    check_rows(recipe.name, Path(recipe.path).expanduser(), () if made_here else template_fields(config))
 
 
 def hub_datasets(recipe: EvalTaskRecipe) -> list[str]:
@@ -136,8 +140,6 @@ def _check_path(recipe: EvalTaskRecipe, path: Path) -> None:
         raise UserError(f"task {recipe.name}: path={path} must end in {', '.join(READERS)}")
     if not path.is_file():
         raise UserError(f"task {recipe.name}: path={path} does not exist; give a .jsonl or .parquet file")
-    if path.suffix == ".jsonl":
-        check_rows(recipe.name, path)
 
 
 def _config(tasks: TaskManager, recipe: EvalTaskRecipe) -> Mapping[str, Any]:

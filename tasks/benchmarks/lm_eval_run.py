@@ -21,8 +21,10 @@ from athanor.core.disk import write_json
 from athanor.core.progress import Progress, silent
 from athanor.core.runtime import Runtime
 from athanor.tasks.benchmarks import catalogue
+from athanor.tasks.benchmarks.first_rows import check_rows
 from athanor.tasks.benchmarks.local import local_names, reads_documents, write_test_documents
 from athanor.tasks.benchmarks.own import task_name
+from athanor.tasks.benchmarks.scored_rows import check_scored_rows
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
 RESULT, SAMPLES, ITEMS = "result.json", "samples.jsonl", "items.json"
@@ -85,11 +87,17 @@ def run_task(
 def _load(
     recipe: EvalTaskRecipe, chat: bool, scratch: Path, documents: dict[str, Path] | None, seed: int
 ) -> dict[str, Any]:
-    data_file = Path(recipe.path).expanduser() if recipe.path is not None else None
-    if data_file is None and recipe.name in local_names():
+    given = Path(recipe.path).expanduser() if recipe.path is not None else None
+    data_file = given
+    if given is not None:
+        check_rows(recipe.name, given, most=None)
+    elif recipe.name in local_names():
         data_file = scratch / "test.jsonl"
         write_test_documents(recipe.name, data_file, documents, recipe.limit)
-    return catalogue.load(recipe, data_file, chat=chat, cache_dir=scratch, seed=seed)
+    tasks = catalogue.load(recipe, data_file, chat=chat, cache_dir=scratch, seed=seed)
+    if given is not None:
+        check_scored_rows(recipe.name, given, tasks, recipe.limit)
+    return tasks
 
 
 def _evaluate(model: Any, tasks: dict[str, Any], recipe: EvalTaskRecipe, chat: bool) -> dict[str, list[Any]]:

@@ -6,6 +6,9 @@ import json
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
@@ -13,6 +16,8 @@ import pytest
 
 from athanor.core.disk import write_json
 from athanor.core.store import Store
+from athanor.data.data_recipe import TokenizerRecipe
+from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.cli.main import main
 from athanor.flows.plan.survey import StageSurvey
 from athanor.flows.presets.preset import load_preset
@@ -47,6 +52,14 @@ def athanor(monkeypatch, capsys):
     return run
 
 
+@cache
+def tokenizer_json() -> str:
+    """A small tokenizer that holds the chat template."""
+    with TemporaryDirectory() as folder:
+        build_tokenizer(TokenizerRecipe(vocab_size=300), iter(["a text to train on"]), Path(folder))
+        return Path(folder, "tokenizer.json").read_text(encoding="utf-8")
+
+
 @pytest.fixture
 def small_preset() -> Callable[..., Preset]:
     """The quickstart with a tiny model, and further overrides."""
@@ -57,9 +70,11 @@ def small_preset() -> Callable[..., Preset]:
 def publish() -> Callable[..., None]:
     """Put an artifact into the store as its stage would, but for its files, name -> text."""
 
-    def put(found: StageSurvey, wall_s: float = 50.0, files: Mapping[str, str] = ONE_FILE, **manifest: Any):
+    def put(found: StageSurvey, wall_s: float = 50.0, files: Mapping[str, str] | None = None, **manifest: Any):
         store = Store()
         partial = store.partial(found.artifact, resume=False)
+        if files is None:
+            files = {"tokenizer.json": tokenizer_json()} if found.stage == "tokenizer" else ONE_FILE
         for name, text in files.items():
             (partial / name).write_text(text, encoding="utf-8")
         fields = {

@@ -294,6 +294,18 @@ def test_a_tokenizer_without_chat_tags_fails_the_plan_of_conversations_wherever_
         assert not make_plan(small_preset(origin, "sft=null")).errors
 
 
+def test_a_tokenizer_in_the_store_that_was_built_for_text_alone_fails_the_plan_of_conversations(
+    small_preset, publish, hub, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda repo, revision: None)
+    spec = _trained_tokenizer(tmp_path).read_text(encoding="utf-8").replace("<|im_", "<|other_")
+    built = next(stage for stage in survey(small_preset(*HUB)) if stage.stage == "tokenizer")
+    publish(built, files={"tokenizer.json": spec})
+    (error,) = make_plan(small_preset(*HUB), timing=False).errors
+    assert error.subject == "chat" and "tokenizer.json has no <|im_start|> and no <|im_end|>" in error.message
+    assert not make_plan(small_preset(*HUB, "sft=null"), timing=False).errors
+
+
 def _trained_tokenizer(folder):
     build_tokenizer(TokenizerRecipe(vocab_size=300), iter(["a text to train on"]), folder / "trained")
     return folder / "trained" / "tokenizer.json"

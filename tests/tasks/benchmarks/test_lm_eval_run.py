@@ -115,6 +115,21 @@ def test_a_model_that_knows_scores_one_and_one_that_does_not_zero(score, answers
     assert all(sample["correct"] is False for sample in samples)
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
+def test_a_row_that_no_plan_looked_at_is_named_before_anything_is_scored(score, tmp_path, suffix):
+    good = {"question": "?", "choices": {"text": ["stone", "lamp"], "label": ["A", "B"]}, "answerKey": "B"}
+    bad = {**good, "choices": {"text": ["stone"], "label": ["A", "B"]}}
+    file = tmp_path / f"arc.{suffix}"
+    if suffix == "parquet":
+        pa.parquet.write_table(pa.Table.from_pylist([good, good, bad]), file)
+    else:
+        file.write_text("\n".join(map(json.dumps, [good, good, bad])))
+    recipe = EvalTaskRecipe(name="arc_easy", path=str(file))
+    validate_task(recipe)
+    with pytest.raises(UserError, match=rf"arc\.{suffix}, row 3: answer 1 is not among its 1 choices"):
+        score(recipe)
+
+
 def test_an_answer_without_the_mark_is_wrong(score, answers):
     answers(lambda prompt: right_answer(prompt).replace("####", ""))
     metrics, _ = score(EvalTaskRecipe(name="word_problems", limit=4))
@@ -321,7 +336,7 @@ def test_a_task_that_cannot_run_is_refused_in_one_line_before_anything_runs(fiel
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('{"question": "What is 1 + 1?"}\n', "lacks.*answer"),
+        ('{"question": "What is 1 + 1?"}\n', "row 1: field 'answer' is missing or null"),
         ("no json\n", "row 1: not JSON"),
         ("", "cannot be read"),
         ("\n\n", "cannot be read"),
