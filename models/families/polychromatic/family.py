@@ -25,10 +25,10 @@ def _sizes() -> dict[str, ModelRecipe]:
     return SIZES
 
 
-def _layout() -> Layout:
+def _layouts() -> dict[str, Layout]:
     from athanor.models.families.polychromatic.layout import LAYOUT
 
-    return LAYOUT
+    return {"polychromatic": LAYOUT}
 
 
-FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layout)
+FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layouts)
