@@ -80,7 +80,7 @@ def external(preset: Preset) -> Iterator[External]:
             yield External(
                 f"evaluate.tasks.{label}",
                 members,
-                lambda task=task: _check(task, preset.model.max_seq_len),
+                lambda task=task: _check(task, preset),
                 lambda task=task: _on_hub(task),
             )
 
@@ -140,9 +140,14 @@ def _member(label: str, model: ModelName) -> str:
     return f"{label}-{model}"
 
 
-def _check(task: EvalTaskRecipe, context_tokens: int) -> None:
+def _check(task: EvalTaskRecipe, preset: Preset) -> None:
     from athanor.tasks.benchmarks.lm_eval_run import validate_task
 
+    context_tokens = preset.model.max_seq_len
+    if preset.data is None and reads_documents(task):
+        raise UserError(
+            f"task {task.name} reads held-out text, and there are no data.sources: give some, or leave it out"
+        )
     if task.max_new_tokens is not None and task.max_new_tokens >= context_tokens:
         raise UserError(
             f"task {task.name}: max_new_tokens={task.max_new_tokens} leaves no room for a prompt in "

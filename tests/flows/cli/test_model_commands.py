@@ -174,7 +174,7 @@ def test_a_warning_is_one_line(checkpoint, tmp_path):
     ("arguments", "message"),
     [
         (["models", "gpt5"], "no size 'gpt5': there are nebel-raven-3.5b"),
-        (["generate", "nothing", "a"], "no artifact matches 'nothing'"),
+        (["generate", "nothing", "a"], "no model matches 'nothing'"),
         (["generate", "{tmp}", "a"], "holds no model.safetensors"),
         (["generate", "{checkpoint}", "a", "--top-p", "3"], "top_p=3.0: must be above 0 and at most 1"),
         (["generate", "{checkpoint}", "egg " * 99], "leaves no room for an answer"),
