@@ -253,12 +253,12 @@ def generate(
 
 def _model_folder(text: str) -> Path:
     """The portable checkpoint that `text` means (tasks/model_place.py). UserError if there is none."""
-    from athanor.models.checkpoints.files import WEIGHTS
+    from athanor.models.checkpoints.files import TOKENIZER_META, WEIGHTS, weight_files
     from athanor.tasks.model_place import find_model
 
     place = find_model(text)
-    if not (place.path / WEIGHTS).is_file():
-        raise UserError(f"{place.path} holds no {WEIGHTS}: give a pretrain or sft artifact, or an imported checkpoint")
+    if weight_files(place.path) and not all((place.path / name).is_file() for name in (WEIGHTS, TOKENIZER_META)):
+        raise UserError(f"{place.path} is a published checkpoint: `athanor import-checkpoint {text} --out NEW` first")
     if place.note:
         _say(place.note)
     return place.path
