@@ -178,6 +178,8 @@ def build(recipe: CheckpointRecipe, run: StageRun, *, tokenizer: Artifact) -> di
 
     found = checkpoint_named(recipe.given)
     read = found.read()
+    if found.digests() != recipe.weights_sha256:
+        raise UserError(f"model.checkpoint={recipe.given} has changed since this run began: run it again")
     save_portable(run.out, read.model, tokenizer.path)
     write_json(run.out / ORIGIN, {"file": found.path.name, "step": read.steps, "objective": trained_for(found.path)})
     return {"origin": recipe.given, "parameters": sum(parameter.numel() for parameter in read.model.parameters())}

@@ -233,6 +233,17 @@ def test_what_is_built_of_it_computes_the_same_and_has_its_tokenizer(
     assert facts["parameters"] == sum(p.numel() for p in theirs.parameters())
 
 
+def test_weights_that_changed_since_their_key_was_told_are_not_built(mine, model, preset, tokenizer, tmp_path):
+    (wanted,) = checkpoint.wanted(Survey(preset(model={"checkpoint": str(mine)})))
+    shutil.rmtree(mine)
+    save_portable(mine, model(seed=1), tokenizer)
+    run: Any = SimpleNamespace(out=tmp_path / "out")
+    artifact: Any = SimpleNamespace(path=tokenizer)
+    with pytest.raises(UserError, match=r"model\.checkpoint=.*mine has changed since this run began: run it again"):
+        checkpoint.build(wanted.recipe, run, tokenizer=artifact)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_published_checkpoint_without_tokenizer_takes_the_one_that_is_named(model, tokenizer, preset, tmp_path):
     export_checkpoint(model("polychromatic"), tmp_path / "step.pt", "polychromatic", steps=12)
     given = {"checkpoint": str(tmp_path / "step.pt")}
