@@ -39,6 +39,7 @@ class PresetModel(ModelRecipe):
 
     checkpoint: str | None = Field(
         default=None,
+        exclude_if=lambda given: given is None,
         description="Weights to start from, with their architecture and tokenizer: a folder or file, an artifact, or a "
         "preset that has run; none starts from random ones",
     )
@@ -101,10 +102,10 @@ def _model(asked: Mapping[str, Any], given: str, recipe: ModelRecipe) -> dict[st
     for name in asked:
         inner = asked[name] if isinstance(asked[name], dict) else {}
         for field in inner:
-            if read[name][field] != own[name][field]:
-                raise _contradiction(f"{name}.{field}", read[name][field], given, own[name][field])
+            if read[name].get(field) != own[name].get(field):  # a default may be left out
+                raise _contradiction(f"{name}.{field}", inner[field], given, own[name].get(field, "the default"))
         if not inner and asked[name] is not None and read[name] != own[name]:
-            raise _contradiction(name, read[name], given, own[name])
+            raise _contradiction(name, asked[name], given, own[name])
     return recipe.model_dump(mode="json", exclude_none=True)
 
 

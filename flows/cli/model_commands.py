@@ -135,7 +135,7 @@ def import_checkpoint(
 
     A preset needs no import: its model.checkpoint takes what is published as it is.
 
-    llama, qwen3, gpt2, gemma2: Hugging Face's folder of one, with a tied head and plain rotations.
+    llama, qwen3, gpt2, gemma2: Hugging Face's folder of one, with plain rotations.
 
     polychromatic: a .pt with the tensors under `model_state_dict` or `model`. It is imported with the published gate,
     which averages over the whole row; set model.polychromatic.pool to causal in OUT/config.json to decode it cached.

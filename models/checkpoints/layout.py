@@ -29,7 +29,7 @@ class Layout:
 
     family: str
     names: Mapping[str, tuple[str, ...]]  # theirs -> ours
-    tied_head: str  # their name of the head that is the embedding
+    tied_head: str  # their name of the head, which is implied where it is the embedding
     tables: Callable[[LanguageModel], dict[str, Tensor]]  # implied by the recipe, on the embedding's device
     fields: Callable[[State, Mapping[str, Any]], dict[str, Any]]  # tensors and config.json -> ModelRecipe fields
     write: Callable[[Path, dict[str, Tensor], LanguageModel, int], None] | None = None  # to path: tensors, model, steps
@@ -61,7 +61,8 @@ class Layout:
 
     def implied(self, model: LanguageModel) -> dict[str, Tensor]:
         """All implied tensors of a model."""
-        return {self.tied_head: model.embedding.weight, **self.tables(model)}
+        tied = {self.tied_head: model.embedding.weight} if model.head_weight is model.embedding.weight else {}
+        return {**tied, **self.tables(model)}
 
     def sources(self, ours: State) -> dict[str, tuple[str, ...]]:
         """The name of each tensor there -> ours that make it. UserError for one of ours that has no place there, and
@@ -83,7 +84,7 @@ class Layout:
                 layers[theirs[: match.start()]].add(match[0])
         for theirs in self.names:
             for layer in layers[theirs.partition("{}")[0]] if "{}" in theirs else [""]:
-                if (name := theirs.format(layer)) not in found:
+                if (name := theirs.format(layer)) not in found and name != self.tied_head:
                     raise UserError(f"published {self.family} checkpoints have {name}, which this model has not")
         return found
 

@@ -101,6 +101,7 @@ def test_what_is_printed_of_it_loads_to_the_same_preset(mine, preset, tmp_path):
         ({"model": {"family": "hydra"}}, r"model\.family=hydra, but model\.checkpoint=.*mine has vanilla"),
         ({"model": {"vocab_size": 9}}, r"model\.vocab_size=9, but model\.checkpoint=.*mine has \d\d\d"),
         ({"model": {"vanilla": {"bias": True}}}, r"model\.vanilla\.bias=True, but .*mine has False"),
+        ({"model": {"vanilla": {"tied": False}}}, r"model\.vanilla\.tied=False, but .*mine has the default"),
         ({"model": {"hydra": {"experts": 4}}}, r"section hydra belongs to family=hydra"),
         ({"model": {"d_modell": 16}}, r"unknown key model.d_modell=16; did you mean d_model"),
         ({"tokenizer": {"vocab_size": 4096}}, r"tokenizer\.vocab_size=4096, but .*mine has \d\d\d"),
@@ -121,7 +122,7 @@ def test_what_contradicts_it_is_one_line_that_names_both(fields, message, mine, 
 
 def test_fields_that_say_the_same_are_heard(mine, preset):
     tokenizer = {"path": str(mine), "vocab_size": 9999}  # which is of tokenizers that are trained
-    fields = {"d_model": 16, "norm_eps": "1e-6", "vanilla": {"bias": False}}
+    fields = {"d_model": 16, "norm_eps": "1e-6", "vanilla": {"bias": False, "tied": True}}
     assert preset(model={"checkpoint": str(mine), **fields}, tokenizer=tokenizer) == preset(
         model={"checkpoint": str(mine)}, tokenizer={"vocab_size": 9999, "path": str(mine / "tokenizer.json")}
     )

@@ -18,6 +18,7 @@ from athanor.models.checkpoints.layout import Layout, State, count_layers
 from athanor.models.families.vanilla.sizes import GEMMA_2, GPT_2
 
 Config = Mapping[str, Any]
+_HEAD = "lm_head.weight"
 _LLAMA_BLOCK = {
     "input_layernorm.weight": "attention_norm.gain",
     "self_attn.q_proj.weight": "attention.query.weight",
@@ -51,7 +52,8 @@ _GPT_2_LINEARS = {
 
 def _names(block: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
     layers = {f"model.layers.{{}}.{theirs}": (f"blocks.{{}}.{ours}",) for theirs, ours in block.items()}
-    return {"model.embed_tokens.weight": ("embedding.weight",), **layers, "model.norm.weight": ("final_norm.gain",)}
+    ends = {"model.norm.weight": ("final_norm.gain",), _HEAD: ("head.weight",)}
+    return {"model.embed_tokens.weight": ("embedding.weight",), **layers, **ends}
 
 
 _GPT_2_NAMES = {
@@ -106,17 +108,22 @@ def _decoder(state: State, config: Config, head_dim: int, max_seq_len: int) -> d
     }
 
 
+def _tied(state: State, config: Config) -> dict[str, Any]:
+    """A head that is stored is one of its own, unless the config says otherwise."""
+    return {} if _HEAD not in state or config.get("tie_word_embeddings") else {"tied": False}
+
+
 def _llama(state: State, config: Config) -> dict[str, Any]:
     _refuse(config, hidden_act="silu")
     width = state["model.embed_tokens.weight"].shape[1]
     head_dim = config.get("head_dim") or width // config.get("num_attention_heads", 32)
-    return {**_decoder(state, config, head_dim, 2048), "vanilla": {"qk_norm": False}}
+    return {**_decoder(state, config, head_dim, 2048), "vanilla": {"qk_norm": False, **_tied(state, config)}}
 
 
 def _qwen3(state: State, config: Config) -> dict[str, Any]:
     _refuse(config, hidden_act="silu", use_sliding_window=False)
     head_dim = len(state["model.layers.0.self_attn.q_norm.weight"])
-    return {**_decoder(state, config, head_dim, 32_768), "vanilla": {}}
+    return {**_decoder(state, config, head_dim, 32_768), "vanilla": _tied(state, config)}
 
 
 def _gemma_2(state: State, config: Config) -> dict[str, Any]:
@@ -166,7 +173,7 @@ def _layout(block: Mapping[str, str], model_type: str, fields: Any, **more: Any)
     return Layout(
         family="vanilla",
         names=_names(block),
-        tied_head="lm_head.weight",
+        tied_head=_HEAD,
         tables=lambda _: {},
         fields=fields,
         model_types=(model_type,),
@@ -182,7 +189,7 @@ LAYOUTS = {
     "gpt2": Layout(
         family="vanilla",
         names=_GPT_2_NAMES,
-        tied_head="lm_head.weight",
+        tied_head=_HEAD,
         tables=lambda _: {},
         fields=_gpt_2,
         model_types=("gpt2",),

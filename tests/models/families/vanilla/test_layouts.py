@@ -19,6 +19,7 @@ from athanor.models.checkpoints.foreign import export_checkpoint, import_checkpo
 LLAMA = {
     "embedding.weight": "model.embed_tokens.weight",
     "final_norm.gain": "model.norm.weight",
+    "head.weight": "lm_head.weight",
     "attention_norm.gain": "input_layernorm.weight",
     "attention.query.weight": "self_attn.q_proj.weight",
     "attention.key.weight": "self_attn.k_proj.weight",
@@ -97,7 +98,9 @@ def folder(lively_model, tmp_path):
             caps = {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0, "sliding_window": 3}
             fields = {"model_type": "gemma2", **SHAPE, **caps, "query_pre_attn_scalar": 8, **config}
             return write(where, theirs, **fields), model
-        model = lively_model("vanilla", rope_base=5000.0, vanilla={"qk_norm": kind == "qwen3"})
+        kind, _, untied = kind.partition(" ")
+        section = {"qk_norm": kind == "qwen3", "tied": not untied}
+        model = lively_model("vanilla", rope_base=5000.0, vanilla=section)
         names = QWEN_3 if kind == "qwen3" else LLAMA
         fields = {"model_type": kind, **SHAPE, "rope_theta": 5000.0, "rms_norm_eps": 1e-6, **config}
         return write(where, renamed(model, names), **fields), model
@@ -105,7 +108,7 @@ def folder(lively_model, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "gpt2"])
+@pytest.mark.parametrize("kind", ["llama", "llama untied", "qwen3", "qwen3 untied", "gemma2", "gpt2"])
 @torch.no_grad()
 def test_a_folder_is_the_model_it_was_written_of(kind, folder):
     place, model = folder(kind)
@@ -128,7 +131,7 @@ def test_what_hugging_face_adds_or_leaves_out_is_no_matter(kind, folder):
             "model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4),
             "lm_head.weight": model.embedding.weight,
         }
-    config = json.loads((place / "config.json").read_text())
+    config = json.loads((place / "config.json").read_text()) | {"tie_word_embeddings": True}
     rope = {"rope_parameters": {"rope_type": "default", "rope_theta": config.pop("rope_theta", None)}}
     write(place, {n: t.detach().clone() for n, t in theirs.items()}, **config, **(rope if kind == "llama" else {}))
     torch.testing.assert_close(import_checkpoint(place).model(IDS), model(IDS), atol=2e-5, rtol=0)
@@ -143,7 +146,7 @@ def test_gains_of_gemma_keep_what_half_precision_would_round(folder):
 
 
 REFUSED = {
-    "an untied head": ("llama", {}, "untied head"),
+    "an untied head": ("llama", {"tie_word_embeddings": True}, "untied head"),
     "scaled rotations": ("llama", {"rope_scaling": {"rope_type": "llama3", "factor": 32.0}}, "rope_type='llama3', of"),
     "partial rotations": ("llama", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor=0.5"),
     "biases": ("qwen3", {"attention_bias": True}, "attention_bias=True, of which this import knows False alone"),
