@@ -25,7 +25,7 @@ from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import STARTUP_S, Cost
 from athanor.tasks.make_tokenizer import vocabulary_size
 from athanor.tasks.model_place import find_model, trained_for
-from athanor.tasks.stage import Lifecycle, Stage, StageRun, Wanted
+from athanor.tasks.stage import Foreseen, Lifecycle, Stage, StageRun, Wanted
 
 if TYPE_CHECKING:
     from athanor.tasks.preset_recipe import Preset
@@ -173,6 +173,14 @@ def cost(recipe: CheckpointRecipe, preset: Preset, **inputs: Any) -> Cost:
     return Cost(STARTUP_S + weights_bytes / COPY_BYTES_PER_S, disk_bytes=weights_bytes)
 
 
+def foresee(recipe: CheckpointRecipe, preset: Preset, **inputs: Any) -> Iterator[Foreseen]:
+    """What it is. Reads it, so that one that is not whole is refused before anything is built."""
+    read = checkpoint_named(recipe.given).read()
+    total = sum(parameter.numel() for parameter in read.model.parameters())
+    steps = "" if read.steps is None else f", trained for {read.steps:,} steps"
+    yield Foreseen(f"{recipe.given} is whole: {recipe.model.family}, {total:,} parameters{steps}")
+
+
 def build(recipe: CheckpointRecipe, run: StageRun, *, tokenizer: Artifact) -> dict:
     """Write the checkpoint as a portable one, which is what every other stage reads."""
     from athanor.models.checkpoints.portable import save_portable
@@ -186,4 +194,4 @@ def build(recipe: CheckpointRecipe, run: StageRun, *, tokenizer: Artifact) -> di
     return {"origin": recipe.given, "parameters": sum(parameter.numel() for parameter in read.model.parameters())}
 
 
-STAGE = Stage("checkpoint", part="data", wanted=wanted, cost=cost, build=build)
+STAGE = Stage("checkpoint", part="data", wanted=wanted, cost=cost, build=build, foresee=foresee)

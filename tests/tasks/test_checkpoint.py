@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file, save_file
 
 from athanor.core.digests import FileState
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
+from athanor.flows.plan.plan import make_plan
 from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
 from athanor.models.build import build_model
@@ -243,6 +246,20 @@ def test_weights_that_changed_since_their_key_was_told_are_not_built(mine, model
     with pytest.raises(UserError, match=r"model\.checkpoint=.*mine has changed since this run began: run it again"):
         checkpoint.build(wanted.recipe, run, tokenizer=artifact)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_that_is_not_whole_is_refused_in_the_plan(mine, model, preset, tokenizer, tmp_path):
+    found = preset(model={"checkpoint": str(mine)})
+    said = {finding.subject: finding.message for finding in make_plan(found).findings}
+    assert re.search(r"mine is whole: vanilla, [\d,]+ parameters$", said["checkpoint"])
+    as_published(model("huginn"), place := tmp_path / "theirs", tokenizer)
+    weights = load_file(place / "model.safetensors")
+    save_file(
+        {name: tensor for name, tensor in weights.items() if name != "transformer.ln_f.weight"},
+        place / "model.safetensors",
+    )
+    (error,) = make_plan(preset(model={"checkpoint": str(place)})).errors
+    assert (error.subject, "lacks tensor transformer.ln_f.weight" in error.message) == ("checkpoint", True)
 
 
 def test_a_published_checkpoint_without_tokenizer_takes_the_one_that_is_named(model, tokenizer, preset, tmp_path):
