@@ -13,7 +13,7 @@ from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact, Store
 from athanor.flows.presets.preset import reproducing_command
 from athanor.tasks.preset_recipe import Preset
-from athanor.tasks.stage import STAGES, ModelName, Stage, Wanted, stages_of
+from athanor.tasks.stage import STAGES, ModelName, Stage, Wanted, base_model, stages_of
 from athanor.tasks.stage_task import Decision, run_stage
 
 if TYPE_CHECKING:
@@ -69,9 +69,12 @@ class Chain:
         return self._made[stage, member]
 
     def models(self) -> dict[ModelName, Artifact]:
-        """What every stage that trains makes, in order."""
-        trained = [self.all(stage.name) for stage in stages_of() if stage.trains]
-        return {cast(ModelName, member): model for models in trained for member, model in models.items()}
+        """The base model and what every stage that trains makes, in order."""
+        models: dict[ModelName, Artifact] = {"base": base_model(self)}
+        for stage in stages_of():
+            if stage.trains:
+                models |= cast(dict[ModelName, Artifact], self.all(stage.name))
+        return models
 
     @property
     def command(self) -> str:

@@ -39,7 +39,7 @@ class Family:
     section: type[Section]
     model: Callable[[], type[LanguageModel]]
     sizes: Callable[[], Mapping[str, ModelRecipe]] = dict  # published shapes by name
-    layout: Callable[[], Layout] | None = None  # of the published checkpoints, if they are read and written
+    layouts: Callable[[], Mapping[str, Layout]] = dict  # of published checkpoints that are read, by name
     laptop: Mapping[str, Any] = field(default_factory=dict)  # the section of a small model, if its defaults are large
     meanings: Mapping[str, str] = field(default_factory=dict)  # of each value that its models log, one sentence
 

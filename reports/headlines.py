@@ -34,6 +34,9 @@ def _model(inputs: ReportInputs) -> Iterator[Headline]:
         note += f", {compact(active)} active per token"
     parameters = f", {compact(total)} parameters" if total else ""
     yield Headline("Model", f"{shape['family']}{parameters}", note)
+    for stage in inputs.stages:
+        if stage.stage == "checkpoint":
+            yield Headline("Started from", stage.facts["origin"], "weights that were there before")
 
 
 def _training(findings: Findings) -> Iterator[Headline]:

@@ -41,7 +41,7 @@ class AcquireRecipe(Recipe):
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The documents of every pretraining source; those of the conversations are there for `chat`."""
-    for name, source in life.preset.data.sources.items():
+    for name, source in life.preset.sources.items():
         yield Wanted(name, name, AcquireRecipe.of(source))
     if life.preset.sft is not None:
         yield Wanted(CONVERSATIONS, CONVERSATIONS, AcquireRecipe.of(life.preset.sft.source), on_request=True)
@@ -50,7 +50,7 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
 def external(preset: Preset) -> Iterator[External]:
     """Every source: its files, or its data set on the hub."""
     sources: dict[str, tuple[str, SourceRecipe]] = {
-        name: (f"data.sources.{name}", source) for name, source in preset.data.sources.items()
+        name: (f"data.sources.{name}", source) for name, source in preset.sources.items()
     }
     if preset.sft is not None:
         sources[CONVERSATIONS] = (CONVERSATIONS, preset.sft.source)

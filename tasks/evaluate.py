@@ -154,7 +154,7 @@ def _check(task: EvalTaskRecipe, preset: Preset) -> None:
     from athanor.tasks.benchmarks.lm_eval_run import validate_task
 
     context_tokens = preset.model.max_seq_len
-    if reads_documents(task) and not any(source.held_out_fraction for source in preset.data.sources.values()):
+    if reads_documents(task) and not any(source.held_out_fraction for source in preset.sources.values()):
         raise UserError(f"task {task.name}: no source holds any text out; raise data.sources.NAME.held_out_fraction")
     if task.max_new_tokens is not None and task.max_new_tokens >= context_tokens:
         raise UserError(

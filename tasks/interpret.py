@@ -35,8 +35,8 @@ class InterpretStageRecipe(Recipe):
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
-    """The maps of each model."""
-    if life.preset.interpret is not None:
+    """The maps of each model, where there is text to measure them on."""
+    if life.preset.interpret is not None and life.preset.data is not None:
         for name, model in life.models().items():
             recipe = InterpretStageRecipe(interpret=life.preset.interpret, model=name)
             inputs = {"model": model, "shards": life.all("tokenize")}

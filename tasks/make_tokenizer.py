@@ -37,9 +37,9 @@ class TokenizerStageRecipe(Recipe):
 
     @classmethod
     def of(
-        cls, tokenizer: TokenizerRecipe, proportions: dict[str, float], *, conversations: bool
+        cls, tokenizer: TokenizerRecipe, proportions: dict[str, float] | None, *, conversations: bool
     ) -> TokenizerStageRecipe:
-        """The recipe. Raises UserError if a tokenizer file is missing."""
+        """The recipe; `proportions` of one that is trained. Raises UserError if a tokenizer file is missing."""
         trained = _is_trained(tokenizer)
         unused = {"path"} if trained else {"path", "vocab_size", "train_bytes"}
         return cls(
@@ -48,7 +48,7 @@ class TokenizerStageRecipe(Recipe):
             asked=tokenizer.model_dump(mode="json", exclude=unused, exclude_none=True),
             sha256=sha256_file(_file(tokenizer.path)) if tokenizer.path is not None else None,
             commit=commit_of(_repository(tokenizer)) if tokenizer.hub is not None else None,
-            proportions=proportions if trained else None,
+            proportions=proportions,
         )
 
     @property
@@ -60,8 +60,10 @@ class TokenizerStageRecipe(Recipe):
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The tokenizer that every later stage uses."""
     asked = life.preset.tokenizer
-    recipe = TokenizerStageRecipe.of(asked, life.preset.data.mixture.start, conversations=life.preset.sft is not None)
-    documents = life.all("acquire") if _is_trained(asked) else {}
+    trained = _is_trained(asked)
+    proportions = life.preset.mixture.start if trained else None
+    recipe = TokenizerStageRecipe.of(asked, proportions, conversations=life.preset.sft is not None)
+    documents = life.all("acquire") if trained else {}
     yield Wanted("tokenizer", _label(asked), recipe, {"documents": documents})
 
 

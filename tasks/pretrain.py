@@ -1,4 +1,4 @@
-"""Stage `pretrain`: a model from random weights, trained on the mixture of the token shards."""
+"""Stage `pretrain`: a model from random weights, or from a checkpoint's, trained on the mixture of the token shards."""
 
 from __future__ import annotations
 
@@ -28,10 +28,14 @@ class PretrainRecipe(Recipe):
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
-    """The base model."""
+    """The base model, with pretraining."""
     preset = life.preset
-    recipe = PretrainRecipe(model=preset.model, train=preset.pretrain, mixture=preset.data.mixture)
+    if preset.pretrain is None:
+        return
+    recipe = PretrainRecipe(model=preset.model.recipe, train=preset.pretrain, mixture=preset.mixture)
     inputs = {"tokenizer": life.one("tokenizer"), "shards": life.all("tokenize")}
+    if preset.model.checkpoint is not None:
+        inputs["init"] = life.one("checkpoint")
     yield Wanted("base", preset.model.family, recipe, inputs)
 
 
@@ -53,7 +57,14 @@ def foresee(
     yield Foreseen(epochs_text(epochs), repeats(epochs))
 
 
-def build(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards: dict[str, Artifact]) -> dict:
+def build(
+    recipe: PretrainRecipe,
+    run: StageRun,
+    *,
+    tokenizer: Artifact,
+    shards: dict[str, Artifact],
+    init: Artifact | None = None,
+) -> dict:
     """Train in a child process; a killed run continues from its newest whole checkpoint."""
     spec = RunSpec(
         objective="pretrain",
@@ -64,6 +75,7 @@ def build(recipe: PretrainRecipe, run: StageRun, *, tokenizer: Artifact, shards:
         tokenizer_dir=str(tokenizer.path),
         shard_dirs={source: str(artifact.path) for source, artifact in shards.items()},
         mixture=recipe.mixture,
+        init_dir=None if init is None else str(init.path),
         run_name=f"pretrain-{recipe.model.family}-{run.key[:12]}",
     )
     return train(spec, run)

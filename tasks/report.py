@@ -38,8 +38,8 @@ class ReportStageRecipe(Recipe):
     preset: str
     preset_yaml: str = Field(description="The whole preset but its runtime")
     command: str = Field(description="What reproduces the lifecycle")
-    mixture: MixtureRecipe
-    steps: int
+    mixture: MixtureRecipe | None = None
+    steps: int = Field(description="Of pretraining; 0 without it")
 
 
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
@@ -50,13 +50,15 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
         preset=asked.name,
         preset_yaml=asked.to_yaml(),
         command=life.command,
-        mixture=asked.data.mixture,
-        steps=asked.pretrain.steps,
+        mixture=asked.data.mixture if asked.data is not None else None,
+        steps=asked.pretrain.steps if asked.pretrain is not None else 0,
     )
     conversations = {}
     if asked.sft is not None:
         conversations = {"documents": life.one("acquire", CONVERSATIONS), "shards": life.one("chat")}
+    started = {"checkpoint": life.one("checkpoint")} if asked.model.checkpoint and asked.pretrain is not None else {}
     inputs = {
+        **started,
         "documents": life.all("acquire"),
         "tokenizer": life.one("tokenizer"),
         "shards": life.all("tokenize"),
@@ -106,10 +108,10 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         shards=[_shard_row(source, split, shards) for source, shards in inputs["shards"].items() for split in SPLITS],
         mixture=recipe.mixture,
         pretrain_steps=recipe.steps,
-        pretrain_metrics=_jsonl(base, METRICS),
+        pretrain_metrics=_jsonl(base, METRICS) if recipe.steps else (),
         sft_metrics=_jsonl(models["sft"], METRICS) if "sft" in models else (),
         meanings=FAMILIES[shape.family].meanings,
-        pretrain_schedule=_json(base, SCHEDULE),
+        pretrain_schedule=_json(base, SCHEDULE) if recipe.steps else {},
         sft_schedule=_json(models["sft"], SCHEDULE) if "sft" in models else {},
         evaluations=[_evaluation(artifact) for artifact in inputs["evaluations"].values()],
         samples=[

@@ -15,7 +15,7 @@ from athanor.data.data_recipe import ChatSourceRecipe
 from athanor.data.epochs import epochs_text, repeats
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.cost import BYTES_PER_TOKEN, Cost, TrainingCost
-from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted
+from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted, base_model
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import train
 
@@ -57,7 +57,7 @@ class SftStageRecipe(Recipe):
 def wanted(life: Lifecycle) -> Iterator[Wanted]:
     """The fine-tuned model, with SFT."""
     if life.preset.sft is not None:
-        inputs = {"base": life.one("pretrain"), "chat": life.one("chat"), "tokenizer": life.one("tokenizer")}
+        inputs = {"base": base_model(life), "chat": life.one("chat"), "tokenizer": life.one("tokenizer")}
         asked = life.preset.sft
         recipe = SftStageRecipe(train=asked.train, max_lost_fraction=asked.max_lost_fraction)
         yield Wanted("sft", life.preset.model.family, recipe, inputs)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 TRAINER = "athanor.tasks.trainer.__main__"  # the module that the training stages start
 CONVERSATIONS = "sft.source"  # what `acquire` calls the documents of SFT; no pretraining source has a dot in its name
-ModelName = Literal["base", "sft"]  # what the stages that train make: the pretrained model, the fine-tuned one
+ModelName = Literal["base", "sft"]  # the pretrained model or the checkpoint in its place, the fine-tuned one
 Inputs = Mapping[str, Artifact | Mapping[str, Artifact]]
 
 
@@ -88,7 +88,7 @@ class Lifecycle(Protocol):
         ...
 
     def models(self) -> dict[ModelName, Artifact]:
-        """What every stage that trains makes, in order: `base` and, with SFT, `sft`."""
+        """The `base_model` and what every stage that trains makes, in order: `base` and, with SFT, `sft`."""
         ...
 
 
@@ -145,6 +145,12 @@ class Stage:
 
 
 STAGES: Kinds[Stage] = Kinds("stage", "athanor.tasks", "STAGE")
+
+
+def base_model(life: Lifecycle) -> Artifact:
+    """The model that is tuned and compared with the tuned one: the pretrained one or, without pretraining, the
+    checkpoint that the preset starts from."""
+    return life.one("checkpoint" if life.preset.pretrain is None else "pretrain")
 
 
 def stages_of(flow: str = LIFECYCLE) -> list[Stage]:

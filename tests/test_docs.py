@@ -20,11 +20,16 @@ import pytest
 import typer
 import yaml
 
+from athanor.data.data_recipe import TokenizerRecipe
+from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.cli.chaos import chaos
 from athanor.flows.cli.main import app
 from athanor.flows.plan.machine import rented_machine
 from athanor.flows.presets.preset import Preset, load_preset, preset_names
 from athanor.flows.server.deployments import WORK_POOL, prefect_yaml
+from athanor.models.build import build_model
+from athanor.models.checkpoints.portable import save_portable
+from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.runs.read import query, reading
 from athanor.tasks.runs.schema import database_path, emptied
 from athanor.tasks.trainer.wandb_run import sync_command
@@ -141,8 +146,17 @@ def test_every_room_has_a_page_in_the_reference(room):
     assert any(re.search(rf"^::: athanor\.{room}$", page.read_text(), re.MULTILINE) for page in PAGES)
 
 
+def save_small_checkpoint(folder: Path) -> None:
+    """Write a model and its tokenizer."""
+    tokenizer = folder.with_name("tokenizer")
+    facts = build_tokenizer(TokenizerRecipe(vocab_size=300), iter(["two hens sat on two eggs"]), tokenizer)
+    shape = {"d_model": 16, "n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "head_dim": 16, "d_ff": 16}
+    recipe = ModelRecipe.model_validate({"family": "vanilla", "vocab_size": facts["vocab_size"], **shape})
+    save_portable(folder, build_model(recipe), tokenizer)
+
+
 @pytest.mark.parametrize(("content", "title"), blocks("yaml"))
-def test_every_preset_loads(content, title, tmp_path, private_home):
+def test_every_preset_loads(content, title, tmp_path, private_home, monkeypatch):
     if "prices.yaml" in title:
         private_home.mkdir()
         (private_home / "prices.yaml").write_text(content)
@@ -151,8 +165,14 @@ def test_every_preset_loads(content, title, tmp_path, private_home):
         return
     file = tmp_path / "mine.yaml"
     file.write_text(content)
-    base = yaml.safe_load(content)["extends"]
+    fields = yaml.safe_load(content)
+    if (place := fields.get("model", {}).get("checkpoint")) is not None:
+        monkeypatch.chdir(tmp_path)
+        save_small_checkpoint(Path(place))
     preset = load_preset(str(file))
+    if (base := fields.get("extends")) is None:
+        assert place is not None
+        return
     assert preset != load_preset(base).model_copy(update={"name": preset.name, "description": preset.description})
 
 

@@ -71,10 +71,11 @@ def _score(measured: Mapping[str, Any]) -> str:
 
 
 def _next(stages: list[StageSurvey]) -> list[str]:
-    """Three commands to go on with, the last trained model in them."""
+    """Commands to go on with, the last trained model in them, or the checkpoint where nothing is trained."""
     trained = [found.artifact for found in stages if found.record.trains]
     if not trained:
-        return []
+        started = [found.artifact for found in stages if found.stage == "checkpoint"]
+        return [f'athanor generate {model.name} "Once upon a time"' for model in started]
     model = trained[-1]
     if trained[-1].stage == "sft":
         first = f'athanor generate {model.name} "How are you?" --chat'

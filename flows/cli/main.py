@@ -145,7 +145,7 @@ def presets(
         return
     listing = table("preset", "family", "tokens", prose="what it is")
     for preset in map(load_preset, preset_names()):
-        tokens = preset.pretrain.steps * preset.pretrain.batch_tokens
+        tokens = preset.pretrain.steps * preset.pretrain.batch_tokens if preset.pretrain is not None else 0
         listing.add_row(preset.name, preset.model.family, f"{tokens:,}", escape(preset.description))
     print_table(listing)
 

@@ -20,7 +20,7 @@ from athanor.core.near import did_you_mean
 from athanor.flows.cli.options import PresetName
 
 if TYPE_CHECKING:
-    from athanor.core.store import Artifact, Store
+    pass
 
 app = typer.Typer()
 
@@ -44,11 +44,11 @@ ModelPlace = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A preset, for its last model (pretrain/PRESET: its base); an artifact, of whose name or key a prefix "
-        "will do; or a folder",
+        help="A preset that has run, for its last model (pretrain/PRESET: its base); an artifact, of whose name or key "
+        "a prefix will do; or a folder",
     ),
 ]
-LayoutOption = Annotated[str, typer.Option("--layout", help="The family whose published system it is of")]
+LayoutOption = Annotated[str, typer.Option("--layout", help="The published system that is to read it")]
 
 
 @app.command()
@@ -108,8 +108,12 @@ def twin(
     from athanor.models.twin import vanilla_twin
 
     whole = load_preset(preset)
+    if whole.pretrain is None or whole.model.checkpoint is not None:
+        raise UserError(
+            f"{preset} starts from a checkpoint, and a twin from random weights: name the preset that made it"
+        )
     vocab_size = whole.model.vocab_size or whole.tokenizer.vocab_size
-    recipe = whole.model.model_copy(update={"vocab_size": vocab_size})
+    recipe = whole.model.recipe.model_copy(update={"vocab_size": vocab_size})
     found = vanilla_twin(recipe, match.value, whole.pretrain.seq_len_tokens)
     shape = ("d_model", "n_layers", "n_heads", "n_kv_heads", "head_dim", "d_ff")
     changed = [name for name in shape if getattr(found, name) != getattr(whole.model, name) or name == "d_ff"]
@@ -126,12 +130,18 @@ def twin(
 @app.command()
 def import_checkpoint(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A .pt or .safetensors file, or a folder of them")],
-    layout: LayoutOption,
-    tokenizer: Annotated[Path, typer.Option(help="The tokenizer.json it was trained with, or a folder that holds one")],
     out: Annotated[Path, typer.Option(help="Folder to write; must not exist")],
-    eos: Annotated[str, typer.Option(help="The tokenizer's end-of-document token")] = "<|endoftext|>",
+    layout: Annotated[str | None, typer.Option(help="Of which published system it is; default: what it says")] = None,
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="The tokenizer.json it was trained with, or its folder; default: beside it")
+    ] = None,
+    eos: Annotated[str | None, typer.Option(help="The tokenizer's end-of-document token; default: its own")] = None,
 ) -> None:
-    """Turn a published checkpoint into one of ours, which `generate`, `evaluate` and fine-tuning read.
+    """Turn a published checkpoint into one of ours, which `generate` reads.
+
+    A preset needs no import: its model.checkpoint takes what is published as it is.
+
+    llama, qwen3, gpt2, gemma2: Hugging Face's folder of one, with plain rotations.
 
     polychromatic: a .pt with the tensors under `model_state_dict` or `model`. It is imported with the published gate,
     which averages over the whole row; set model.polychromatic.pool to causal in OUT/config.json to decode it cached.
@@ -144,12 +154,18 @@ def import_checkpoint(
     from athanor.data.data_recipe import TokenizerRecipe
     from athanor.data.tokenizer import build_tokenizer
     from athanor.models.checkpoints.foreign import import_portable, layout_named
+    from athanor.models.checkpoints.found import tokenizer_of
 
     _one_line_warnings()
-    layout_named(layout)
+    if layout is not None:
+        layout_named(layout)
+    own, own_eos = tokenizer_of(tokenizer or file)
+    if tokenizer is None and own is None:
+        raise UserError(f"{file} has no tokenizer.json beside it: give the one it was trained with as --tokenizer")
+    recipe = TokenizerRecipe.model_validate({"path": str(tokenizer or own), "eos": eos or own_eos})
     with TemporaryDirectory(prefix="athanor-tokenizer-") as scratch:
         made = Path(scratch)
-        build_tokenizer(TokenizerRecipe(path=str(tokenizer), eos=eos), iter(()), made)
+        build_tokenizer(recipe, iter(()), made)
         imported = import_portable(file, layout, made, out)
     total = sum(parameter.numel() for parameter in imported.model.parameters())
     steps = "" if imported.steps is None else f", step {imported.steps:,}"
@@ -204,7 +220,7 @@ def generate(
 ) -> None:
     """Continue a text, shown as it is made. Ends at the model's end-of-text, at --stop, or after --max-new-tokens.
 
-    athanor generate sft/quickstart "Ada has 3 eggs and buys 4. How many has she?" --chat
+    athanor generate quickstart "Ada has 3 eggs and buys 4. How many has she?" --chat
     """
     import torch
 
@@ -219,7 +235,7 @@ def generate(
     sampling = Sampling(temperature, top_k, top_p, min_p)
     where = choose_device(device.value)
     folder = _model_folder(model)
-    _say_other_use(folder, chat)
+    _say_where_the_other_was_meant(folder, model, chat)
     tokenizer, network = load_tokenizer(folder), load_portable(folder, where)
     if chat:
         ids, (ends, end_ids) = encode_prompt([{"role": "user", "content": prompt}], tokenizer), answer_ends(tokenizer)
@@ -245,57 +261,31 @@ def generate(
 
 
 def _model_folder(text: str) -> Path:
-    """The portable checkpoint that `text` means: a folder, an artifact of the store, or the last model of a preset that
-    is in the store. UserError if it is none of them."""
-    from athanor.core.store import Store
-    from athanor.models.checkpoints.files import WEIGHTS
+    """The portable checkpoint that `text` means (tasks/model_place.py). UserError if there is none."""
+    from athanor.models.checkpoints.files import TOKENIZER_META, WEIGHTS, weight_files
+    from athanor.tasks.model_place import find_model
 
-    folder = Path(text)
-    if not folder.is_dir():
-        store = Store()
-        artifact = _model_of_preset(text, store) or store.find(text)
-        if (problem := store.problem(artifact)) is not None:
-            raise UserError(f"artifact {artifact.name} is torn: {problem}; `athanor run` rebuilds it")
-        folder = artifact.path
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder} holds no {WEIGHTS}: give a pretrain or sft artifact, or an imported checkpoint")
-    return folder
+    place = find_model(text)
+    if weight_files(place.path) and not all((place.path / name).is_file() for name in (WEIGHTS, TOKENIZER_META)):
+        raise UserError(f"{place.path} is a published checkpoint: `athanor import-checkpoint {text} --out NEW` first")
+    if place.note:
+        _say(place.note)
+    return place.path
 
 
-def _model_of_preset(text: str, store: Store) -> Artifact | None:
-    """The model that `PRESET`, `STAGE/PRESET` or the file of one means; None if that is no preset's name. UserError
-    where there is none yet."""
-    from athanor.flows.plan.survey import Survey
-    from athanor.flows.presets.preset import load_preset, preset_names
-    from athanor.tasks.stage import stages_of
+def _say_where_the_other_was_meant(folder: Path, name: str, chat: bool) -> None:
+    """One line where a base model is talked to, or a fine-tuned one is not."""
+    from athanor.tasks.model_place import trained_for
 
-    stages = [stage.name for stage in stages_of() if stage.trains]
-    stage, _, name = text.partition("/")
-    stage, name = (stage, name) if stage in stages else ("", text)
-    if name not in preset_names() and not (name.endswith(".yaml") and Path(name).is_file()):
-        return None
-    models = [model for model in Survey(load_preset(name)).models().values() if stage in ("", model.stage)]
-    whole = [model for model in models if store.problem(model) is None]
-    if not whole:
-        raise UserError(
-            f"{text}: preset {name} has no such model in {store.root}: `athanor run {name}` makes it, and "
-            "`athanor artifacts` names those of other settings"
-        )
-    return whole[-1]
-
-
-def _say_other_use(folder: Path, chat: bool) -> None:
-    """Say where a base model is spoken to, or a fine-tuned one is to go on from a text; what it was trained for its
-    run.json says, which an imported checkpoint has none of."""
-    from athanor.core.run_files import SPEC
-
-    if not (folder / SPEC).is_file():
-        return
-    objective = json.loads((folder / SPEC).read_text(encoding="utf-8"))["objective"]
+    objective = trained_for(folder)
     if chat and objective == "pretrain":
-        print("athanor: this is a base model, which has seen no conversations: leave out --chat", file=sys.stderr)
-    elif not chat and objective == "sft":
-        print("athanor: this model was fine-tuned on conversations: with --chat the text is a user's", file=sys.stderr)
+        _say(f"{name} is a base model: it was never shown a conversation and goes on as text does; leave --chat out")
+    if not chat and objective == "sft":
+        _say(f"{name} was fine-tuned on conversations: --chat puts the text to it as a user's message")
+
+
+def _say(message: str) -> None:
+    print(f"athanor: {message}", file=sys.stderr)
 
 
 def _counts(recipe, context_tokens: int | None) -> dict:

@@ -116,7 +116,7 @@ def _model(plan: Plan) -> Iterator[str]:
     if estimator.model is None or estimator.parameters is None:
         yield f"model    parameters unknown until {escape(estimator.survey.one('tokenizer').name)} is built"
         return
-    flops = estimator.flops(plan.preset.pretrain)
+    flops = estimator.flops(plan.preset.row_tokens)
     assert flops is not None
     active, total = estimator.parameters["active"], estimator.parameters["total"]
     active_part = f" ({active:,} active)" if active != total else ""

@@ -41,7 +41,7 @@ def shapes(family: str) -> Iterator[ModelRecipe]:
 
 def with_steps(recipe: ModelRecipe, steps: int) -> ModelRecipe:
     """The recipe with what its section counts in steps for a run of so many."""
-    share = steps / quickstart_of(recipe.family).pretrain.steps
+    share = steps / quickstart_of(recipe.family).trainings["pretrain"].steps
     section = _section(recipe)
     counted = {name: max(1, round(value * share)) for name, value in section.items() if name.endswith("_steps")}
     return _with(recipe, {}, counted)

@@ -30,7 +30,7 @@ from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.cost import TrainingCost
 from athanor.tasks.parts import LIFECYCLE
 from athanor.tasks.preset_recipe import Preset
-from athanor.tasks.stage import STAGES
+from athanor.tasks.stage import STAGES, base_model
 from athanor.tasks.trainer.records.ledger import Ledger, ledger_total
 
 RESERVE_MARGIN = 1.25  # other stages are kept so much more than they are estimated at
@@ -68,7 +68,7 @@ class Budget:
         self._estimator = estimator
         self._runtime: Runtime = estimator.preset.runtime
         self._machine: Machine = estimator.machine
-        base = estimator.survey.one("pretrain")
+        base = base_model(estimator.survey)
         self.folder: Path = home() / "budgets" / f"{estimator.preset.name}-{base.key[:12]}"
         if self._runtime.budget_usd is not None and not self._machine.usd_per_hour:
             raise UserError(

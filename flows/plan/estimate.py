@@ -66,7 +66,7 @@ class Estimator:
     def model(self) -> ModelRecipe | None:
         """The model with its vocabulary; None until the tokenizer that decides it is built. UserError if it is too
         small for the tokenizer."""
-        recipe, tokenizer = self.preset.model, self.survey.one("tokenizer")
+        recipe, tokenizer = self.preset.model.recipe, self.survey.one("tokenizer")
         if self._whole(tokenizer):
             return resolve_model(recipe, tokenizer.facts["vocab_size"])
         asked = self.preset.tokenizer
@@ -81,10 +81,11 @@ class Estimator:
         return parameter_counts(self.model) if self.model is not None else None
 
     def memory(self) -> tuple[int, StepMemory] | None:
-        """Micro-batch rows and peak bytes of a pretraining step on one rank; None while it cannot be counted."""
-        if self.model is None:
+        """Micro-batch rows and peak bytes of a step of the first training on one rank; None while it cannot be counted,
+        or without any."""
+        train, machine = next(iter(self.preset.trainings.values()), None), self.machine
+        if self.model is None or train is None:
             return None
-        train, machine = self.preset.pretrain, self.machine
         asked = (self.model, train, self.preset.runtime, machine.device_type)
         rows = micro_batch_rows(
             *asked, machine.memory_bytes, max(1, train.batch_rows // self.preset.runtime.world_size)
@@ -95,9 +96,9 @@ class Estimator:
         assert self.model is not None
         return optimizer_bytes_per_parameter(train, build_on_meta(self.model))
 
-    def flops(self, train: TrainRecipe) -> Flops | None:
-        """Of one token; None while the vocabulary is unknown."""
-        return flops_per_token(self.model, train.seq_len_tokens) if self.model is not None else None
+    def flops(self, row_tokens: int) -> Flops | None:
+        """Of one token in rows of that length; None while the vocabulary is unknown."""
+        return flops_per_token(self.model, row_tokens) if self.model is not None else None
 
     def estimate(self, stage: StageSurvey) -> Estimate:
         """What building `stage` from its present state costs; nothing if it is cached."""
@@ -136,7 +137,7 @@ class Estimator:
     def _training(self, stage: StageSurvey, cost: TrainingCost) -> TrainingEstimate:
         train = cost.train
         left = train.steps - stage.step
-        flops = self.flops(train)
+        flops = self.flops(train.seq_len_tokens)
         if flops is None or self.model is None or self.parameters is None:
             return TrainingEstimate(
                 None,
@@ -146,7 +147,7 @@ class Estimator:
                 tokens=train.steps * train.batch_tokens,
             )
         whole, rest = self._training_flops(train, 0), self._training_flops(train, stage.step)
-        rate = self.rate(stage.stage, train)
+        rate = self.rate(stage.stage, train.seq_len_tokens)
         evaluations = (left // train.eval_every_steps + 2) * cost.held_out_sources
         held_out = evaluations * train.eval_tokens * flops.forward * self.machine.devices  # each measures it whole
         return TrainingEstimate(
@@ -179,10 +180,10 @@ class Estimator:
         kept = len(retention.of(list(range(1, train.steps + 1)))) + 1
         return self.parameters["total"] * (kept * (WEIGHT_BYTES + self._optimizer_bytes(train)) + WEIGHT_BYTES)
 
-    def rate(self, stage: str, train: TrainRecipe) -> Rate | None:
+    def rate(self, stage: str, row_tokens: int) -> Rate | None:
         """Training speed of the preset's model; worked out once per stage."""
-        if stage not in self._rates and self.model is not None and (flops := self.flops(train)) is not None:
-            asked = (self._store, stage, self.model, flops, train.seq_len_tokens, self.machine, self.preset.runtime)
+        if stage not in self._rates and self.model is not None and (flops := self.flops(row_tokens)) is not None:
+            asked = (self._store, stage, self.model, flops, row_tokens, self.machine, self.preset.runtime)
             self._rates[stage] = training_rate(*asked, self.timing)
         return self._rates.get(stage)
 
@@ -210,8 +211,8 @@ class Estimator:
             return Estimate(None, cost.unknown)
         if not cost.forward_tokens:
             return Estimate(cost.wall_s, "assumed", cost.disk_bytes)
-        train = self.preset.pretrain
-        flops, rate = self.flops(train), self.rate("pretrain", train)
+        row_tokens = self.preset.row_tokens
+        flops, rate = self.flops(row_tokens), self.rate("pretrain", row_tokens)
         if flops is None or rate is None:
             return Estimate(None, "unknown, as the model's speed is", cost.disk_bytes)
         forward_s = cost.forward_tokens * flops.forward / (rate.flops_per_s / self.machine.devices)  # one computes

@@ -142,7 +142,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     machine, estimator = plan.machine, plan.estimator
     model = None
     if estimator is not None and estimator.model is not None:
-        flops = estimator.flops(plan.preset.pretrain)
+        flops = estimator.flops(plan.preset.row_tokens)
         assert flops is not None
         model = {
             "family": estimator.model.family,
@@ -190,7 +190,7 @@ def _vocabulary_findings(preset: Preset, estimator: Estimator) -> list[Finding]:
     if asked.path is not None or asked.hub is not None or estimator.survey.surveyed(stage).state == "cached":
         return []
     try:
-        resolve_model(preset.model, asked.vocab_size)
+        resolve_model(preset.model.recipe, asked.vocab_size)
     except UserError as error:
         return [Finding("error", "model", f"{error}, or set tokenizer.vocab_size lower")]
     return []

@@ -53,8 +53,8 @@ def rank_findings(preset: Preset) -> list[Finding]:
     """Errors of the runs that the ranks of the runtime cannot train."""
     from athanor.tasks.trainer.engines.build import check_ranks
 
-    runs = {"pretrain": preset.pretrain} | ({"sft.train": preset.sft.train} if preset.sft is not None else {})
-    return [f for name, run in runs.items() for f in _caught(name, lambda run=run: check_ranks(preset.runtime, run))]
+    runs = preset.trainings.items()
+    return [f for name, run in runs for f in _caught(name, lambda run=run: check_ranks(preset.runtime, run))]
 
 
 def learn_commits(preset: Preset) -> Answers:

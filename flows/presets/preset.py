@@ -3,7 +3,7 @@
 A preset may say `extends: OTHER` (a name, or a file beside it) and then only what differs. Null removes what the base
 says, or a section that may be missing (`interpret: null`), and naming an origin of a source or tokenizer (`builtin`,
 `path`, `hub`) replaces the base's origin. Where all the `data.sources` of its file are new ones, they take the place of
-the base's and its mixture.
+the base's and its mixture. Naming a checkpoint replaces the base's model, and its tokenizer by the checkpoint's own.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
 from athanor.data.data_recipe import ORIGINS
 from athanor.flows.presets.wording import problems, yaml_problem
+from athanor.tasks.checkpoint import checkpoint_named
 from athanor.tasks.preset_recipe import Preset
 
 FOLDER = Path(__file__).parent
@@ -111,6 +112,7 @@ def _read(name_or_path: str, above: tuple[str, ...]) -> dict[str, Any]:
 
 def _extended(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """A whole preset's fields with those that differ; a section that is null stays so, whatever its default."""
+    base = _without_model(base, over)
     return _merge(base, over) | {name: None for name in SECTIONS if name in over and over[name] is None}
 
 
@@ -120,6 +122,15 @@ def _without_sources(base: dict[str, Any], over: dict[str, Any]) -> dict[str, An
     if not any(ours.values()) or ours.keys() & theirs.keys():
         return base
     return {**base, "data": {name: v for name, v in base["data"].items() if name not in ("sources", "mixture")}}
+
+
+def _without_model(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """The base without what a checkpoint that `over` names brings."""
+    model = over.get("model")
+    if not isinstance(model, dict) or model.get("checkpoint") is None:
+        return base
+    replaced = ["model"] if checkpoint_named(str(model["checkpoint"])).tokenizer is None else ["model", "tokenizer"]
+    return {name: value for name, value in base.items() if name not in replaced}
 
 
 def _sources(fields: dict[str, Any]) -> dict[str, Any]:

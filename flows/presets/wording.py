@@ -53,9 +53,9 @@ def _unknown(problem: ErrorDetails, model: type[BaseModel]) -> str:
 
 def _missing(missing: list[ErrorDetails]) -> str:
     keys = ", ".join(map(_key, missing))
-    if len(missing) == 1:
-        return f"{keys} is missing; give it a value"
-    return f"{keys} are missing; give them values, or say `extends: quickstart` and then only what differs"
+    said = f"{keys} is missing; give it a value" if len(missing) == 1 else f"{keys} are missing; give them values"
+    sections = any(len(problem["loc"]) == 1 for problem in missing)
+    return said + (", or say `extends: quickstart` and then only what differs" if sections else "")
 
 
 def _wrong(problem: ErrorDetails, model: type[BaseModel]) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,7 +24,7 @@ from athanor.core.near import did_you_mean
 from athanor.core.run_files import METRICS
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_on_meta
-from athanor.models.checkpoints.files import reason
+from athanor.models.checkpoints.files import CONFIG, ORIGIN, reason
 from athanor.models.checkpoints.layout import Layout
 from athanor.models.checkpoints.portable import save_portable
 from athanor.models.checkpoints.stored import Stored, read_stored
@@ -32,27 +32,25 @@ from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
-LAYOUTS: dict[str, Layout] = {family.name: family.layout() for family in FAMILIES.records() if family.layout}
-ORIGIN = "imported.json"  # in an imported portable checkpoint: layout, file, step
+LAYOUTS: dict[str, Layout] = {name: one for family in FAMILIES.records() for name, one in family.layouts().items()}
 TABLE_TOLERANCE = 0.01  # bf16 keeps fewer than three digits of a cosine
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A foreign checkpoint as a model of ours, in eval mode, and the steps it says it was trained for."""
+    """A checkpoint as a model of ours, in eval mode, and the steps it says it was trained for."""
 
     model: LanguageModel
     steps: int | None
 
 
-def import_checkpoint(path: Path, layout_name: str) -> Imported:
+def import_checkpoint(path: Path, layout_name: str | None = None) -> Imported:
     """Read a published checkpoint: a .pt or .safetensors file, or a folder with model.safetensors or its index.
 
-    A config.json beside the weights is heeded. UserError, one line, for anything that is not such a checkpoint, whole.
+    A config.json beside the weights is heeded. Without a layout's name the checkpoint tells its own. UserError, one
+    line, for anything that is not such a checkpoint, whole.
     """
-    layout = layout_named(layout_name)
-    stored = read_stored(path)
-    recipe = _recipe(path, layout_name, stored)
+    layout, stored, recipe = _read(path, layout_name)
     model = build_on_meta(recipe)
     expected = model.state_dict()
     state = _ours(path, layout, model, stored.tensors, expected)
@@ -66,6 +64,12 @@ def import_checkpoint(path: Path, layout_name: str) -> Imported:
     return Imported(model.eval(), steps if isinstance(steps, int) else None)
 
 
+def foreign_recipe(path: Path) -> ModelRecipe:
+    """The recipe of the model that a published checkpoint holds, whose weights stay unread. UserError as
+    `import_checkpoint`."""
+    return _read(path, None)[2]
+
+
 def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps: int) -> str:
     """Write the model as the published code reads it; returns why its numbers will differ there.
 
@@ -73,6 +77,8 @@ def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps:
     model.safetensors and config.json. UserError if `path` exists, or the layout cannot hold the model.
     """
     layout = layout_named(layout_name)
+    if layout.write is None:
+        raise UserError(f"the {layout_name} layout is read, not written; {', '.join(written_layouts())} are written")
     if model.recipe.family != layout.family:
         raise UserError(f"this is a {model.recipe.family} model: the {layout_name} layout holds {layout.family} alone")
     if path.exists():
@@ -92,7 +98,7 @@ def export_checkpoint(model: LanguageModel, path: Path, layout_name: str, steps:
     return layout.caveat(model.recipe)
 
 
-def import_portable(path: Path, layout_name: str, tokenizer_dir: Path, out: Path) -> Imported:
+def import_portable(path: Path, layout_name: str | None, tokenizer_dir: Path, out: Path) -> Imported:
     """Read a published checkpoint and write it, with a tokenizer artifact, as the portable checkpoint `out`.
 
     `out` appears whole or not at all. UserError as `import_checkpoint`, if `out` exists, or if the tokenizer has ids
@@ -108,7 +114,7 @@ def import_portable(path: Path, layout_name: str, tokenizer_dir: Path, out: Path
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         partial = Path(scratch) / out.name
         save_portable(partial, imported.model, tokenizer_dir)
-        write_json(partial / ORIGIN, {"layout": layout_name, "file": path.name, "step": imported.steps})
+        write_json(partial / ORIGIN, {"file": path.name, "step": imported.steps})
         partial.rename(out)
     return imported
 
@@ -122,6 +128,11 @@ def steps_trained(folder: Path) -> int | None:
     return max((row["step"] for row in rows if row["kind"] == "step"), default=None)
 
 
+def written_layouts() -> list[str]:
+    """Names of the layouts that `export_checkpoint` writes."""
+    return [name for name, layout in LAYOUTS.items() if layout.write is not None]
+
+
 def layout_named(name: str) -> Layout:
     """The layout of a published system. UserError naming those there are."""
     if name not in LAYOUTS:
@@ -129,13 +140,37 @@ def layout_named(name: str) -> Layout:
     return LAYOUTS[name]
 
 
+def _read(path: Path, layout_name: str | None) -> tuple[Layout, Stored, ModelRecipe]:
+    """The checkpoint with its tensors by the names that its layout knows them by."""
+    if layout_name is not None:
+        layout_named(layout_name)
+    stored = read_stored(path)
+    name = layout_name or _layout_of(path, stored)
+    layout = LAYOUTS[name]
+    stored = replace(stored, tensors=layout.bare(stored.tensors))
+    return layout, stored, _recipe(path, name, stored)
+
+
+def _layout_of(path: Path, stored: Stored) -> str:
+    """The one layout that knows the checkpoint. UserError if none does."""
+    found = [name for name, layout in LAYOUTS.items() if layout.known(stored.tensors, stored.config)]
+    if len(found) == 1:
+        return found[0]
+    said = stored.config.get("model_type")
+    what = f"{CONFIG} says model_type={said!r}" if said else f"it has {_some(stored)}"
+    raise UserError(f"{path} is in no layout known here: {what}; layouts are {', '.join(LAYOUTS)}")
+
+
+def _some(stored: Stored) -> str:
+    return ", ".join(sorted(stored.tensors)[:2]) or "nothing"
+
+
 def _recipe(path: Path, layout_name: str, stored: Stored) -> ModelRecipe:
     try:
         return ModelRecipe.model_validate(LAYOUTS[layout_name].fields(stored.tensors, stored.config))
     except KeyError as error:
-        some = ", ".join(sorted(stored.tensors)[:2]) or "nothing"
         raise UserError(
-            f"{path} is not in the {layout_name} layout: it lacks {error.args[0]} and has {some}; "
+            f"{path} is not in the {layout_name} layout: it lacks {error.args[0]} and has {_some(stored)}; "
             f"layouts are {', '.join(LAYOUTS)}"
         ) from None
     except ValidationError as error:
@@ -158,10 +193,11 @@ def _ours(
     state: dict[str, Tensor] = {}
     for name, parts in sources.items():
         wanted = [expected[part] for part in parts]
-        shape, given = layout.shape(name, wanted, model.recipe), theirs[name].shape
+        tensor = layout.turn(name, theirs[name])
+        shape, given = layout.shape(name, wanted, model.recipe), tensor.shape
         if given != shape:
             raise UserError(f"{path}: {name} has shape {list(given)}, the other tensors ask for {list(shape)}")
-        pieces = theirs[name].reshape(-1, *wanted[0].shape[1:]).split([len(part) for part in wanted])
+        pieces = tensor.reshape(-1, *wanted[0].shape[1:]).split([len(part) for part in wanted])
         # Pieces of one tensor share its memory, which safetensors refuses to write.
         state |= {part: piece.clone() if len(parts) > 1 else piece for part, piece in zip(parts, pieces, strict=True)}
     return state

@@ -10,24 +10,21 @@ In that form a checkpoint is read by generation, evaluation, fine-tuning and exp
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from athanor.core.errors import UserError
 from athanor.models.build import build_on_meta
-from athanor.models.checkpoints.files import CONFIG, WEIGHTS, reason
+from athanor.models.checkpoints.files import CONFIG, TOKENIZER_META, WEIGHTS, read_json, read_recipe, reason
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
 
-TOKENIZER_META = "tokenizer_meta.json"
 _TOKENIZER_FILES = {
     "tokenizer.json": "tokenizer.json",
     "meta.json": TOKENIZER_META,
@@ -52,7 +49,7 @@ def write_portable(folder: Path, recipe: ModelRecipe, weights: Mapping[str, Tens
 
 def load_portable(folder: Path, device: str | torch.device = "cpu") -> LanguageModel:
     """The model in eval mode. UserError, one line, for a missing, truncated or mismatched file."""
-    recipe = _read_recipe(folder / CONFIG)
+    recipe = read_recipe(folder / CONFIG)
     _check_tokenizer(folder / TOKENIZER_META, recipe)
     model = build_on_meta(recipe)
     weights = folder / WEIGHTS
@@ -63,26 +60,8 @@ def load_portable(folder: Path, device: str | torch.device = "cpu") -> LanguageM
     return model.eval()
 
 
-def _read_json(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: this is not a portable checkpoint, or not all of one") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}): write the checkpoint again") from None
-
-
-def _read_recipe(path: Path) -> ModelRecipe:
-    try:
-        return ModelRecipe.model_validate(_read_json(path))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "model"
-        raise UserError(f"{path}: {where}: {reason(first['msg'])}; write the checkpoint again") from None
-
-
 def _check_tokenizer(path: Path, recipe: ModelRecipe) -> None:
-    meta = _read_json(path)
+    meta = read_json(path)
     size = meta.get("vocab_size") if isinstance(meta, dict) else None
     if not isinstance(size, int) or recipe.vocab_size is None or size > recipe.vocab_size:
         raise UserError(

@@ -6,7 +6,6 @@ are mapped, not read.
 
 from __future__ import annotations
 
-import json
 import pickle
 import warnings
 import zipfile
@@ -21,9 +20,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from athanor.core.errors import UserError
-from athanor.models.checkpoints.files import CONFIG, WEIGHTS, reason
+from athanor.models.checkpoints.files import CONFIG, read_object, reason, weight_files
 
-INDEX = f"{WEIGHTS}.index.json"
 TENSOR_KEYS = ("model_state_dict", "model")  # what holds the tensors where they have neighbours
 WRAPPERS = ("_orig_mod.", "_original_module.", "module.")  # prefixes that compilers and launchers leave behind
 
@@ -40,13 +38,11 @@ class Stored:
 def read_stored(path: Path) -> Stored:
     """Open a .safetensors file, a file of torch.save, or a folder of safetensors. UserError if it is none of them."""
     folder = path if path.is_dir() else path.parent
-    config = _read_object(folder / CONFIG) if (folder / CONFIG).exists() else {}
-    if path.is_dir():
-        return Stored(_unwrapped(path, _read_folder(path)), {}, config)
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: give a .pt or .safetensors file, or a folder that holds {WEIGHTS}")
-    if path.suffix == ".safetensors":
-        return Stored(_unwrapped(path, _read_safetensors(path)), {}, config)
+    config = read_object(folder / CONFIG) if (folder / CONFIG).exists() else {}
+    files = weight_files(path)
+    if path.is_dir() or path.suffix == ".safetensors":
+        tensors = {name: tensor for file in files for name, tensor in _read_safetensors(file).items()}
+        return Stored(_unwrapped(path, tensors), {}, config)
     found = _read_torch(path)
     key = next((key for key in TENSOR_KEYS if key in found), None)
     tensors = found if key is None else found[key]
@@ -74,30 +70,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read ({reason(error)}): it is damaged or cut short; copy it again") from None
-
-
-def _read_folder(folder: Path) -> dict[str, Tensor]:
-    if (folder / WEIGHTS).is_file():
-        return _read_safetensors(folder / WEIGHTS)
-    if not (folder / INDEX).is_file():
-        raise UserError(f"{folder} holds neither {WEIGHTS} nor {INDEX}: give the folder or the file of the weights")
-    shards = _read_object(folder / INDEX).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(n, str) and Path(n).name == n for n in shards.values()):
-        raise UserError(f"{folder / INDEX} must name, under weight_map, files of its own folder")
-    tensors: dict[str, Tensor] = {}
-    for shard in sorted(set(shards.values())):
-        tensors |= _read_safetensors(folder / shard)
-    return tensors
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({reason(error)}): copy it again") from None
-    if not isinstance(found, dict):
-        raise UserError(f"{path} must hold an object; it holds {type(found).__name__}")
-    return found
 
 
 def _unwrapped(path: Path, tensors: Any) -> dict[str, Tensor]:

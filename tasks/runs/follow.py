@@ -106,7 +106,10 @@ def complaint(error: Exception) -> str:
 
 
 def record_benchmark(evaluation: str, model: Artifact, result: dict[str, Any], say: Callable[[str], None]) -> None:
-    """Write the scores of a `result.json`; `evaluation` is the key of the artifact it belongs to."""
+    """Write the scores of a `result.json`; `evaluation` is the key of the artifact it belongs to. Those of a model that
+    no run here made belong to none."""
+    if not (model.path / SPEC).is_file():
+        return
     try:
         bring_up(RunFolder(model.path))
         with writing(PATIENCE_S) as db:

@@ -147,7 +147,7 @@ class TrainingRun:
             self._say(epochs_text(self._loader.epochs()))
             self._say(str(self._held_out))
         if world.first:
-            scheduled = model if spec.objective == "pretrain" else None
+            scheduled = model if spec.init_dir is None else None
             write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))
 
     def finish(self) -> None:
@@ -254,8 +254,8 @@ class TrainingRun:
         return self._engine.tensors() | self._observers.tensors()
 
     def _schedule(self, step: int) -> dict[str, float]:
-        """The model's scheduled values after `step` steps; fine-tuning keeps those pretraining ended with."""
-        return self._model.schedule(self._course.progress(step) if self._spec.objective == "pretrain" else 1.0)
+        """The model's scheduled values after `step` steps; what starts from a checkpoint keeps those it ended with."""
+        return self._model.schedule(self._course.progress(step) if self._spec.init_dir is None else 1.0)
 
     def _between_steps(self) -> None:
         step, runtime = self._position.step, self._spec.runtime

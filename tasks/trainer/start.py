@@ -38,11 +38,12 @@ def seed_everything(seed: int) -> None:
 
 
 def starting_model(spec: RunSpec, device: torch.device) -> LanguageModel:
-    """The model before the first step, in training mode: new weights by the seed, or those to fine-tune.
+    """The model before the first step, in training mode: new weights by the seed, or those of a checkpoint, in fp32.
 
-    Raises UserError when there is none to fine-tune, or another one.
+    A checkpoint's schedules stand where its pretraining ended. Raises UserError when there is none to fine-tune, or
+    another one.
     """
-    if spec.objective == "pretrain":
+    if spec.objective == "pretrain" and spec.init_dir is None:
         with torch.device(device):
             model = build_model(spec.model)
         model.init_weights(spec.train.seed)
@@ -53,7 +54,7 @@ def starting_model(spec: RunSpec, device: torch.device) -> LanguageModel:
     if model.recipe != spec.model:
         raise UserError(f"{SPEC}: model is not the model of init_dir={spec.init_dir}; copy its config.json")
     model.apply_schedule(model.schedule(1.0))
-    return model.train()
+    return model.float().train()
 
 
 def token_bytes(spec: RunSpec) -> torch.Tensor:

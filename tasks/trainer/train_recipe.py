@@ -203,6 +203,6 @@ class RunSpec(Recipe):
     tokenizer_dir: str = Field(description="Folder of the tokenizer artifact")
     shard_dirs: dict[str, str] = Field(description="Source name -> token-shard artifact (sft: the one chat artifact)")
     mixture: MixtureRecipe | None = Field(default=None, description="Shares of the sources; of pretraining alone")
-    init_dir: str | None = Field(default=None, description="Portable checkpoint to start from (sft)")
+    init_dir: str | None = Field(default=None, description="Portable checkpoint to start from; none is random weights")
     project: str = Field(default="athanor", description="wandb project")
     run_name: str = Field(description="Name shown in logs and wandb")

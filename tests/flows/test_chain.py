@@ -53,7 +53,7 @@ def build(recipe, run, *, tokenizer):
 
 STAGE = Stage("toy", part="data", wanted=wanted, cost=cost, build=build)
 """
-OURS = ("acquire", "tokenizer", "tokenize", "pretrain", "chat", "sft", "evaluate", "interpret", "report")
+OURS = ("acquire", "checkpoint", "tokenizer", "tokenize", "pretrain", "chat", "sft", "evaluate", "interpret", "report")
 TINY = (
     "data.sources.math.max_documents=100", "data.sources.stem.max_documents=2", "data.sources.code.max_documents=2",
     "tokenizer.vocab_size=300", "tokenizer.train_bytes=2000", "runtime.device=cpu",

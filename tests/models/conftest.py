@@ -21,6 +21,7 @@ GEMMA_2 = {"ffn": "geglu", "branch_norm": True, "qk_norm": False, "scale_embeddi
 GEMMA_2 |= {"window": 3, "attention_cap": 2.0, "logit_cap": 3.0}
 MODES = {  # every family as it comes, and its other modes: fields that differ from SHAPE
     "vanilla": {"family": "vanilla"},
+    "vanilla untied": {"family": "vanilla", "vanilla": {"tied": False}},
     "vanilla gpt2": {"family": "vanilla", "n_kv_heads": 4, "vanilla": GPT_2},
     "vanilla gemma2": {"family": "vanilla", "n_layers": 3, "vanilla": GEMMA_2},
     "polychromatic": {"family": "polychromatic"},

@@ -158,7 +158,7 @@ def test_an_unknown_family_is_told_with_those_there_are():
 def test_a_record_bears_its_folders_name_and_its_recipes_are_of_it(family: Family):
     assert Path(sys.modules[family.section.__module__].__file__).parent.name == family.name
     assert family.model().__module__ == f"athanor.models.families.{family.name}.model"
-    assert family.layout is None or family.layout().family == family.name
+    assert {layout.family for layout in family.layouts().values()} <= {family.name}
     assert ModelRecipe.model_fields[family.name].annotation == family.section | None
     assert family.section.model_validate(family.laptop).sources().keys() <= family.section.model_fields.keys()
     assert issubclass(family.section, Section)

@@ -177,9 +177,13 @@ MUTANTS = [
         ("        Path(record.storage_key).unlink(missing_ok=True)", "        pass", "no record of a failure is left"),
     ),
     *_of(
-        "models/checkpoints/stored.py",
+        "models/checkpoints/files.py",
         "tests/models/checkpoints/test_stored.py tests/models/checkpoints/test_foreign.py",
         ("and Path(n).name == n", "", "an index names files of its own folder alone"),
+    ),
+    *_of(
+        "models/checkpoints/stored.py",
+        "tests/models/checkpoints/test_stored.py tests/models/checkpoints/test_foreign.py",
         ("weights_only=True", "weights_only=False", "nothing foreign is unpickled"),
     ),
     *_of(

@@ -114,7 +114,7 @@ MUTANTS = [
     *_of(
         "checkpoints/layout.py",
         "tests/models/checkpoints/test_foreign.py",
-        ("if (name := theirs.format(layer)) not in found:", "if (name := theirs) == '':", "an incomplete export"),
+        ("(name := theirs.format(layer)) not in found and", "(name := theirs) == '' and", "an incomplete export"),
     ),
     *_of(
         "checkpoints/foreign.py",

@@ -249,7 +249,7 @@ MUTANTS = [
         ("        self._model.apply_schedule(self._schedule(step + 1))", "        pass", "the schedule is applied"),
         ("        self._guard.accept(result.loss, result.grad_norm)\n", "", "good steps make the guard's scale"),
         (
-            'if self._spec.objective == "pretrain" else 1.0)',
+            "if self._spec.init_dir is None else 1.0)",
             "if True else 1.0)",
             "fine-tuning keeps the schedule's end",
         ),
@@ -271,7 +271,7 @@ MUTANTS = [
         "test_run.py",
         ("    model.apply_schedule(model.schedule(1.0))\n", "", "a base is taken to its schedule's end"),
         ("if model.recipe != spec.model:", "if False:", "another model is not fine-tuned"),
-        ("return model.train()\n\n\ndef", "return model.eval()\n\n\ndef", "fine-tuning is training"),
+        ("return model.float().train()", "return model.float().eval()", "fine-tuning is training"),
     ),
     *_of(
         "observers/averaging.py",

@@ -25,10 +25,10 @@ def _sizes() -> dict[str, ModelRecipe]:
     return SIZES
 
 
-def _layout() -> Layout:
+def _layouts() -> dict[str, Layout]:
     from athanor.models.families.huginn.layout import LAYOUT
 
-    return LAYOUT
+    return {"huginn": LAYOUT}
 
 
 MEANINGS = {
@@ -43,7 +43,7 @@ FAMILY = Family(
     HuginnRecipe,
     _model,
     _sizes,
-    _layout,
+    _layouts,
     laptop={"mean_recurrence": 8, "backprop_depth": 4},
     meanings=MEANINGS,
 )

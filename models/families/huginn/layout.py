@@ -124,6 +124,7 @@ LAYOUT = Layout(
     tables=_tables,
     fields=_fields,
     write=_write,
+    model_types=("huginn_raven",),
     beside=("curriculum_step",),  # of training alone: a model read from there has no curriculum
     caveat=lambda _: "draws other initial states, and attends to padding",
     shapes={

@@ -25,10 +25,10 @@ def _sizes() -> dict[str, ModelRecipe]:
     return SIZES
 
 
-def _layout() -> Layout:
+def _layouts() -> dict[str, Layout]:
     from athanor.models.families.polychromatic.layout import LAYOUT
 
-    return LAYOUT
+    return {"polychromatic": LAYOUT}
 
 
 MEANINGS = {
@@ -40,4 +40,4 @@ MEANINGS = {
     "activation_share_min": "The smallest share an activation has in any layer: 0 for long means it is no longer used.",
 }
 
-FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layout, meanings=MEANINGS)
+FAMILY = Family("polychromatic", PolychromaticRecipe, _model, _sizes, _layouts, meanings=MEANINGS)

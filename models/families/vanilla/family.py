@@ -8,6 +8,7 @@ from athanor.models.families.vanilla.recipe import VanillaRecipe
 from athanor.models.family import Family
 
 if TYPE_CHECKING:
+    from athanor.models.checkpoints.layout import Layout
     from athanor.models.model_recipe import ModelRecipe
     from athanor.models.skeleton import LanguageModel
 
@@ -24,4 +25,10 @@ def _sizes() -> dict[str, ModelRecipe]:
     return SIZES
 
 
-FAMILY = Family("vanilla", VanillaRecipe, _model, _sizes)
+def _layouts() -> dict[str, Layout]:
+    from athanor.models.families.vanilla.layouts import LAYOUTS
+
+    return LAYOUTS
+
+
+FAMILY = Family("vanilla", VanillaRecipe, _model, _sizes, _layouts)

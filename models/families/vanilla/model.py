@@ -76,6 +76,11 @@ class Vanilla(LanguageModel):
             nn.ModuleList(VanillaBlock(recipe, section, layer) for layer in range(recipe.n_layers)),
         )
         self.final_norm = _norm(recipe, section)
+        self.head = None if section.tied else nn.Linear(recipe.d_model, self.embedding.num_embeddings, bias=False)
+
+    @property
+    def head_weight(self) -> Tensor:
+        return super().head_weight if self.head is None else self.head.weight
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(ids_BT)

@@ -26,4 +26,5 @@ class VanillaRecipe(Section):
         default=None, ge=1, description="Keys a query sees in every other block from the first on, itself included"
     )
     attention_cap: float | None = Field(default=None, gt=0, description="Bound of attention scores, by tanh")
+    tied: bool = Field(default=True, exclude_if=lambda tied: tied, description="The head is the embedding")
     logit_cap: float | None = Field(default=None, gt=0, description="Bound of logits, by tanh")

@@ -12,14 +12,11 @@ import pytest
 import torch
 import yaml
 
-from athanor.core.errors import UserError
 from athanor.core.keys import artifact_key
 from athanor.core.store import Store
 from athanor.data.chatml import encode_prompt
 from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
-from athanor.flows.cli.model_commands import _model_folder
-from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
 from athanor.models.build import build_model
 from athanor.models.checkpoints.foreign import LAYOUTS, export_checkpoint
@@ -127,6 +124,37 @@ def test_generate_finds_an_artifact_of_the_store_by_its_name_and_names_a_torn_on
     assert "is torn: config.json is missing" in athanor("generate", "pretrain/mine", *options).stderr
 
 
+@pytest.mark.parametrize(
+    ("objective", "options", "said"),
+    [
+        ("pretrain", ["--chat"], "is a base model: it was never shown a conversation and goes on as text does"),
+        ("sft", [], "was fine-tuned on conversations: --chat puts the text to it as a user's message"),
+        ("pretrain", [], ""),
+        ("sft", ["--chat"], ""),
+    ],
+)
+def test_generate_says_where_the_other_kind_of_model_was_meant(objective, options, said, checkpoint, tmp_path, athanor):
+    shutil.copytree(checkpoint, tmp_path / "mine")
+    (tmp_path / "mine/run.json").write_text(json.dumps({"objective": objective}))
+    done = athanor("generate", str(tmp_path / "mine"), "three hens", "--max-new-tokens", "2", *options)
+    assert said in done.stderr
+    assert len(done.stderr.splitlines()) == bool(said)
+
+
+@pytest.mark.filterwarnings("ignore:polychromatic.pool=sequence")
+def test_an_import_needs_no_layout_and_no_tokenizer_where_the_checkpoint_has_them(
+    checkpoint, tokenizer_folder, tmp_path, athanor
+):
+    place = tmp_path / "theirs.pt"
+    athanor("export-checkpoint", str(checkpoint), str(place), "--layout", "polychromatic", "--steps", "30")
+    done = athanor("import-checkpoint", str(place), "--out", str(tmp_path / "back"))
+    assert "has no tokenizer.json beside it: give the one it was trained with as --tokenizer" in done.stderr
+    shutil.copy(tokenizer_folder / "tokenizer.json", tmp_path)
+    done = athanor("import-checkpoint", str(place), "--out", str(tmp_path / "back"))
+    assert "wrote" in done.stdout
+    assert load_tokenizer(tmp_path / "back").fingerprint == load_tokenizer(tokenizer_folder).fingerprint
+
+
 def test_generate_samples_with_its_seed_and_ends_before_a_stop_text(checkpoint, athanor):
     options = ("generate", str(checkpoint), "three hens", "--temperature", "3", "--max-new-tokens", "30")
     one, again, other = (athanor(*options, "--seed", seed).stdout for seed in ("1", "1", "2"))
@@ -177,8 +205,9 @@ def test_a_warning_is_one_line(checkpoint, tmp_path):
     ("arguments", "message"),
     [
         (["models", "gpt5"], "no size 'gpt5': there are nebel-raven-3.5b"),
-        (["generate", "nothing", "a"], "no artifact matches 'nothing'"),
-        (["generate", "{tmp}", "a"], "holds no model.safetensors"),
+        (["generate", "nothing", "a"], "no model matches 'nothing'"),
+        (["generate", "{tmp}", "a"], "holds neither model.safetensors"),
+        (["generate", "{published}", "a"], "published is a published checkpoint: `athanor import-checkpoint"),
         (["generate", "{checkpoint}", "a", "--top-p", "3"], "top_p=3.0: must be above 0 and at most 1"),
         (["generate", "{checkpoint}", "egg " * 99], "leaves no room for an answer"),
         (["export-checkpoint", "{checkpoint}", "{tmp}/x.pt", "--layout", "polychromatic"], "give --steps"),
@@ -189,33 +218,17 @@ def test_a_warning_is_one_line(checkpoint, tmp_path):
     ],
 )
 def test_a_mistake_is_one_line_on_stderr_and_status_2(
-    arguments, message, checkpoint, tokenizer_folder, tmp_path, athanor
+    arguments, message, checkpoint, tokenizer_folder, tmp_path, tmp_path_factory, athanor
 ):
-    places = {"tmp": tmp_path, "checkpoint": checkpoint, "tokenizer": tokenizer_folder}
+    published = tmp_path_factory.mktemp("theirs") / "published"
+    shutil.copytree(checkpoint, published, ignore=shutil.ignore_patterns("tokenizer_meta.json"))
+    places = {"tmp": tmp_path, "published": published, "checkpoint": checkpoint, "tokenizer": tokenizer_folder}
     done = athanor(*(argument.format(**places) for argument in arguments))
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("objective", "options", "warning"),
-    [
-        ("pretrain", ["--chat"], "athanor: this is a base model, which has seen no conversations: leave out --chat\n"),
-        ("sft", [], "athanor: this model was fine-tuned on conversations: with --chat the text is a user's\n"),
-        ("pretrain", [], ""),
-        ("sft", ["--chat"], ""),
-    ],
-)
-def test_generate_says_where_a_model_is_used_for_what_it_was_not_trained_for(
-    checkpoint, tmp_path, athanor, objective, options, warning
-):
-    folder = shutil.copytree(checkpoint, tmp_path / "trained")
-    (folder / "run.json").write_text(json.dumps({"objective": objective}))
-    done = athanor("generate", str(folder), "two eggs", "--max-new-tokens", "2", *options)
-    assert (done.returncode, done.stderr) == (0, warning)
 
 
 def test_generate_shows_every_piece_before_the_next_is_computed(checkpoint, monkeypatch, capsys, athanor):
@@ -229,16 +242,3 @@ def test_generate_shows_every_piece_before_the_next_is_computed(checkpoint, monk
     monkeypatch.setattr("athanor.models.decoding.generate.stream_text", pieces)
     assert athanor("generate", str(checkpoint), "x").stdout == "\n"
     assert shown == ["a", "b", "c"]
-
-
-def test_a_presets_name_finds_its_last_model_and_a_stage_before_it_the_one_of_that_stage(publish):
-    stages = {s.stage: s for s in Survey(load_preset("quickstart")).needed_by("sft")}
-    with pytest.raises(
-        UserError, match=r"preset quickstart has no such model in .*: `athanor run quickstart` makes it"
-    ):
-        _model_folder("quickstart")
-    for stage in ("pretrain", "sft"):
-        publish(stages[stage], files={"model.safetensors": "weights"})
-        assert _model_folder("quickstart") == stages[stage].artifact.path
-    assert _model_folder("pretrain/quickstart") == stages["pretrain"].artifact.path
-    assert _model_folder("sft/quickstart") == _model_folder("sft/polychromatic") == stages["sft"].artifact.path

@@ -66,7 +66,8 @@ def logits_by_definition(model, w=None):
         added = attended(f"{at}.attention", norm(f"{at}.attention_norm", x), sees)
         x = x + branch(f"{at}.attention_branch_norm", added)
         x = x + branch(f"{at}.ffn_branch_norm", ffn(f"{at}.ffn", norm(f"{at}.ffn_norm", x)))
-    return capped(norm("final_norm", x) @ w["embedding.weight"].T, section.logit_cap)
+    head = w["embedding.weight" if section.tied else "head.weight"]
+    return capped(norm("final_norm", x) @ head.T, section.logit_cap)
 
 
 def test_logits_are_the_definitions(lively_model, own_mode):
