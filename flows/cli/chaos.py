@@ -3,7 +3,9 @@
 A preset is trained twice from the same data: once in peace; once while the training process, or the flow with it,
 gets SIGKILL at random moments, half of them inside the saving of a checkpoint. It is started again with the same
 command until the wanted number of kills is reached; a run that ends before that is deleted and trained once more.
-Compared are every byte of the weights and every number of the logs but times and money.
+Compared are every byte of the weights and every number of the logs but times and money. With `--engines` every start
+draws an engine, a number of ranks and of slices of its own; sums are then taken in another order, and what is compared
+are the losses, within LOSS_TOLERANCE.
 """
 
 from __future__ import annotations
@@ -13,10 +15,12 @@ import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -34,16 +38,25 @@ from athanor.tasks.stage import STAGES
 
 PATIENCE_S = 120.0  # without a step of training, before an attempt counts as hanging
 LONGEST_LIFE_S = 6.0  # of an attempt that trains, before it is killed
+LOSS_TOLERANCE = 1e-5  # relative, of fp32 sums in another order
+WAYS = tuple(
+    (f"runtime.engine={engine}", f"runtime.ranks={ranks}", f"runtime.micro_batch_rows={rows}")
+    for engine, ranks in (("single", 1), ("ddp", 2), ("fsdp", 2))
+    for rows in (1, 2, 4)
+)
 
 
 @dataclass
 class Tally:
-    """What happened: kills of the training process and of the flow, those inside a save, comparisons, differences."""
+    """What happened: kills of the training process and of the flow, those inside a save, comparisons, starts by engine
+    and slices, differences."""
 
     trainer_kills: int = 0
     flow_kills: int = 0
     kills_inside_a_save: int = 0
     runs_compared: int = 0
+    ways: Counter[str] = field(default_factory=Counter)
+    largest_loss_difference: float = 0.0
     differences: list[str] = field(default_factory=list)
 
     @property
@@ -56,13 +69,17 @@ def chaos(
     preset: PresetName = "quickstart",
     kills: Annotated[int, typer.Option(min=1, help="SIGKILLs to survive")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Of the moments and the victims")] = 0,
+    engines: Annotated[
+        bool, typer.Option("--engines", help="Every start by another engine, with other ranks and slices")
+    ] = False,
     settings: Settings = None,
 ) -> None:
     """Kill a run at random moments and compare its end with that of an undisturbed one.
 
     athanor-chaos quickstart --kills 50 --set pretrain.steps=60 --set sft.train.steps=20
 
-    Prints a line for every kill and a summary as JSON; exit status 1 if a single bit differs.
+    Prints a line for every kill and a summary as JSON; exit status 1 if a single bit differs, with --engines if a loss
+    does by more than 1e-5 of itself.
     """
     tally, rng = Tally(), random.Random(seed)
     with TemporaryDirectory(prefix="athanor-chaos-") as scratch:
@@ -76,13 +93,16 @@ def chaos(
             raise UserError(f"the undisturbed run failed: see {peace}/attempts.log")  # printed before it is deleted
         _share_data(peace, storm)
         while tally.kills < kills:
-            _weather(command, storm, rng, tally, kills)
-            tally.differences += _differences(peace, storm)
+            _weather(command, storm, rng, tally, kills, WAYS if engines else ((),))
+            if engines:
+                tally.largest_loss_difference = max(tally.largest_loss_difference, _loss_difference(peace, storm))
+            else:
+                tally.differences += _differences(peace, storm)
             tally.runs_compared += 1
             for artifact in _trained(storm):
                 shutil.rmtree(artifact.path)
     print(json.dumps({**tally.__dict__, "kills": tally.kills}))
-    raise typer.Exit(1 if tally.differences else 0)
+    raise typer.Exit(1 if tally.differences or tally.largest_loss_difference > LOSS_TOLERANCE else 0)
 
 
 def _start(command: list[str], home: Path) -> subprocess.Popen:
@@ -92,12 +112,17 @@ def _start(command: list[str], home: Path) -> subprocess.Popen:
         return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
-def _weather(command: list[str], home: Path, rng: random.Random, tally: Tally, kills: int) -> None:
-    """Start the run until it is done, killing as long as kills are wanted."""
+def _weather(
+    command: list[str], home: Path, rng: random.Random, tally: Tally, kills: int, ways: Sequence[tuple[str, ...]]
+) -> None:
+    """Start the run, each time in one of the ways, until it is done, killing as long as kills are wanted."""
+    flows_share = 0.2 if len(ways) == 1 else 0.6  # a flow that lives starts its next training in the same way
     while True:
-        flow = _start(command, home)
+        way = rng.choice(ways)
+        tally.ways[" ".join(way)] += 1
+        flow = _start([*command, *(word for setting in way for word in ("--set", setting))], home)
         while flow.poll() is None and tally.kills < kills:
-            trainer = _kill_once(flow, home, rng, tally)
+            trainer = _kill_once(flow, rng, tally, flows_share)
             if trainer is not None:
                 print(f"kill {tally.kills} of {kills}: {trainer}", flush=True)
         if flow.wait() == 0:
@@ -107,8 +132,9 @@ def _weather(command: list[str], home: Path, rng: random.Random, tally: Tally, k
             raise UserError(f"an attempt failed and would have to be repaired by hand: {' '.join(said)}")
 
 
-def _kill_once(flow: subprocess.Popen, home: Path, rng: random.Random, tally: Tally) -> str | None:
-    """Wait for training to go on, then kill it or the flow; what was done, None if the flow ended first."""
+def _kill_once(flow: subprocess.Popen, rng: random.Random, tally: Tally, flows_share: float) -> str | None:
+    """Wait for training to go on, then kill one of its ranks or the flow; what was done, None if the flow ended
+    first."""
     trainer = _await_trainer(flow)
     if trainer is None:
         return None
@@ -122,9 +148,9 @@ def _kill_once(flow: subprocess.Popen, home: Path, rng: random.Random, tally: Ta
     if flow.poll() is not None or not trainer.is_running():
         return None
     saving = any((run_dir / CHECKPOINTS).glob("*.partial"))
-    victim = "flow" if rng.random() < 0.2 else "trainer"
+    victim = "flow" if rng.random() < flows_share else "trainer"
     try:
-        os.kill(flow.pid if victim == "flow" else trainer.pid, 9)
+        os.kill(flow.pid if victim == "flow" else rng.choice(_ranks(trainer)).pid, signal.SIGKILL)
     except ProcessLookupError:
         return None
     if victim == "flow":
@@ -155,6 +181,12 @@ def _await_trainer(flow: subprocess.Popen) -> psutil.Process | None:
     return None
 
 
+def _ranks(trainer: psutil.Process) -> list[psutil.Process]:
+    """The processes that train: those that a launcher started, or the one there is."""
+    started = [child for child in _children(trainer.pid) if "athanor.tasks.trainer" in child.cmdline()]
+    return started or [trainer]
+
+
 def _children(pid: int) -> list[psutil.Process]:
     try:
         return psutil.Process(pid).children()
@@ -182,6 +214,25 @@ def _differences(peace: Path, storm: Path) -> list[str]:
         for what in ("weights", "numbers in the log")
         if one.get(name, {}).get(what) != other.get(name, {}).get(what)
     ]
+
+
+def _loss_difference(peace: Path, storm: Path) -> float:
+    """The largest relative one among all losses that both homes logged; infinite where one lacks a row."""
+    one, other = ({a.name: _losses(a.path) for a in _trained(home)} for home in (peace, storm))
+    if one.keys() != other.keys() or any(one[name].keys() != other[name].keys() for name in one):
+        return float("inf")
+    pairs = ((value, other[name][at]) for name in one for at, value in one[name].items())
+    return max(abs(a - b) / max(abs(a), 1e-12) for a, b in pairs)
+
+
+def _losses(folder: Path) -> dict[tuple[int, str], float]:
+    """Each loss of the log by its step and what it is of: the step's own, or a source's held-out text."""
+    from athanor.tasks.trainer.records.metrics import reproducible_rows
+
+    rows = reproducible_rows(folder)
+    trained = {(row["step"], ""): row["loss"] for row in rows if row["kind"] == "step"}
+    held_out = ((row["step"], row["held_out"]) for row in rows if row["kind"] == "eval")
+    return trained | {(step, name): measured["loss"] for step, by in held_out for name, measured in by.items()}
 
 
 def _digest(folder: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from athanor.core.store import Artifact
-from athanor.flows.cli.chaos import _differences
+from athanor.flows.cli.chaos import _differences, _loss_difference
 
 TINY = (
     *("pretrain.steps=40", "pretrain.batch_tokens=1024", "pretrain.eval_every_steps=20", "pretrain.eval_tokens=512"),
@@ -22,17 +22,20 @@ TINY = (
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_three_times_ends_as_an_undisturbed_one():
-    command = [sys.executable, "-m", "athanor.flows.cli.chaos", "quickstart-vanilla", "--kills", "3", "--seed", "1"]
+@pytest.mark.parametrize(("options", "kills"), [((), 3), (("--engines",), 2)], ids=["one-engine", "engines"])
+def test_a_run_that_is_killed_several_times_ends_as_an_undisturbed_one(options, kills):
+    command = [sys.executable, "-m", "athanor.flows.cli.chaos", "quickstart-vanilla", *options]
+    command += ["--kills", str(kills), "--seed", "1"]
     for setting in TINY:
         command += ["--set", setting]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT")}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     tally = json.loads(done.stdout.splitlines()[-1])
-    assert tally["kills"] == 3
+    assert tally["kills"] == kills
     assert tally["runs_compared"] >= 1
     assert tally["differences"] == []
+    assert tally["largest_loss_difference"] <= 1e-5
 
 
 def test_a_bit_that_differs_is_seen(tmp_path):
@@ -50,3 +53,25 @@ def test_a_bit_that_differs_is_seen(tmp_path):
     assert _differences(tmp_path / "peace", tmp_path / "storm") == [f"{name}: other weights"]
     shutil.rmtree(folder)
     assert len(_differences(tmp_path / "peace", tmp_path / "storm")) == 2
+
+
+def test_a_loss_that_differs_and_a_row_that_is_missing_are_seen(tmp_path):
+    rows = [
+        {"kind": "step", "step": 1, "loss": 2.0, "step_s": 0.1},
+        {"kind": "eval", "step": 1, "held_out": {"math": {"loss": 4.0}}},
+    ]
+
+    def write(home: str, rows: list) -> None:
+        folder = tmp_path / home / "store" / "pretrain" / "vanilla-0123456789ab"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    write("peace", rows)
+    for changed, difference in [
+        (rows, 0.0),
+        ([{**rows[0], "loss": 2.1, "step_s": 9.9}, rows[1]], 0.05),
+        ([rows[0], {**rows[1], "held_out": {"math": {"loss": 3.0}}}], 0.25),
+        (rows[:1], float("inf")),
+    ]:
+        write("storm", changed)
+        assert _loss_difference(tmp_path / "peace", tmp_path / "storm") == pytest.approx(difference)
