@@ -1,6 +1,9 @@
 """The recording in the README: real commands and what they print, as a picture. `make recording` makes it again.
 
-The commands run one after another in an empty folder, on a store of their own, so what is seen is what a reader gets.
+A newcomer's first quarter of an hour: a folder of notes and a file of conversations become a preset, a model and a
+report, and another checkpoint is judged. The notes are Python's documentation, for every machine has it; the other
+checkpoint is the model before it was fine-tuned. The commands run one after another on a store of their own, so what is
+seen is what a reader gets.
 What they print goes through a pipe: plain lines, whatever the terminal. Of the many that a training prints the picture
 shows the first and the last; it loads nothing from elsewhere.
 """
@@ -8,26 +11,48 @@ shows the first and the last; it loads nothing from elsewhere.
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.text import Text
 
+from athanor.data.sources.records import Raw
+from athanor.data.sources.stdlib import read_stdlib_docs
+from athanor.data.sources.word_problems import generate
+
 COMMANDS = (
-    "athanor plan quickstart",
-    "athanor run quickstart",
-    'athanor generate sft/polychromatic "Ada has 3 eggs and buys 4. How many has she?" --chat',
+    "ls",
+    "athanor new mine --from notes --chat chats.jsonl --minutes 4",
+    "athanor run mine.yaml",
+    'athanor generate mine "Ada has 3 eggs and buys 4. How many has she?" --chat',
+    "cat judged.yaml",
+    "athanor run judged.yaml",
 )
+JUDGED = "model: {checkpoint: pretrain/mine}\nevaluate: {tasks: {sums: {name: word_problems, limit: 200}}}\n"
+NOTES, CHATS = 400, 4_000
 COLUMNS = 104
 PICTURE = Path(__file__).parent.parent / "reports" / "recording.svg"
+
+
+def write_texts(folder: Path) -> None:
+    """What the newcomer has: notes, conversations, and a preset for a checkpoint of somebody else's."""
+    (folder / "notes").mkdir()
+    documents = (raw.content for raw in read_stdlib_docs() if isinstance(raw, Raw))
+    for number, text in enumerate(islice(documents, NOTES)):
+        (folder / "notes" / f"{number:03}.txt").write_text(str(text), encoding="utf-8")
+    with open(folder / "chats.jsonl", "w", encoding="utf-8") as chats:
+        for problem in islice(generate(0, "train"), CHATS):
+            chats.write(json.dumps({"prompt": problem.question, "completion": problem.answer}) + "\n")
+    (folder / "judged.yaml").write_text(JUDGED, encoding="utf-8")
 
 
 def record(commands: Sequence[str], folder: Path) -> list[tuple[str, str]]:
@@ -64,5 +89,6 @@ def picture(printed: Sequence[tuple[str, str]]) -> str:
 
 if __name__ == "__main__":
     with TemporaryDirectory() as empty:
+        write_texts(Path(empty))
         PICTURE.write_text(picture(record(COMMANDS, Path(empty))), encoding="utf-8")
     print(PICTURE)
