@@ -6,14 +6,16 @@ under. What a second of a machine does, and what earlier artifacts took, is flow
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from athanor.data.data_recipe import TokenizerRecipe
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 
 STARTUP_S = 10.0  # importing, loading a model
 TOKENIZE_BYTES_PER_S = 3e6  # of text
-BYTES_PER_TOKEN = 4.0  # of text, about
+MOST_BYTES_PER_TOKEN = 4.0  # of text, about, with a large vocabulary
 SHARDS_SHARE = 1.0  # bytes on disk for a byte of text
 
 
@@ -42,6 +44,13 @@ class TrainingCost:
     train: TrainRecipe
     held_out_sources: int
     epochs: Mapping[str, float] = field(default_factory=dict)
+
+
+def bytes_per_token(tokenizer: TokenizerRecipe) -> float:
+    """Of text, about: half a byte more for every doubling of a trained vocabulary, from two at 512, up to four."""
+    if tokenizer.path is not None or tokenizer.hub is not None:
+        return MOST_BYTES_PER_TOKEN
+    return min(MOST_BYTES_PER_TOKEN, max(1.0, 2.0 + 0.5 * math.log2(tokenizer.vocab_size / 512)))
 
 
 def passing_over(text_bytes: float | None, bytes_per_s: float, disk_share: float) -> Cost:

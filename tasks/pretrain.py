@@ -10,7 +10,7 @@ from athanor.core.store import Artifact
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.epochs import drawn_tokens, epochs_text, repeats
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.cost import BYTES_PER_TOKEN, Cost, TrainingCost
+from athanor.tasks.cost import Cost, TrainingCost, bytes_per_token
 from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import resolve_model, train
@@ -42,7 +42,8 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
 def cost(recipe: PretrainRecipe, preset: Preset, *, shards: Mapping[str, Cost], **inputs: Any) -> TrainingCost:
     """Every source has held-out text."""
     drawn = drawn_tokens(recipe.mixture, recipe.train.steps, recipe.train.batch_tokens)
-    epochs = {name: drawn[name] * BYTES_PER_TOKEN / text.text_bytes for name, text in shards.items() if text.text_bytes}
+    each = bytes_per_token(preset.tokenizer)
+    epochs = {name: drawn[name] * each / text.text_bytes for name, text in shards.items() if text.text_bytes}
     return TrainingCost(recipe.train, held_out_sources=len(recipe.mixture.start), epochs=epochs)
 
 

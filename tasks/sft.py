@@ -14,7 +14,7 @@ from athanor.core.store import Artifact
 from athanor.data.data_recipe import ChatSourceRecipe
 from athanor.data.epochs import epochs_text, repeats
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.cost import BYTES_PER_TOKEN, Cost, TrainingCost
+from athanor.tasks.cost import Cost, TrainingCost, bytes_per_token
 from athanor.tasks.stage import TRAINER, Foreseen, Lifecycle, Stage, StageRun, Wanted, base_model
 from athanor.tasks.trainer.train_recipe import RunSpec, TrainRecipe
 from athanor.tasks.training import train
@@ -65,7 +65,7 @@ def wanted(life: Lifecycle) -> Iterator[Wanted]:
 
 def cost(recipe: SftStageRecipe, preset: Preset, *, chat: Cost, **inputs: Any) -> TrainingCost:
     """The conversations are one source."""
-    asked_bytes = recipe.train.steps * recipe.train.batch_tokens * BYTES_PER_TOKEN
+    asked_bytes = recipe.train.steps * recipe.train.batch_tokens * bytes_per_token(preset.tokenizer)
     epochs = {"chat": asked_bytes / chat.text_bytes} if chat.text_bytes else {}
     return TrainingCost(recipe.train, held_out_sources=1, epochs=epochs)
 

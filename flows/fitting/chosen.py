@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from athanor.core.numbers import compact, number, size
+from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.epochs import MOST_EPOCHS
 from athanor.flows.fitting.counted import Counted
 from athanor.flows.fitting.given import Given
@@ -14,7 +15,7 @@ from athanor.flows.fitting.page import Choice
 from athanor.flows.fitting.shapes import with_steps
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.acquire import LEAST_HELD_OUT_BYTES
-from athanor.tasks.cost import BYTES_PER_TOKEN
+from athanor.tasks.cost import bytes_per_token
 
 TOKENS_PER_PARAMETER = 10.0  # at the compute of minutes (Hoffmann et al. 2022, appendix D.3); 20 at that of weeks
 SEEN = 200  # times that the text has a token of the vocabulary, on average, at least
@@ -199,5 +200,15 @@ def held_out_fraction(text_bytes: float) -> float:
 
 def worth_reading_tokens(counted: Counted, text_bytes: float) -> float:
     """Tokens of MOST_EPOCHS of the text that is trained on: as counted, and as plans count before there are tokens."""
-    trained_bytes = (1 - held_out_fraction(text_bytes)) * text_bytes
-    return MOST_EPOCHS * trained_bytes / max(counted.bytes_per_token, BYTES_PER_TOKEN)
+    as_counted = MOST_EPOCHS * trained_bytes(text_bytes) / counted.bytes_per_token
+    return min(as_counted, planned_tokens(counted.vocab_size, text_bytes))
+
+
+def planned_tokens(vocab_size: int, text_bytes: float) -> float:
+    """Tokens of MOST_EPOCHS of the text that is trained on, as plans count."""
+    return MOST_EPOCHS * trained_bytes(text_bytes) / bytes_per_token(TokenizerRecipe(vocab_size=vocab_size))
+
+
+def trained_bytes(text_bytes: float) -> float:
+    """Bytes of a source that are not held out."""
+    return (1 - held_out_fraction(text_bytes)) * text_bytes

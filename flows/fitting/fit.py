@@ -23,6 +23,7 @@ from athanor.flows.fitting.chosen import (
     TOKENS_PER_PARAMETER,
     Chosen,
     Length,
+    planned_tokens,
     worth_reading_tokens,
 )
 from athanor.flows.fitting.counted import Counted, Counter
@@ -152,8 +153,10 @@ class Fit:
     def _read_for(self, chosen: Chosen, train_s: float) -> Chosen:
         """The same, trained for so long, or for as often as reading the text is worth it."""
         chat, chat_length, chat_tokens = chosen.counted.conversations, None, 0.0
-        if chat is not None:
-            chat_tokens = min(CHAT_EPOCHS * chat.tokens, CHAT_SHARE * train_s * chosen.tokens_per_s)
+        if chat is not None and self.chat is not None:
+            planned = planned_tokens(chosen.counted.vocab_size, self.chat.planned_bytes)
+            worth = min(CHAT_EPOCHS * chat.tokens, planned)
+            chat_tokens = min(worth, CHAT_SHARE * train_s * chosen.tokens_per_s)
             chat_length = Length.of(chat_tokens, chat.row_tokens)
         in_time = train_s * chosen.tokens_per_s - chat_tokens
         tokens = min(in_time, worth_reading_tokens(chosen.counted, chosen.text_bytes))

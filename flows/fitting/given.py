@@ -39,10 +39,12 @@ TURN_FIELDS = (  # of the user, of the assistant
 @dataclass(frozen=True)
 class Given:
     """One source: its fields for a preset, about how many bytes of UTF-8 text it has, and the first of its texts, a
-    long one cut; of conversations the JSON of their messages, whole."""
+    long one cut; of conversations the JSON of their messages, whole. `planned_bytes` is what a plan takes the text to
+    have before it is read."""
 
     fields: dict[str, Any]
     text_bytes: float
+    planned_bytes: float
     sample: tuple[str, ...]
 
 
@@ -145,6 +147,8 @@ def _first_record(path: str) -> dict[str, Any] | None:
 def _look(recipe: SourceRecipe, fields: dict[str, Any]) -> Given:
     """Count the text and keep some. UserError where the first records cannot be used."""
     check_first_records(recipe)
+    source = source_of(recipe)
+    planned_bytes = source.text_bytes(recipe, source.identity(recipe)) or 0.0
     read_bytes, sample, sampled_bytes = 0, [], 0
     for text in _texts(recipe):
         read_bytes += len(text.encode())
@@ -152,12 +156,11 @@ def _look(recipe: SourceRecipe, fields: dict[str, Any]) -> Given:
             sample.append(text if isinstance(recipe, ChatSourceRecipe) else text[: SAMPLE_BYTES - sampled_bytes])
             sampled_bytes += len(sample[-1].encode())
         if read_bytes > MOST_READ_BYTES:
-            source = source_of(recipe)
-            read_bytes = max(read_bytes, source.text_bytes(recipe, source.identity(recipe)) or 0.0)
+            read_bytes = max(read_bytes, planned_bytes)
             break
     if not sample:
         raise UserError(f"{recipe.path}: holds no text; give files with text")
-    return Given(fields, float(read_bytes), tuple(sample))
+    return Given(fields, float(read_bytes), planned_bytes, tuple(sample))
 
 
 def _texts(recipe: SourceRecipe) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from athanor.flows.presets.preset import load_preset, preset_names
 from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
+from athanor.tasks.checkpoint import PresetModel
 from athanor.tasks.preset_recipe import Preset
 
 # Width in those of the quickstart, and depth in its depths.
@@ -27,13 +28,13 @@ def quickstart_of(family: str) -> Preset:
         return found
     base = load_preset("quickstart")
     shape = base.model.model_dump(exclude={*FAMILIES}, exclude_none=True)
-    model = ModelRecipe.model_validate({**shape, "family": family, family: dict(FAMILIES[family].laptop)})
+    model = PresetModel.model_validate({**shape, "family": family, family: dict(FAMILIES[family].laptop)})
     return base.model_copy(update={"model": model})
 
 
 def shapes(family: str) -> Iterator[ModelRecipe]:
     """Recipes without vocabulary, the smallest first."""
-    base = quickstart_of(family).model
+    base = quickstart_of(family).model.recipe
     for width, depth in LADDER:
         fields = {name: round(getattr(base, name) * width) for name in WIDTHS}
         yield _with(base, {**fields, "n_layers": round(base.n_layers * depth)}, _ranks(base, width))

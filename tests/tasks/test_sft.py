@@ -15,7 +15,7 @@ from athanor.data.documents import write_documents
 from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.presets.preset import load_preset
 from athanor.tasks import sft
-from athanor.tasks.cost import BYTES_PER_TOKEN, Cost
+from athanor.tasks.cost import Cost, bytes_per_token
 from athanor.tasks.sft import MAX_LOST_FRACTION, SftStageRecipe, build, cost, foresee
 
 SHORT_TOKENS, LONG_TOKENS = 64, 512
@@ -65,7 +65,7 @@ def test_rows_that_are_long_enough_or_a_loss_that_is_wanted_are_said_and_pass(ch
 def test_how_often_conversations_are_read_is_known_before_they_are_tokens():
     train = recipe(SHORT_TOKENS).train.model_copy(update={"steps": 100})
     asked = SftStageRecipe(train=train, max_lost_fraction=MAX_LOST_FRACTION)
-    epochs = cost(asked, PRESET, chat=Cost(None, text_bytes=2 * LONG_TOKENS * BYTES_PER_TOKEN)).epochs
+    epochs = cost(asked, PRESET, chat=Cost(None, text_bytes=2 * LONG_TOKENS * bytes_per_token(PRESET.tokenizer))).epochs
     assert epochs == {"chat": 50.0}
     assert not cost(asked, PRESET, chat=Cost(None, text_bytes=None)).epochs
 

@@ -40,7 +40,7 @@ def test_a_preset_is_written_with_its_reasons_and_its_plan_is_shown(notes, athan
     planned = athanor("plan", "diary.yaml", "--json")
     assert planned.returncode == 0
     plan = json.loads(planned.stdout)
-    assert {check["level"] for check in plan["checks"]} == {"ok"}
+    assert [check for check in plan["checks"] if check["level"] != "ok"] == []
     assert plan["total"]["wall_s"] <= 300 and plan["total"]["unknown"] == []
 
 

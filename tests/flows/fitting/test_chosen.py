@@ -12,6 +12,7 @@ from athanor.flows.fitting.chosen import (
     SMALLEST_BATCH,
     Length,
     held_out_fraction,
+    planned_tokens,
     worth_reading_tokens,
 )
 from athanor.flows.fitting.counted import Counted
@@ -46,6 +47,6 @@ def test_enough_is_held_out_to_judge_by_and_never_much_of_the_text(text_bytes):
 
 
 def test_reading_ends_where_it_is_worth_little_by_the_tokens_and_by_a_plans_estimate():
-    few, many = (Counted(512, each, 100.0, None) for each in (2.0, 5.0))
+    few, many = (Counted(512, each, 100.0, None) for each in (1.5, 5.0))
     assert worth_reading_tokens(many, 1e6) == pytest.approx(MOST_EPOCHS * 0.9e6 / 5)
-    assert worth_reading_tokens(few, 1e6) == pytest.approx(MOST_EPOCHS * 0.9e6 / 4)
+    assert worth_reading_tokens(few, 1e6) == planned_tokens(512, 1e6) == pytest.approx(MOST_EPOCHS * 0.9e6 / 2)
