@@ -132,7 +132,8 @@ class Polychromatic(LanguageModel):
         tau = float(self.tau)
         static, dynamic, actual, least, alpha_square = [], [], [], [], []
         for block in self.blocks:
-            alpha_FK = block.ffn.router.alpha.detach().float()
+            if (alpha_FK := block.ffn.latest_alpha) is None:
+                continue
             static.append(entropy(alpha_FK).mean())
             alpha_square.append(alpha_FK.square().mean())
             if block.ffn.latest_dynamic is not None:
@@ -144,7 +145,7 @@ class Polychromatic(LanguageModel):
         found = {"static_entropy": static, "dynamic_entropy": dynamic, "actual_entropy": actual}
         found["activation_share_min"] = [torch.stack(least).min()] if least else []
         return {
-            "alpha_rms": math.sqrt(float(torch.stack(alpha_square).mean())),
+            **({"alpha_rms": math.sqrt(float(torch.stack(alpha_square).mean()))} if alpha_square else {}),
             **{name: float(torch.stack(values).mean()) for name, values in found.items() if values},
         }
 

@@ -59,7 +59,10 @@ class PolyGLU(nn.Module):
         self.up = nn.Linear(d_model, d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
         self.router = Router(d_model, d_ff, recipe)
-        self.latest_dynamic: Tensor | None = None  # beta * c of the newest forward pass, for diagnostics
+        # beta * c of the newest forward pass and alpha [F, K] as it was there, where engines that shard have it whole:
+        # for diagnostics.
+        self.latest_dynamic: Tensor | None = None
+        self.latest_alpha: Tensor | None = None
 
     def forward(
         self,
@@ -71,7 +74,10 @@ class PolyGLU(nn.Module):
     ) -> Tensor:
         dynamic_BTK = self.router.dynamic(x_BTD, context, past)
         self.latest_dynamic = dynamic_BTK.detach()
-        static_BFK = at_least_fp32(self.router.alpha)[None]
+        alpha_FK = at_least_fp32(self.router.alpha)
+        if self.training:
+            self.latest_alpha = alpha_FK.detach().clone()
+        static_BFK = alpha_FK[None]
         if noise_BFK is not None:
             static_BFK = static_BFK + noise_BFK
         mixed_BTF = polyglu(self.gate(x_BTD), self.up(x_BTD), static_BFK / tau, dynamic_BTK / tau)

@@ -49,6 +49,7 @@ BEGINS_FROM: dict[str, tuple[str, int] | None] = {
 }
 ENGINES = [pytest.param(name, marks=pytest.mark.slow) if "-" in name else name for name in BEGINS_FROM]
 FAMILIES = {
+    "polychromatic": {"n_layers": 3},
     "hydra": {"n_layers": 3, "hydra": {"experts": 4, "moe_layers": 1, "recursions": 2, "capacity": 0.5}},
     "huginn": {
         "n_layers": 3,
@@ -211,6 +212,7 @@ def test_conversations_of_uneven_length_teach_ranks_what_they_teach_one_process(
 @pytest.mark.parametrize(
     ("mode", "engine", "optimizer"),
     [
+        ("polychromatic", "fsdp", "adamw"),
         ("hydra", "fsdp", "lion"),
         ("huginn", "ddp", "sophia-g"),
         ("huginn draws", "fsdp", "adamw"),
@@ -225,6 +227,14 @@ def test_uneven_families_and_other_optimizers_learn_the_same(make_run, corpus, m
     train(alone, Stop())
     run_trainer(together, lambda row: None, start_on(together, runtime_of(engine)))
     assert_same_run(together, alone)
+    for ours, wanted in zip(diagnostics_of_weights(together), diagnostics_of_weights(alone), strict=True):
+        assert ours == pytest.approx(wanted, rel=LOSS)
+
+
+def diagnostics_of_weights(folder: Path) -> list[dict[str, float]]:
+    """What each step said of the weights alone, which is whole on every rank."""
+    rows = [row for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "step"]
+    return [{name: row["aux"][name] for name in ("alpha_rms", "static_entropy") if name in row["aux"]} for row in rows]
 
 
 ENDLESS = {"train": {"steps": 1_000_000, "eval_every_steps": 1_000_000}, "runtime": {"checkpoint_every_steps": 50_000}}
