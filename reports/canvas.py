@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from string import ascii_uppercase
 from textwrap import fill
 from typing import Any
 
@@ -45,6 +46,7 @@ INK, MUTED, RULE, PAPER = (THEME[name][0] for name in ("ink", "muted", "rule", "
 SERIES = tuple(light for name, (light, _) in THEME.items() if re.fullmatch(r"s\d", name))
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
+LETTERS = ascii_uppercase[:24]  # of things compared: as many as `line_style` tells apart
 FONT_STACK = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 _STYLE: dict[Any, Any] = {
