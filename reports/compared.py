@@ -129,9 +129,18 @@ def cautions(runs: Sequence[ComparedRun]) -> Iterator[str]:
         if run.state == "deleted":
             yield f"{letter} is deleted: of its recipe only the model, the training and the mixture are known."
     yield from _unlike_scores(runs)
+    yield from _other_versions(runs)
+
+
+def _other_versions(runs: Sequence[ComparedRun]) -> Iterator[str]:
     known = [run.made_by for run in runs if run.made_by]
-    if others := [f"{name} {' → '.join(map(_value, values))}" for name, values in differing(*known).items()]:
-        yield f"The runs were made by other versions: {', '.join(others)}."
+    apart = {name: " → ".join(map(_value, versions)) for name, versions in differing(*known).items()}
+    if "code" in apart:
+        apart["code"] = "of other versions"
+    if len({run.stage for run in runs}) > 1:
+        apart.pop("code", None)  # every stage has its own
+    if apart:
+        yield f"What they were made by is not the same: {', '.join(f'{name} {said}' for name, said in apart.items())}."
 
 
 def loss_cautions(runs: Sequence[ComparedRun]) -> Iterator[str]:
@@ -149,15 +158,21 @@ def loss_cautions(runs: Sequence[ComparedRun]) -> Iterator[str]:
 
 
 def _unlike_held_out(runs: Sequence[ComparedRun]) -> Iterator[str]:
+    missing: dict[str, list[str]] = {}
+    shared = False
     for source in sorted({source for run in runs for source in run.curve.held_out}):
-        measured = [source in run.curve.held_out for run in runs]
-        texts = [run.held_out_text.get(source) if there else None for run, there in zip(runs, measured, strict=True)]
-        if len(set(texts) - {None}) > 1:
+        of = [(letter, run) for letter, run in zip(LETTERS, runs, strict=False) if source in run.curve.held_out]
+        texts = {run.held_out_text.get(source) for _, run in of} - {None}
+        if len(texts) > 1:
             yield f"{source}: other held-out text, whose bits per byte do not compare."
-        if missing := [letter for letter, there in zip(LETTERS, measured, strict=False) if not there]:
-            yield f"{source}: not measured of {_and(missing)}."
+        shared |= len(of) > 1
+        if without := [letter for letter in LETTERS[: len(runs)] if letter not in dict(of)]:
+            missing.setdefault(_and(without), []).append(source)
+    for letters, sources in missing.items():
+        yield f"{_and(sources)}: not measured of {letters}."
     read = [{name: _training(run).get(name) for name in ("seq_len_tokens", "eval_tokens")} for run in runs]
-    if others := [f"{name} {' → '.join(map(_value, values))}" for name, values in differing(*read).items()]:
+    others = [f"{name} {' → '.join(map(_value, values))}" for name, values in differing(*read).items()]
+    if shared and others:
         yield f"The held-out rows are not the same ({', '.join(others)}): their bits per byte compare only roughly."
 
 
@@ -192,6 +207,6 @@ def _grouped(names: Sequence[str | None]) -> str:
     return ", ".join(f"{_and(letters)} {name}" for name, letters in groups.items())
 
 
-def _and(letters: Sequence[str]) -> str:
-    *first, last = letters
+def _and(names: Sequence[str]) -> str:
+    *first, last = names
     return f"{', '.join(first)} and {last}" if first else last

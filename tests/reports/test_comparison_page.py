@@ -10,6 +10,7 @@ from compared_runs import compared_run, scored
 
 from athanor.reports.compared import cautions, lettered_scores, recipe_differences
 from athanor.reports.comparison_page import comparison_page
+from athanor.reports.curves import Curve, HeldOut
 
 A_LOT, A_HANDFUL = (0.25, 0.2, 0.3, 40, True, 0.0), (0.5, None, None, 6, True, 0.0)
 
@@ -98,7 +99,7 @@ def test_a_benchmark_with_other_settings_is_another_one_and_says_which():
         ({"state": "stopped", "steps": 20}, "B is stopped at step 20 of 60"),
         ({"evaluations": [scored("sums", items="x", acc=A_LOT)]}, "sums: scored on other items"),
         ({"evaluations": []}, "There are no benchmark scores of B."),
-        ({"made_by": {"code": "d", "torch": "2"}}, "The runs were made by other versions: code c → d."),
+        ({"made_by": {"code": "d", "torch": "3"}}, "made by is not the same: code of other versions, torch 2 → 3."),
     ],
 )
 def test_what_does_not_compare_is_said(page, fields, caution):
@@ -107,6 +108,17 @@ def test_what_does_not_compare_is_said(page, fields, caution):
 
 def test_nothing_is_warned_of_where_all_compares(page):
     assert section(page(), "caution") == ""
+
+
+def test_of_a_base_and_its_fine_tuned_model_is_said_only_what_matters():
+    chat = Curve.of("sft/other", [(1, 2.0)], {"chat": HeldOut.of([(1, 1.0, 64)])})
+    made = {"code": "d", "torch": "2"}
+    tuned = compared_run("other", stage="sft", curve=chat, made_by=made, recipe={"sft": {"train": {"eval_tokens": 64}}})
+    assert list(cautions([compared_run("one"), tuned])) == [
+        "A pretraining, B fine-tuning: their losses are of other text and do not compare.",
+        "chat: not measured of A.",
+        "code and math: not measured of B.",
+    ]
 
 
 def test_other_tokenizers_are_said_beside_the_curves_of_the_losses(page):

@@ -44,10 +44,11 @@ def compared_run(name: str, **fields: Any) -> ComparedRun:
     )
     recipe = {"model": {"family": "vanilla", "d_model": 64}, "pretrain": {"peak_lr": 1e-3, "eval_tokens": 4096}}
     known: dict[str, Any] = {
+        "curve": curve,
         "stage": "pretrain", "state": "complete", "family": "vanilla", "parameters": 140_000, "steps": 60,
         "steps_planned": 60, "tokens": 120_000, "tokens_per_s": 9_000.0, "device_s": 41.0, "usd": 0.02,
         "averages": {10: 4.1, 60: 3.2}, "tokenizer_sha256": "one", "made_by": {"code": "c", "torch": "2"},
         "held_out_text": {"math": "acquire/math-1", "code": "acquire/code-1"}, "recipe": recipe,
         "evaluations": [scored("sums", acc=(0.25, 0.2, 0.3, 40, True, 0.0))],
     }  # fmt: skip
-    return ComparedRun(name=f"pretrain/{name}", curve=curve, **{**known, **fields})
+    return ComparedRun(name=f"pretrain/{name}", **{**known, **fields})
