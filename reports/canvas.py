@@ -171,3 +171,10 @@ def legend(axes: Axes, room_in: float = WIDTH_IN) -> None:
     else:
         lines = [fill(label, LABEL_CHARACTERS) for label in labels]
         axes.legend(handles, lines, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+
+def legend_beside(figure: Figure, axes: Axes) -> None:
+    """The legend of `axes` right of all panels, from the top down, for more names than one panel has room for."""
+    handles, names = axes.get_legend_handles_labels()
+    lines = [fill(one_line(name, LEGEND_CHARACTERS), LABEL_CHARACTERS) for name in names]
+    figure.legend(handles, lines, loc="outside right upper")

@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 
 from athanor.core.numbers import number
 from athanor.core.text import one_line
-from athanor.reports.canvas import LETTERS, MARKERS, Picture, draw, legend, line_style, steps_axis
+from athanor.reports.canvas import LETTERS, MARKERS, Picture, draw, legend, legend_beside, line_style, steps_axis
 from athanor.reports.curves import Curve, smoothed, smoothing_span, thinned
 
 _MAX_SOURCES = 8
+_NAMED_AT_ONE_PANEL = 4
 
 
 def comparison_figure(curves: Sequence[Curve], note: str = "") -> Picture:
@@ -43,7 +44,10 @@ def comparison_figure(curves: Sequence[Curve], note: str = "") -> Picture:
             panel.set_title(f"Held-out rows of {one_line(source, 44)}, bits per byte")
         for panel in axes:
             panel.margins(x=0.01)
-        legend(axes[0])
+        if len(curves) > _NAMED_AT_ONE_PANEL:
+            legend_beside(figure, axes[0])
+        else:
+            legend(axes[0])
         steps_axis(axes[-1])
 
     ends = "; ".join(
@@ -51,6 +55,6 @@ def comparison_figure(curves: Sequence[Curve], note: str = "") -> Picture:
         for name, average_N in zip(names, averages, strict=True)
         if len(average_N)
     )
-    height_in = 2.9 + 1.9 * len(sources)
+    height_in = max(2.9 + 1.9 * len(sources), 1.0 + 0.32 * len(curves))
     alt = f"Line chart of loss over steps: {ends}."
     return draw("comparison", "Loss by run", alt, height_in, paint, more + note)
