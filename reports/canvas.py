@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from string import ascii_uppercase
 from textwrap import fill
 from typing import Any
 
@@ -45,6 +46,7 @@ INK, MUTED, RULE, PAPER = (THEME[name][0] for name in ("ink", "muted", "rule", "
 SERIES = tuple(light for name, (light, _) in THEME.items() if re.fullmatch(r"s\d", name))
 DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
+LETTERS = ascii_uppercase[:24]  # of things compared: as many as `line_style` tells apart
 FONT_STACK = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 _STYLE: dict[Any, Any] = {
@@ -169,3 +171,10 @@ def legend(axes: Axes, room_in: float = WIDTH_IN) -> None:
     else:
         lines = [fill(label, LABEL_CHARACTERS) for label in labels]
         axes.legend(handles, lines, loc="upper left", bbox_to_anchor=(1.01, 1.0))
+
+
+def legend_beside(figure: Figure, axes: Axes) -> None:
+    """The legend of `axes` right of all panels, from the top down, for more names than one panel has room for."""
+    handles, names = axes.get_legend_handles_labels()
+    lines = [fill(one_line(name, LEGEND_CHARACTERS), LABEL_CHARACTERS) for name in names]
+    figure.legend(handles, lines, loc="outside right upper")

@@ -3,33 +3,50 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 
 @dataclass(frozen=True)
-class Curve:
-    """How one run went: its loss as logged (nats per token), and the held-out bits per byte.
+class HeldOut:
+    """The evaluations of one source while a run went: step_M int64, the others float64 with NaN."""
 
-    step_N and eval_step_M are int64, the others float64 with NaN for what is not finite.
+    step_M: np.ndarray
+    bits_per_byte_M: np.ndarray
+    tokens_M: np.ndarray
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence]) -> HeldOut:
+        """From rows (step, bits per byte, tokens), one or more; None becomes NaN."""
+        step_M, bits_per_byte_M, tokens_M = np.array([tuple(row) for row in rows], dtype=float).T
+        return cls(step_M.astype(np.int64), bits_per_byte_M, tokens_M)
+
+    @property
+    def best(self) -> int | None:
+        """Which of the M has the fewest bits per byte; None where none is finite."""
+        finite = np.isfinite(self.bits_per_byte_M)
+        return int(np.where(finite, self.bits_per_byte_M, np.inf).argmin()) if finite.any() else None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How one run went: its loss as logged (nats per token), and the held-out bits per byte by source.
+
+    step_N is int64, loss_N float64 with NaN for what is not finite.
     """
 
     name: str
     step_N: np.ndarray
     loss_N: np.ndarray
-    eval_step_M: np.ndarray
-    bits_per_byte_M: np.ndarray
+    held_out: Mapping[str, HeldOut]
 
     @classmethod
-    def of(cls, name: str, losses: Sequence[Sequence], evaluations: Sequence[Sequence]) -> Curve:
-        """From rows (step, loss) and rows (step, bits per byte); None becomes NaN."""
-        columns = []
-        for rows in (losses, evaluations):
-            step_N, value_N = np.array([tuple(row) for row in rows], dtype=float).reshape(-1, 2).T
-            columns += [step_N.astype(np.int64), value_N]
-        return cls(name, *columns)
+    def of(cls, name: str, losses: Sequence[Sequence], held_out: Mapping[str, HeldOut]) -> Curve:
+        """From rows (step, loss); None becomes NaN."""
+        step_N, loss_N = np.array([tuple(row) for row in losses], dtype=float).reshape(-1, 2).T
+        return cls(name, step_N.astype(np.int64), loss_N, held_out)
 
 
 def smoothing_span(*lengths: int) -> int:

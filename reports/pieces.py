@@ -16,7 +16,15 @@ class Link:
     target: str
 
 
-Cell = str | tuple[Link, ...]
+@dataclass(frozen=True)
+class Mark:
+    """A table cell or heading that names what is drawn as series `series` of the figures, in its colour."""
+
+    text: str
+    series: int
+
+
+Cell = str | Mark | tuple[Link, ...]
 
 
 @dataclass(frozen=True)
@@ -24,7 +32,7 @@ class Table:
     """Rows of ready-made texts under a caption. `numeric` names the columns set flush right."""
 
     caption: str
-    header: Sequence[str]
+    header: Sequence[Cell]
     rows: Sequence[Sequence[Cell]]
     numeric: frozenset[int] = frozenset()
     anchors: Sequence[str] = ()
@@ -74,7 +82,7 @@ Block = Table | Prose | Code | Answer | Folded | Picture
 class Headline:
     """One figure of the summary: what, the value, and what to read with it."""
 
-    term: str
+    term: Cell
     value: str
     note: str = ""
 

@@ -20,19 +20,11 @@ from athanor.reports.figures import (
 )
 from athanor.reports.findings import Findings
 from athanor.reports.inputs import MODEL_NAMES, ReportInputs, StageRow
-from athanor.reports.intervals import LEAST_N
 from athanor.reports.lineage import lineage_figure
 from athanor.reports.log import Log, Mix
 from athanor.reports.mapfigures import map_figure
-from athanor.reports.pieces import Answer, Block, Code, Folded, Link, Prose, ReportSection, Table
-from athanor.reports.scores import (
-    against_chance,
-    against_model,
-    benchmark_figure,
-    interval_text,
-    is_share,
-    score_text,
-)
+from athanor.reports.pieces import Answer, Block, Code, Folded, Link, ReportSection, Table
+from athanor.reports.scores import benchmark_figure, reading, score_table
 
 if TYPE_CHECKING:
     from athanor.models.maps import Map
@@ -210,27 +202,9 @@ def _benchmarks(findings: Findings) -> list[Block]:
     if not scores:
         return []
     tuned = any("sft" in by_model for by_model in scores.values())
-    rows = []
-    for (task, metric), by_model in scores.items():
-        for model in (m for m in MODEL_NAMES if m in by_model):
-            measured, base = by_model[model], by_model.get("base") if model == "sft" else None
-            chance = measured.get("chance")
-            shown = share(chance) if is_share(measured) else number(chance)
-            row = [task, metric, MODEL_NAMES[model], score_text(measured), interval_text(measured), shown]
-            row += [
-                whole(measured["n"]),
-                against_chance(measured),
-                *([against_model(measured, base, "base")] if tuned else []),
-            ]
-            rows.append(row)
-    header = ["Task", "Metric", "Model", "Score", f"95{NBSP}% interval", "Chance", "n", "Against chance"]
-    table = Table("Every metric", header + ["Against base"] * tuned, rows, frozenset({3, 4, 5, 6}))
-    reading = (
-        "A score is called better or worse than chance only where its 95 % interval lies apart from it, and than the "
-        "base model's only where the two differ at the 5 % level item by item (exact test of McNemar for yes and no, "
-        f"paired jackknife for all else). On fewer than {LEAST_N} items nothing is said."
-    )
-    return [*_drawn(benchmark_figure(scores)), table, Prose(reading), *_prompts(findings.inputs.evaluations)]
+    table = score_table(scores, MODEL_NAMES, reference="base" if tuned else "")
+    prompts = _prompts(findings.inputs.evaluations)
+    return [*_drawn(benchmark_figure(scores)), table, reading("the base model"), *prompts]
 
 
 def _prompts(evaluations: Sequence[Mapping]) -> list[Block]:

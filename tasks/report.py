@@ -18,6 +18,7 @@ from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
 from athanor.tasks.cost import STARTUP_S, Cost
+from athanor.tasks.evaluations import read_evaluation
 from athanor.tasks.stage import CONVERSATIONS, Inputs, Lifecycle, Stage, StageRun, Wanted
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _collect(recipe: ReportStageRecipe, inputs: dict[str, Any]) -> ReportInputs:
         meanings=FAMILIES[shape.family].meanings,
         pretrain_schedule=_json(base, SCHEDULE) if recipe.steps else {},
         sft_schedule=_json(models["sft"], SCHEDULE) if "sft" in models else {},
-        evaluations=[_evaluation(artifact) for artifact in inputs["evaluations"].values()],
+        evaluations=[read_evaluation(artifact) for artifact in inputs["evaluations"].values()],
         samples=[
             sample | {"model": artifact.manifest["recipe"]["model"], "task": artifact.manifest["recipe"]["label"]}
             for artifact in inputs["evaluations"].values()
@@ -135,12 +136,6 @@ def _jsonl(artifact: Artifact, name: str) -> list[dict[str, Any]]:
 
 def _json(artifact: Artifact, name: str) -> dict[str, Any]:
     return json.loads(artifact.file(name).read_text(encoding="utf-8"))
-
-
-def _evaluation(artifact: Artifact) -> dict[str, Any]:
-    """Its result, and under `items` what came of each item; those of older artifacts are not known."""
-    items = _json(artifact, "items.json") if "items.json" in artifact.manifest["files"] else {}
-    return _json(artifact, "result.json") | {"items": items}
 
 
 def _maps(artifact: Artifact) -> list[dict[str, Any]]:

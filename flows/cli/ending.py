@@ -47,7 +47,7 @@ def print_comparison(console: Console, runs: Iterable[Preset], part: str) -> Non
     trained = [[found.artifact.name for found in Survey(run).needed_by(part) if found.record.trains] for run in runs]
     last = dict.fromkeys(names[-1] for names in trained if names)
     if len(last) > 1:
-        _say(console, "next", f"athanor runs compare {' '.join(last)}")
+        _say(console, "next", f"athanor runs compare {' '.join(last)} --html compared.html")
 
 
 def _print_scores(console: Console, evaluations: list[Artifact]) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-import string
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,6 +42,9 @@ app = typer.Typer(
 
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run; a prefix of its name is enough")]
 PngFile = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Also draw the figure into this file")]
+HtmlFile = Annotated[
+    Path | None, typer.Option("--html", metavar="FILE", help="Also write a page: differences, curves, scores, verdicts")
+]
 
 
 @app.command("list")
@@ -98,45 +100,42 @@ def show(run: RunName, png: PngFile = None) -> None:
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="The runs; a prefix of each name is enough")],
     png: PngFile = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            "--html", metavar="FILE", help="Also write a page: what differs, curves, figures, scores, verdicts"
+        ),
+    ] = None,
 ) -> None:
     """Lay runs beside one another: averaged loss at the same steps, best evaluations, speed, cost, and one plot.
 
     Losses are exponential moving averages that keep 0.99 of themselves at each step, corrected for their start: at step
     30 the mean of all thirty, the last counting most. They compare only with the same tokenizer, bits per byte always.
     """
-    from athanor.core.numbers import compact, money
+    from athanor.reports.canvas import LETTERS
+    from athanor.reports.compared import cautions, side_by_side
     from athanor.tasks.runs import read
+    from athanor.tasks.runs.compare import compared
 
     with _database() as db:
         rows = list({row["run"]: row for row in (read.find_run(db, run) for run in runs)}.values())
-        if len(rows) < 2:
-            raise UserError("compare needs two runs or more; see `athanor runs list`")
-        reached = [{m.step: m for m in read.milestones(db, row["run"])} for row in rows]
-        common = [step for step in sorted(set().union(*reached)) if sum(step in steps for steps in reached) > 1]
-        best = [read.best_by_source(db, row["run"]) for row in rows]
-        speed = [read.median_tokens_per_s(db, row["run"]) for row in rows]
-        curves = [read.curve(db, row) for row in rows]
-    lines = [
-        ("parameters", [compact(row["parameters"]) for row in rows]),
-        ("state", [read.state_now(row) for row in rows]),
-        ("steps done", [f"{row['step']:,}" for row in rows]),
-        ("tokens", [compact(row["tokens"]) for row in rows]),
-        *((f"loss, EMA {read.KEEPS[0]}, step {step:,}", _averages(reached, step)) for step in common),
-        *(
-            (f"best bits/byte, {escape(source)}", [_figure(scores.get(source)) for scores in best])
-            for source in sorted(set().union(*best))
-        ),
-        ("tokens per second", [compact(value) for value in speed]),
-        ("cost", [money(row["usd"] or None) for row in rows]),
-    ]
-    letters = string.ascii_uppercase[: len(rows)]
-    for letter, row in zip(letters, rows, strict=True):
-        print(f"{letter}  {row['name']}")
+        if not 2 <= len(rows) <= len(LETTERS):
+            raise UserError(f"compare needs two runs or more, {len(LETTERS)} at most; see `athanor runs list`")
+        found = compared(db, rows)
+    letters = LETTERS[: len(found)]
+    for letter, run in zip(letters, found, strict=True):
+        print(f"{letter}  {run.name}")
     listing = table("", *letters)
-    for name, cells in lines:
-        listing.add_row(name, *cells)
+    for name, cells in side_by_side(found, read.KEEPS[0]):
+        listing.add_row(escape(name), *cells)
     print_table(listing)
-    _draw(curves, png)
+    for said in cautions(found):
+        print(said)
+    _draw([run.curve for run in found], png)
+    if html is not None:
+        from athanor.reports.comparison_page import comparison_page
+
+        _write("--html", html, comparison_page(found, read.KEEPS[0]).encode())
 
 
 @app.command()
@@ -201,11 +200,6 @@ def _database() -> Iterator[sqlite3.Connection]:
         yield db
 
 
-def _averages(reached: list[dict[int, Milestone]], step: int) -> list[str]:
-    """The average of each run's loss at a step; `–` where it was not there."""
-    return [_figure(at[step].ema[0]) if step in at else "–" for at in reached]
-
-
 def _milestone_table(milestones: list[Milestone]) -> Table:
     from athanor.core.numbers import compact, money
     from athanor.tasks.runs.read import KEEPS
@@ -244,11 +238,15 @@ def _draw(curves: list[Curve], png: Path | None) -> None:
     if png is not None:
         from athanor.reports.comparison import comparison_figure
 
-        try:
-            png.write_bytes(comparison_figure(curves).png)
-        except OSError as error:
-            raise UserError(f"--png {png}: {error.strerror}") from None
-        print(f"wrote {png}")
+        _write("--png", png, comparison_figure(curves).png)
+
+
+def _write(option: str, path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror}") from None
+    print(f"wrote {path}")
 
 
 def _figure(value: float | None, digits: int = 4) -> str:

@@ -8,11 +8,12 @@ are its reason; unless it was there before, or was begun.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from athanor.core.differences import differing
 from athanor.core.run_files import CHECKPOINT_MANIFEST, CHECKPOINTS
 from athanor.core.store import Artifact, Store
 from athanor.flows.chain import Chain
@@ -139,16 +140,15 @@ def _tokens_written(partial: Path) -> int | None:
 def _nearest(stage: Stage, wanted: Wanted, store: Store) -> tuple[Artifact | None, list[Difference]]:
     """The whole artifact of this stage and label with the fewest differing fields, the newest among equals."""
     recipe = wanted.recipe.model_dump(mode="json", exclude_none=True)
-    fields = _flat(_identity(stage.code_version, recipe, parent_keys(wanted.inputs)))
+    fields = _identity(stage.code_version, recipe, parent_keys(wanted.inputs))
     candidates = []
     for other in store.artifacts():
         alike = (other.stage, other.label) == (stage.name, wanted.label)
         if alike and store.problem(other) is None:
             manifest = other.manifest
-            theirs = _flat(_identity(manifest["code_version"], manifest["recipe"], manifest["parents"]))
-            names = sorted(theirs.keys() | fields.keys())
-            differences = [Difference(n, theirs.get(n), fields.get(n)) for n in names if theirs.get(n) != fields.get(n)]
-            candidates.append((other, differences))
+            theirs = _identity(manifest["code_version"], manifest["recipe"], manifest["parents"])
+            apart = sorted(differing(theirs, fields).items())
+            candidates.append((other, [Difference(name, old, new) for name, (old, new) in apart]))
     if not candidates:
         return None, []
     newest_first = sorted(candidates, key=lambda found: found[0].manifest["created"], reverse=True)
@@ -157,16 +157,3 @@ def _nearest(stage: Stage, wanted: Wanted, store: Store) -> tuple[Artifact | Non
 
 def _identity(code_version: int, recipe: dict[str, Any], parents: dict[str, str]) -> dict[str, Any]:
     return {"code_version": code_version, **recipe, "parents": parents}
-
-
-def _flat(fields: Any, path: str = "") -> dict[str, Any]:
-    """Dotted path -> value of every leaf."""
-    return dict(_leaves(fields, path))
-
-
-def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
-        for name, inner in value.items():
-            yield from _leaves(inner, f"{path}.{name}" if path else name)
-    else:
-        yield path, value

@@ -9,10 +9,12 @@ m_t = sum_i k^(t-i) x_i / sum_i k^(t-i), over the finite x_i up to t (Kingma & B
 from __future__ import annotations
 
 import difflib
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from filelock import FileLock, Timeout
 from athanor.core.errors import UserError
 from athanor.core.run_files import LOCK
 from athanor.core.store import Store
-from athanor.reports.curves import Curve, Ema
+from athanor.reports.curves import Curve, Ema, HeldOut
 from athanor.tasks.runs.follow import PARTIAL
 from athanor.tasks.runs.schema import VERSION, database_path
 
@@ -169,10 +171,16 @@ def sections(db: sqlite3.Connection, run: str) -> Iterator[tuple[str, list[str],
         yield title, [column[0] for column in cursor.description], cursor.fetchall()
 
 
-def best_by_source(db: sqlite3.Connection, run: str) -> dict[str, float | None]:
-    """Source -> the lowest held-out bits per byte."""
-    sql = "SELECT source, min(bits_per_byte) FROM held_out WHERE run = ? GROUP BY source"
-    return dict(tuple(row) for row in db.execute(sql, (run,)))
+def recipe(db: sqlite3.Connection, run: str) -> dict[str, Any]:
+    """Its model, train and mixture, which are kept when the run is deleted."""
+    return json.loads(db.execute("SELECT recipe FROM runs WHERE run = ?", (run,)).fetchone()[0])
+
+
+def held_out(db: sqlite3.Connection, run: str) -> dict[str, HeldOut]:
+    """Source -> what was measured of it while the run went."""
+    sql = "SELECT source, step, bits_per_byte, tokens FROM held_out WHERE run = ? ORDER BY source, step"
+    by_source = groupby(db.execute(sql, (run,)), key=lambda row: row["source"])
+    return {source: HeldOut.of([row[1:] for row in rows]) for source, rows in by_source}
 
 
 def median_tokens_per_s(db: sqlite3.Connection, run: str) -> float | None:
@@ -209,9 +217,6 @@ def _is_locked(path: Path) -> bool:
 
 
 def curve(db: sqlite3.Connection, row: sqlite3.Row) -> Curve:
-    """The loss of a run (an `overview` row) over its steps, and the mean of its sources' bits per byte."""
+    """The loss of a run (an `overview` row) over its steps, and its evaluations."""
     losses = db.execute("SELECT step, loss FROM steps WHERE run = ? ORDER BY step", (row["run"],)).fetchall()
-    evaluations = db.execute(
-        "SELECT step, avg(bits_per_byte) FROM held_out WHERE run = ? GROUP BY step ORDER BY step", (row["run"],)
-    ).fetchall()
-    return Curve.of(row["name"], losses, evaluations)
+    return Curve.of(row["name"], losses, held_out(db, row["run"]))

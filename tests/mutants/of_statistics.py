@@ -24,6 +24,28 @@ MUTANTS = [
         ("return low > 0 or high < 0", "return low > 0", "either of two models may be better"),
     ),
     *_of(
+        "reports/scores.py",
+        ("tests/reports/test_comparison_page.py",),
+        ('if ours["sha256"] != theirs["sha256"]:', "if False:", "of other items it is said that they are"),
+        ('return f"no verdict: n < {LEAST_N}"', 'return "not told apart"', "no verdict on a handful"),
+    ),
+    *_of(
+        "reports/compared.py",
+        ("tests/reports/test_comparison_page.py",),
+        ("if len(tokenizers) > 1:", "if False:", "losses of other tokenizers do not compare"),
+        (
+            "if len(texts) > 1:",
+            "if False:",
+            "bits per byte of other text do not compare",
+        ),
+        ('if evaluation["settings"] not in', "if not", "a benchmark with other settings is another one"),
+    ),
+    *_of(
+        "tasks/runs/compare.py",
+        ("tests/tasks/runs/test_compare.py",),
+        ('artifact.manifest["parents"]["model"][:12], []', '"a" * 12, []', "scores are those of the run's own model"),
+    ),
+    *_of(
         "reports/curves.py",
         ("tests/reports/test_curves.py",),
         ("half = np.minimum(max(span, 1) // 2,", "half = np.minimum(0,", "curves are averaged"),

@@ -8,12 +8,14 @@ import random
 from pathlib import Path
 
 import pytest
+from compared_runs import compared_run, evaluation
 
 from athanor.data.data_recipe import MixtureRecipe
 from athanor.data.mixture import Mixture
 from athanor.data.phases import Phase
 from athanor.models.maps import Map
 from athanor.reports.card import write_report
+from athanor.reports.comparison_page import comparison_page
 from athanor.reports.inputs import ReportInputs, ShardRow, StageRow
 
 STEPS, BATCH_ROWS, SEQ_LEN = 600, 16, 128
@@ -82,22 +84,6 @@ def lineage(price: float) -> list[StageRow]:
         add("evaluate", f"sums-{model}", {"model": made}, 12.4, exact_match=0.02)
         add("interpret", model, {"model": made, **tokens}, 4.8, maps=5)
     return found
-
-
-def evaluation(task: str, model: str, **metrics: tuple) -> dict:
-    names = ("value", "ci_low", "ci_high", "n", "higher_is_better", "chance")
-    measured = {name: dict(zip(names, values, strict=True)) for name, values in metrics.items()}
-    first = 0 if model == "base" else 150
-    items = {n: {"sha256": task, "values": items_of(one["value"], one["n"], first)} for n, one in measured.items()}
-    made = {"task": task, "label": task, "model": model, "metrics": measured, "samples_file": "samples.jsonl"}
-    return made | {"items": items}
-
-
-def items_of(value: float, n: int, first: int) -> list[float]:
-    """What may have come of `n` items with this mean; below 1, of yes and no, those from `first` on are right."""
-    if value < 1:
-        return [float((i - first) % n < round(value * n)) for i in range(n)]
-    return [value * (0.8 + 0.4 * (i % 2)) for i in range(n)]
 
 
 def maps(model: str) -> list[Map]:
@@ -197,3 +183,15 @@ def priced_run() -> ReportInputs:
 @pytest.fixture(scope="session")
 def hostile_text() -> str:
     return HOSTILE
+
+
+@pytest.fixture(scope="session")
+def compared_html() -> str:
+    """The page of three runs: a control, one with another tokenizer, one with another rate."""
+    fast = {"model": {"family": "polychromatic", "d_model": 64}, "pretrain": {"peak_lr": 3e-3, "eval_tokens": 4096}}
+    runs = [
+        compared_run("polychromatic-" + "a" * 12, recipe=fast, family="polychromatic"),
+        compared_run("vanilla-" + "b" * 12),
+        compared_run("vanilla-with-a-rather-long-name-" + "c" * 12, tokenizer_sha256="two"),
+    ]
+    return comparison_page(runs, 0.99)

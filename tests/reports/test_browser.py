@@ -1,4 +1,4 @@
-"""The page in a real browser: no error, no request."""
+"""The pages in a real browser: no error, no request, and nothing wider than a phone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FRAME = """<!doctype html><iframe scrolling="no" style="width: {width_px}px; border: 0" srcdoc="{page}"></iframe>
+<script>
+onload = () => {{
+  const seen = document.querySelector("iframe")
+  document.body.append(`${{seen.clientWidth}} px hold ${{seen.contentDocument.documentElement.scrollWidth}}`)
+}}
+</script>"""
 OUTSIDE = '<img src="http://outside.invalid/a.png" alt="">'
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor chromium-browser is installed")
@@ -71,3 +79,16 @@ def test_policy_is_accepted_and_blocks_what_is_smuggled_in(html, tmp_path):
 def test_the_watch_itself_sees_a_request(html, tmp_path):
     seen = visit(without_policy(html).replace("</main>", OUTSIDE + "</main>"), tmp_path)
     assert seen.requests == ["http://outside.invalid/a.png"]
+
+
+def test_the_page_of_compared_runs_makes_no_request_and_no_error(compared_html, tmp_path):
+    seen = visit(without_policy(compared_html), tmp_path)
+    assert seen.requests == [] and seen.console == [] and seen.dom.count("<section ") == 6
+
+
+@pytest.mark.parametrize("width_px", [390, 1200])
+@pytest.mark.parametrize("page", ["html", "compared_html"])
+def test_no_page_is_wider_than_a_phone_or_a_window(page, width_px, request, tmp_path):
+    framed = FRAME.format(width_px=width_px, page=escape(without_policy(request.getfixturevalue(page))))
+    seen = visit(framed, tmp_path)
+    assert re.findall(r"(\d+) px hold (\d+)", seen.dom) == [(str(width_px), str(width_px))]

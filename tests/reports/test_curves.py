@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from athanor.reports.curves import smoothed, smoothing_span, thinned
+from athanor.reports.curves import HeldOut, smoothed, smoothing_span, thinned
 
 
 def test_what_is_not_finite_stays_out_of_the_mean_and_is_a_gap_at_an_end():
@@ -32,3 +32,8 @@ def test_thinning_keeps_every_spike():
     values[[777, 50_001]] = 40.0, -3.0
     steps, kept = thinned(np.arange(100_000), values)
     assert len(kept) <= 1000 and dict(zip(steps, kept, strict=True)).items() >= {(777, 40.0), (50_001, -3.0)}
+
+
+def test_the_best_evaluation_is_the_lowest_finite_one_and_none_where_there_is_none():
+    assert HeldOut.of([(1, None, 8), (2, 3.0, 8), (3, 2.0, None), (4, math.inf, 8)]).best == 2
+    assert HeldOut.of([(1, None, 8)]).best is None

@@ -14,6 +14,9 @@ from matplotlib.transforms import BboxBase
 
 from athanor.models.maps import Map
 from athanor.reports import canvas
+from athanor.reports.canvas import LETTERS
+from athanor.reports.comparison import comparison_figure
+from athanor.reports.curves import Curve, HeldOut
 from athanor.reports.figures import loss_figure, schedule_figure
 from athanor.reports.findings import Findings
 from athanor.reports.log import Log
@@ -67,6 +70,16 @@ def test_no_label_covers_another_when_names_are_long(drawn):
     names = [f"a domain with a rather long name {i}" for i in range(9)]
     rows = [{"kind": "eval", "step": s, "held_out": dict.fromkeys(names, measured)} for s in (1, 2)]
     assert loss_figure("loss", "Training", Log(rows)) and collisions(drawn[0]) == []
+
+
+@pytest.mark.parametrize("runs", [1, 2, 5, len(LETTERS)])
+@pytest.mark.parametrize("sources", [0, 3])
+def test_no_label_covers_another_however_many_runs_are_compared(drawn, runs, sources):
+    held_out = {f"source {i}": HeldOut.of([(1, 3.0, 9), (60, 2.0, 9)]) for i in range(sources)}
+    names = [f"pretrain/vanilla-with-a-longer-name-{i}" for i in range(runs)]
+    picture = comparison_figure([Curve.of(name, [(1, 3.0), (60, 2.0)], held_out) for name in names])
+    assert collisions(drawn[0]) == []
+    assert all(f"longer-name-{i}" in picture.svg for i in range(runs))
 
 
 def test_names_in_a_legend_are_whole(drawn):

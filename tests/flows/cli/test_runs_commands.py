@@ -70,6 +70,16 @@ def test_compare_aligns_the_runs_and_draws_them_over_one_another(two_runs, athan
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
+def test_compare_writes_a_page_and_says_what_does_not_compare(two_runs, athanor, tmp_path):
+    page = tmp_path / "compared.html"
+    out = athanor("compare", "pretrain", "sft", "--html", str(page)).stdout
+    assert f"wrote {page}" in out
+    html = page.read_text(encoding="utf-8")
+    for said in ("A pretraining, B fine-tuning: their losses are of other text", "B is stopped at step 12 of 1,000"):
+        assert said in out and said in html
+    assert "model.family" in html and "hydra" in html and "http" not in html.replace("http-equiv", "")
+
+
 def test_query_prints_a_table_or_exact_json(two_runs, athanor):
     sql = "select run, step, loss from steps where step in (1, 2) and run like 'a%'"
     assert athanor("query", sql).stdout.split() == [
@@ -107,6 +117,7 @@ def test_a_damaged_database_says_how_to_mend_it(two_runs, athanor):
         (["show", "vanila"], "no run 'vanila': there is pretrain/vanilla-aaaaaaaaaaaa"),
         (["compare", "pretrain", "pretrain"], "compare needs two runs or more"),
         (["show", "sft", "--png", "/nowhere/x.png"], "--png /nowhere/x.png: No such file"),
+        (["compare", "pretrain", "sft", "--html", "/nowhere/x.html"], "--html /nowhere/x.html: No such file"),
         (["query", "select nope"], "no such column: nope; tables and columns: athanor runs query"),
         (["query", "delete from runs"], "only SELECT is allowed"),
         (["query", ""], "give one SELECT"),

@@ -12,7 +12,7 @@ import pytest
 from athanor.core.errors import UserError
 from athanor.core.store import Store
 from athanor.tasks.runs.follow import catch_up
-from athanor.tasks.runs.read import KEEPS, best_by_source, find_run, milestones, overview, query, reading
+from athanor.tasks.runs.read import KEEPS, find_run, held_out, milestones, overview, query, reading
 from athanor.tasks.runs.schema import database_path
 
 LOSSES = [3.0 + math.sin(step) for step in range(1, 1301)]
@@ -58,7 +58,8 @@ def test_the_overview_says_how_far_every_run_is(db):
     assert (first["name"], first["state"], first["step"]) == ("pretrain/vanilla-aaaaaaaaaaaa", "unfinished", 20)
     assert (second["name"], second["state"], second["loss"]) == ("sft/hydra-bbbbbbbbbbbb", "complete", 9.0)
     assert (second["best_bits_per_byte"], second["best_step"]) == (0.25, 10)
-    assert best_by_source(db, second["run"]) == {"math": 0.25}
+    (found,) = held_out(db, second["run"]).values()
+    assert found.step_M.tolist() == [5, 10] and found.bits_per_byte_M.tolist() == [0.5, 0.25] and found.best == 1
 
 
 @pytest.mark.parametrize("text", ["sft/hydra-bbbbbbbbbbbb", "sft", "hydra", "hydra-bbb", "bbbb"])
