@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from prefect import flow
+from prefect.runtime import deployment
 
 from athanor.core.errors import UserError
 from athanor.flows.chain import Chain
@@ -30,6 +31,8 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             enter_worker_folder()
+            if deployment.id is not None:  # `athanor run` checks while its server starts, a worker does not
+                _check_ready(preset, name, rebuild)
             budget = _budget(preset)
             runtime_of = budget.runtime_for if budget else lambda stage, artifact: priced(preset.runtime)
             rebuilt = [stage.name for stage in stages_of(name)] if rebuild else []
@@ -52,6 +55,12 @@ def _untyped(function: Callable) -> Iterator[None]:
     function.__annotations__.clear()
     yield
     function.__annotations__.update(types)
+
+
+def _check_ready(preset: Preset, name: str, rebuild: bool) -> None:
+    from athanor.flows.plan.plan import check_ready
+
+    check_ready(preset, name, rebuild)
 
 
 def _budget(preset: Preset) -> Budget | None:
