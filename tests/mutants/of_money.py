@@ -188,4 +188,19 @@ MUTANTS = [
         ),
         ('facts.pop("wall_s", time.monotonic() - started)', "time.monotonic() - started", "all attempts took time"),
     ),
+    *_of(
+        "tasks/cost.py",
+        "tests/tasks/test_cost.py",
+        ("+ 0.5 * math.log2", "+ 0.0 * math.log2", "tokens of a large vocabulary are longer"),
+        (
+            "if tokenizer.path is not None or tokenizer.hub is not None:",
+            "if False:",
+            "a loaded tokenizer is a large one",
+        ),
+    ),
+    *_of(
+        "flows/flow.py",
+        "tests/flows/test_flow.py",
+        ("if deployment.id is not None:", "if False:", "a flow that a worker runs is checked first"),
+    ),
 ]
