@@ -23,7 +23,8 @@ import yaml
 from athanor.flows.cli.chaos import chaos
 from athanor.flows.cli.main import app
 from athanor.flows.plan.machine import rented_machine
-from athanor.flows.presets.preset import Preset, load_preset, preset_names
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import Preset, load_preset
 from athanor.flows.server.deployments import WORK_POOL, prefect_yaml
 from athanor.tasks.runs.read import query, reading
 from athanor.tasks.runs.schema import database_path, emptied

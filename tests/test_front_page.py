@@ -24,7 +24,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from stranger import ROOT, build_wheel, clean_environment, make_clone, make_environment
 
 from athanor.core.store import Artifact, Store
-from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import load_preset
 from athanor.flows.server.prepare import prepare_server
 from athanor.tasks.parts import FLOWS
 from athanor.tasks.trainer.records.ledger import ledger_total

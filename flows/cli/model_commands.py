@@ -17,6 +17,7 @@ import typer
 
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
+from athanor.flows.cli.completing import models_beginning
 from athanor.flows.cli.options import PresetName
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ ModelPlace = Annotated[
         metavar="MODEL",
         help="A preset, for its last model (pretrain/PRESET: its base); an artifact, of whose name or key a prefix "
         "will do; or a folder",
+        autocompletion=models_beginning,
     ),
 ]
 LayoutOption = Annotated[str, typer.Option("--layout", help="The family whose published system it is of")]
@@ -266,7 +268,8 @@ def _model_of_preset(text: str, store: Store) -> Artifact | None:
     """The model that `PRESET`, `STAGE/PRESET` or the file of one means; None if that is no preset's name. UserError
     where there is none yet."""
     from athanor.flows.plan.survey import Survey
-    from athanor.flows.presets.preset import load_preset, preset_names
+    from athanor.flows.presets.names import preset_names
+    from athanor.flows.presets.preset import load_preset
     from athanor.tasks.stage import stages_of
 
     stages = [stage.name for stage in stages_of() if stage.trains]
