@@ -64,28 +64,34 @@ class Chain:
 
     def build(self) -> None:
         """Find or build what was asked for. Raises UserError, and whatever else a stage does, once all that was begun
-        beside it has ended."""
+        beside it has ended.
+
+        Training comes before what else could be built, so that all that is made from it is built at once, and has the
+        machine for itself.
+        """
         waiting = [asked for asked in self._asked if asked.key not in self._ends]
         with SideBySide(self.preset) as beside:
             while waiting or beside.running:
                 ready = [asked for asked in waiting if asked.parents <= self._ends.keys()]
-                found = [asked for asked in ready if not self._must_be_built(asked)]
-                here = found[0] if found else None
-                begun = [] if found else beside.places_for(ready)
-                for asked, place in begun:
-                    waiting.remove(asked)
-                    beside.begin(asked, place, self._runtime(asked), self._decision(asked), self._ends)
-                if not begun and here is None:
-                    here = next((asked for asked in ready if self._can_run_here(asked, beside)), None)
-                if here is not None:
-                    waiting.remove(here)
-                    run_stage(here.stage, here.wanted, self._runtime(here), self._decision(here), self._ends)
-                elif not begun:
+                if found := [asked for asked in ready if not self._must_be_built(asked)]:
+                    self._run(found[0], waiting)
+                elif (training := [asked for asked in ready if asked.stage.trains]) and not beside.running:
+                    beside.make_room()
+                    self._run(training[0], waiting)
+                elif training:
+                    beside.wait_for_one()
+                elif begun := beside.places_for(ready):
+                    for asked, place in begun:
+                        waiting.remove(asked)
+                        beside.begin(asked, place, self._runtime(asked), self._decision(asked), self._ends)
+                elif here := [asked for asked in ready if not (beside.running and asked.stage.shares)]:
+                    self._run(here[0], waiting)
+                else:
                     beside.wait_for_one()
 
-    def _can_run_here(self, asked: Asked, beside: SideBySide) -> bool:
-        """Whether this process can take it: training wants the machine for itself, what shares it waits for a place."""
-        return not beside.running or not (asked.stage.trains or asked.stage.shares)
+    def _run(self, asked: Asked, waiting: list[Asked]) -> None:
+        waiting.remove(asked)
+        run_stage(asked.stage, asked.wanted, self._runtime(asked), self._decision(asked), self._ends)
 
     def all(self, stage: str) -> dict[str, Artifact]:
         """Member -> artifact of a stage, without those that are made on request."""

@@ -185,6 +185,11 @@ class SideBySide:
         self._idle.append(begun.process)
         begun.result()
 
+    def make_room(self) -> None:
+        """End the processes that build nothing, and with them what they hold of memory and of GPUs."""
+        while self._idle:
+            self._idle.pop().end()
+
     def __enter__(self) -> SideBySide:
         return self
 

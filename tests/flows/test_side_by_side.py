@@ -10,15 +10,19 @@ from typing import Any
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.states import Completed
 from prefect.testing.utilities import prefect_test_harness
 from task_runs import ended_task_runs
 
+import athanor.flows.chain
+import athanor.flows.side_by_side
 from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
 from athanor.core.store import Store
 from athanor.flows.chain import Chain
+from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
-from athanor.flows.side_by_side import PROCESS_BYTES, Asked, Needs, Room, SideBySide, needs_of
+from athanor.flows.side_by_side import PROCESS_BYTES, Asked, Needs, Room, SideBySide, _Begun, needs_of
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import StageRun
 from athanor.tasks.stage_process import StageProcess
@@ -86,8 +90,6 @@ def asked_for(preset: Preset, stage: str) -> list[Asked]:
 
 
 def test_what_reads_with_a_model_needs_its_weights_and_a_batch_of_its_rows(small_preset, publish):
-    from athanor.flows.plan.survey import Survey
-
     preset = small_preset()
     for found in Survey(preset).needed_by("pretrain"):
         publish(found, files={"model.safetensors": "x" * 5000} if found.stage == "pretrain" else None)
@@ -104,6 +106,37 @@ def test_one_that_would_be_alone_has_no_place_and_is_built_by_the_flow(roomy):
     assert SideBySide(load_preset("quickstart", TINY)).places_for([one]) == []
     roomy.cores = 1
     assert SideBySide(load_preset("quickstart", TINY)).places_for([one, *others]) == [] and not roomy.taken
+
+
+def test_training_comes_first_and_alone_and_then_all_that_is_made_from_it(small_preset, monkeypatch, roomy):
+    preset, log = small_preset(), []
+
+    class Recorded(SideBySide):
+        def make_room(self):
+            super().make_room()
+            log.append("room")
+
+        def begin(self, asked, place, runtime, decision, ends):
+            log.append(f"begin {asked.stage.name}")
+            self._begun[asked.key] = begun = _Begun(asked, place, StageProcess(), lambda: end(asked, ends))
+            self._over.put(begun.asked.key)
+
+    def end(asked, ends):
+        ends[asked.key] = Completed()
+
+    def run(stage, wanted, runtime, decision, made):
+        assert not (stage.trains and roomy.taken), "something is built beside the training"
+        log.append(stage.name)
+        end(Asked(stage, wanted), made)
+
+    monkeypatch.setattr(athanor.flows.chain, "run_stage", run)
+    monkeypatch.setattr(athanor.flows.chain, "SideBySide", Recorded)
+    monkeypatch.setattr(athanor.flows.side_by_side, "needs_of", lambda asked, preset: Needs(1.0))
+    Chain(preset).make("lifecycle")
+    order = list(dict.fromkeys(log))
+    assert order.index("room") < order.index("pretrain") < order.index("sft") < order.index("begin evaluate")
+    assert log.count("begin acquire") == 4 and log.count("begin evaluate") == 8 and log.count("begin interpret") == 2
+    assert log[-1] == "report"
 
 
 @flow
