@@ -1,7 +1,8 @@
 """The lifecycle as a chain: every artifact of one preset, built on first use, each from the ones before it.
 
 What feeds a stage stands in the stage's own file (`wanted`, tasks/stage.py): asked for an artifact, the chain asks for
-those it is made from, finds each in the store or builds it, and makes none twice.
+those it is made from. No key needs anything built, so all is asked for first; then each is found in the store or built,
+side by side where nothing stands against it (flows/side_by_side.py), and none is made twice.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact, Store
 from athanor.flows.presets.preset import reproducing_command
+from athanor.flows.side_by_side import Asked, SideBySide
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import STAGES, ModelName, Stage, Wanted, base_model, stages_of
 from athanor.tasks.stage_task import Decision, run_stage
@@ -41,6 +43,7 @@ class Chain:
         self.runtime_of = runtime_of
         self._wanted: dict[str, dict[str, Wanted]] = {}
         self._made: dict[tuple[str, str], Artifact] = {}
+        self._asked: list[Asked] = []
         self._ends: dict[str, State] = {}
 
     def check(self) -> None:
@@ -51,8 +54,44 @@ class Chain:
 
     def make(self, flow: str) -> None:
         """Make what a part, or the whole lifecycle, is about."""
+        self.ask(flow)
+        self.build()
+
+    def ask(self, flow: str) -> None:
+        """Ask for what a part, or the whole lifecycle, is about."""
         for stage in stages_of(flow):
             self.all(stage.name)
+
+    def build(self) -> None:
+        """Find or build what was asked for. Raises UserError, and whatever else a stage does, once all that was begun
+        beside it has ended.
+
+        Training comes before what else could be built, so that all that is made from it is built at once, and has the
+        machine for itself.
+        """
+        waiting = [asked for asked in self._asked if asked.key not in self._ends]
+        with SideBySide(self.preset) as beside:
+            while waiting or beside.running:
+                ready = [asked for asked in waiting if asked.parents <= self._ends.keys()]
+                if found := [asked for asked in ready if not self._must_be_built(asked)]:
+                    self._run(found[0], waiting)
+                elif (training := [asked for asked in ready if asked.stage.trains]) and not beside.running:
+                    beside.make_room()
+                    self._run(training[0], waiting)
+                elif training:
+                    beside.wait_for_one()
+                elif begun := beside.places_for(ready):
+                    for asked, place in begun:
+                        waiting.remove(asked)
+                        beside.begin(asked, place, self._runtime(asked), self._decision(asked), self._ends)
+                elif here := [asked for asked in ready if not (beside.running and asked.stage.shares)]:
+                    self._run(here[0], waiting)
+                else:
+                    beside.wait_for_one()
+
+    def _run(self, asked: Asked, waiting: list[Asked]) -> None:
+        waiting.remove(asked)
+        run_stage(asked.stage, asked.wanted, self._runtime(asked), self._decision(asked), self._ends)
 
     def all(self, stage: str) -> dict[str, Artifact]:
         """Member -> artifact of a stage, without those that are made on request."""
@@ -87,11 +126,19 @@ class Chain:
         return self._wanted[stage]
 
     def _make(self, stage: Stage, wanted: Wanted) -> Artifact:
-        decision = Decision(rebuild=stage.name in self.rebuild, verify=self.verify)
-        runtime = self.preset.runtime
-        if self.runtime_of is not None:
-            store = Store()
-            artifact = stage.artifact(wanted, store)
-            if decision.rebuild or runtime.rebuild_drifted or store.problem(artifact) is not None:
-                runtime = self.runtime_of(stage.name, artifact)
-        return run_stage(stage, wanted, runtime, decision, self._ends)
+        asked = Asked(stage, wanted)
+        self._asked.append(asked)
+        return asked.artifact
+
+    def _decision(self, asked: Asked) -> Decision:
+        return Decision(rebuild=asked.stage.name in self.rebuild, verify=self.verify)
+
+    def _must_be_built(self, asked: Asked) -> bool:
+        """Whether it may have to be, for all that can be told quickly."""
+        drifted = self.preset.runtime.rebuild_drifted
+        return asked.stage.name in self.rebuild or drifted or Store().problem(asked.artifact) is not None
+
+    def _runtime(self, asked: Asked) -> Runtime:
+        if self.runtime_of is None or not self._must_be_built(asked):
+            return self.preset.runtime
+        return self.runtime_of(asked.stage.name, asked.artifact)

@@ -8,6 +8,6 @@ from athanor.flows.server.ui_artifacts import publish_report, publish_scores
 @over_preset("lifecycle")
 def lifecycle_flow(chain: Chain) -> None:
     """From raw text to the report card: every stage, in order."""
-    publish_scores(chain.all("evaluate"))
     chain.make("lifecycle")
+    publish_scores(chain.all("evaluate"))
     publish_report(chain.one("report"))

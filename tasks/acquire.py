@@ -123,4 +123,13 @@ def _repositories(source: SourceRecipe) -> Iterator[Repository]:
         yield repository
 
 
-STAGE = Stage("acquire", part="data", wanted=wanted, external=external, cost=cost, build=build, foresee=foresee)
+STAGE = Stage(
+    "acquire",
+    part="data",
+    wanted=wanted,
+    external=external,
+    cost=cost,
+    build=build,
+    foresee=foresee,
+    shares=True,
+)

@@ -49,4 +49,4 @@ def build(recipe: ChatRecipe, run: StageRun, *, documents: Artifact, tokenizer: 
     return write_chat_shards(documents.path, tokenizer.path, run.out, run.progress)
 
 
-STAGE = Stage("chat", part="sft", wanted=wanted, cost=cost, build=build, foresee=foresee)
+STAGE = Stage("chat", part="sft", wanted=wanted, cost=cost, build=build, foresee=foresee, shares=True)

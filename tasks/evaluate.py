@@ -171,4 +171,13 @@ def _on_hub(task: EvalTaskRecipe) -> Iterator[Repository]:
         yield Repository("dataset", repo)
 
 
-STAGE = Stage("evaluate", part="evaluate", wanted=wanted, external=external, cost=cost, build=build, foresee=foresee)
+STAGE = Stage(
+    "evaluate",
+    part="evaluate",
+    wanted=wanted,
+    external=external,
+    cost=cost,
+    build=build,
+    foresee=foresee,
+    shares=True,
+)

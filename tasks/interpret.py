@@ -50,11 +50,15 @@ def cost(recipe: InterpretStageRecipe, preset: Preset, *, shards: dict[str, Cost
 
 def build(recipe: InterpretStageRecipe, run: StageRun, *, model: Artifact, shards: dict[str, Artifact]) -> dict:
     """Write `maps.json`: every map the model's family declares."""
+    import torch
+
     from athanor.data.loader import held_out_batches
     from athanor.data.shards import TokenShards
     from athanor.models.checkpoints.portable import load_portable
     from athanor.models.device import choose_device
 
+    if run.runtime.threads is not None:
+        torch.set_num_threads(run.runtime.threads)
     network = load_portable(model.path, choose_device(run.runtime.device)).eval()
     asked = recipe.interpret
     batches = chain.from_iterable(
@@ -66,4 +70,4 @@ def build(recipe: InterpretStageRecipe, run: StageRun, *, model: Artifact, shard
     return {"maps": [m.name for m in maps]}
 
 
-STAGE = Stage("interpret", part="interpret", wanted=wanted, cost=cost, build=build)
+STAGE = Stage("interpret", part="interpret", wanted=wanted, cost=cost, build=build, shares=True)

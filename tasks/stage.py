@@ -111,7 +111,8 @@ class Stage:
     Raise `code_version` when the same recipe must give other bytes than before. `build` of a `resumable` stage finds in
     `run.out` what an earlier attempt left there. One that `trains` has a TrainingCost, and gets from a budget what the
     others leave. What `foresee` returns are lines for the plan; where it raises UserError, `build` would. `code` names
-    modules that `build` starts but does not import.
+    modules that `build` starts but does not import. One that `shares` the machine may be built beside others, in a
+    process that was started for that (tasks/stage_process.py).
     """
 
     name: str
@@ -124,6 +125,7 @@ class Stage:
     code_version: int = 1
     resumable: bool = False
     trains: bool = False
+    shares: bool = False
     code: tuple[str, ...] = ()
 
     def __post_init__(self):

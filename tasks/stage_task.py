@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
@@ -25,12 +26,15 @@ from athanor.core.disk import no_space
 from athanor.core.numbers import duration
 from athanor.core.progress import WATCHER, Pace
 from athanor.core.runtime import Runtime
+from athanor.core.shared_time import SHARED_TIME
 from athanor.core.store import ENGINE_RECORD, Artifact, Store
 from athanor.tasks.stage import Stage, StageRun, Wanted, parent_keys
 from athanor.tasks.trainer.process.exit_codes import Retryable
 
 if TYPE_CHECKING:
     from prefect import State, Task
+
+    from athanor.tasks.stage_process import StageProcess
 
 CACHED = "Cached"  # Prefect's own name of a state that was found
 PROGRESS_EVERY_S = 10.0  # an update of a progress artifact costs about 27 ms
@@ -57,44 +61,92 @@ def run_stage(
     task run knows what it follows, and the UI draws the arrows. Raises UserError for whatever the user can mend, in
     one line.
     """
-    from prefect.cache_policies import CachePolicy
-
-    store = Store()
-    artifact = stage.artifact(wanted, store)
-    stale = False
-    if artifact.path.exists():
-        stale = decision.rebuild or _is_stale(stage, store, artifact, runtime, decision.verify)
-    record = f"{artifact.name}/{ENGINE_RECORD}"
-    if stale:
-        (store.root / record).unlink(missing_ok=True)
-    title = f"{stage.name} {wanted.label}"
-    task = _task(stage).with_options(
-        task_run_name=title,
-        result_storage=store.root,
-        cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
-        retries=runtime.retries,
-    )
     made = made if made is not None else {}
-    parents = [made[key] for key in parent_keys(wanted.inputs).values() if key in made]
-    made[artifact.key] = state = task(wanted, artifact, runtime, stale, wait_for=parents, return_state=True)
-    _settle(state)
-    WATCHER.get().ended(title, cached=state.name == CACHED)
-    return stage.artifact(wanted, store)
+    asked = _Asked.of(stage, wanted, runtime, decision)
+    state = asked.task(*asked.parameters, None, wait_for=_parents(wanted, made), return_state=True)
+    return _made(stage, wanted, made, state)
 
 
-def _settle(state: Any) -> None:
-    """Raise what a task run failed with. Prefect's own record of that, beside the artifacts, is taken away."""
+def begin_stage(
+    stage: Stage,
+    wanted: Wanted,
+    runtime: Runtime,
+    decision: Decision,
+    process: StageProcess,
+    ended: Callable[[], None],
+    made: dict[str, State],
+) -> Callable[[], Artifact]:
+    """Begin to build it in a process of its own, beside what else the flow does; `ended` is called in some thread when
+    that is over. What is returned must be called then: it returns or raises as `run_stage` does.
+    """
+    asked = _Asked.of(stage, wanted, runtime, decision)
+    future = asked.task.submit(*asked.parameters, process, wait_for=_parents(wanted, made))
+    future.add_done_callback(lambda _: ended())
+
+    def result() -> Artifact:
+        future.wait()  # else its state is what the server has heard of so far
+        return _made(stage, wanted, made, future.state)
+
+    return result
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The task of a stage, and what it is run with."""
+
+    task: Task
+    parameters: tuple[Wanted, Artifact, Runtime, bool]
+
+    @classmethod
+    def of(cls, stage: Stage, wanted: Wanted, runtime: Runtime, decision: Decision) -> _Asked:
+        """For what is wanted; Prefect's record of something stale is removed."""
+        from prefect.cache_policies import CachePolicy
+
+        store = Store()
+        artifact = stage.artifact(wanted, store)
+        stale = artifact.path.exists() and (
+            decision.rebuild or _is_stale(stage, store, artifact, runtime, decision.verify)
+        )
+        record = f"{artifact.name}/{ENGINE_RECORD}"
+        if stale:
+            (store.root / record).unlink(missing_ok=True)
+        task = _task(stage).with_options(
+            task_run_name=_title(stage, wanted),
+            result_storage=store.root,
+            cache_policy=CachePolicy.from_cache_key_fn(lambda context, parameters: record),
+            retries=runtime.retries,
+        )
+        return cls(task, (wanted, artifact, runtime, stale))
+
+
+def _title(stage: Stage, wanted: Wanted) -> str:
+    return f"{stage.name} {wanted.label}"
+
+
+def _parents(wanted: Wanted, made: dict[str, State]) -> list[State]:
+    return [made[key] for key in parent_keys(wanted.inputs).values() if key in made]
+
+
+def _made(stage: Stage, wanted: Wanted, made: dict[str, State], state: State) -> Artifact:
+    """What a task run has made, noted. Raises what it failed with; Prefect's own record of that, beside the artifacts,
+    is taken away."""
     if not state.is_completed() and (record := getattr(state.data, "metadata", None)) is not None:
         Path(record.storage_key).unlink(missing_ok=True)
     state.result()
+    artifact = stage.artifact(wanted, Store())
+    made[artifact.key] = state
+    WATCHER.get().ended(_title(stage, wanted), cached=state.name == CACHED)
+    return artifact
 
 
 @cache
 def _task(stage: Stage) -> Task:
     from prefect import Task
 
-    def find_or_build(wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool) -> Any:
-        return _find_or_build(stage, wanted, artifact, runtime, stale)
+    def find_or_build(
+        wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool, process: StageProcess | None
+    ) -> Any:
+        return _find_or_build(stage, wanted, artifact, runtime, stale, process)
 
     return Task(
         fn=find_or_build,
@@ -119,7 +171,9 @@ def _is_stale(stage: Stage, store: Store, artifact: Artifact, runtime: Runtime, 
     return runtime.rebuild_drifted
 
 
-def _find_or_build(stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool) -> Any:
+def _find_or_build(
+    stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Runtime, stale: bool, process: StageProcess | None
+) -> Any:
     from prefect.states import Completed
 
     store = Store()
@@ -129,7 +183,7 @@ def _find_or_build(stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Ru
         with store.lock(artifact, lambda: log.info("another run is building %s; waiting for it", artifact.name)):
             if store.problem(artifact) is None and (not stale or artifact.path.stat().st_mtime > started):
                 return Completed(name=CACHED, message=f"{artifact.name} was in the store", data=artifact.name)
-            _build(stage, store, wanted, artifact, runtime)
+            _build(stage, store, wanted, artifact, runtime, process)
     except OSError as error:
         if (full := no_space(error, store.root)) is None:
             raise
@@ -137,19 +191,24 @@ def _find_or_build(stage: Stage, wanted: Wanted, artifact: Artifact, runtime: Ru
     return artifact.name
 
 
-def _build(stage: Stage, store: Store, wanted: Wanted, artifact: Artifact, runtime: Runtime) -> None:
+def _build(
+    stage: Stage, store: Store, wanted: Wanted, artifact: Artifact, runtime: Runtime, process: StageProcess | None
+) -> None:
     log = _logger()
     partial = store.partial(artifact, resume=stage.resumable)
     if stage.resumable and any(partial.iterdir()):
         log.info("%s: continuing what an earlier run left", artifact.name)
-    started = time.monotonic()
-    title = f"{stage.name} {artifact.label}"
+    title = _title(stage, wanted)
     WATCHER.get().began(title, _cost_usd(runtime, 3600))
     progress = _ProgressArtifact(title)
     run = StageRun(partial, artifact.key, runtime, log.info, progress)
-    facts = stage.build(wanted.recipe, run, **wanted.inputs)
+    with SHARED_TIME.share() as share:
+        if process is None:
+            facts = stage.build(wanted.recipe, run, **wanted.inputs)
+        else:
+            facts = process.build(stage, wanted.recipe, run, wanted.inputs)
     progress.finish()
-    wall_s = facts.pop("wall_s", time.monotonic() - started)
+    wall_s = facts.pop("wall_s", share.seconds)
     store.publish(
         artifact,
         partial,

@@ -43,4 +43,4 @@ def build(recipe: TokenShardsRecipe, run: StageRun, *, documents: Artifact, toke
     return facts
 
 
-STAGE = Stage("tokenize", part="data", wanted=wanted, cost=cost, build=build, resumable=True)
+STAGE = Stage("tokenize", part="data", wanted=wanted, cost=cost, build=build, resumable=True, shares=True)

@@ -25,7 +25,8 @@ from athanor.data.tokenizer import build_tokenizer
 from athanor.flows.cli.chaos import chaos
 from athanor.flows.cli.main import app
 from athanor.flows.plan.machine import rented_machine
-from athanor.flows.presets.preset import Preset, load_preset, preset_names
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import Preset, load_preset
 from athanor.flows.server.deployments import WORK_POOL, prefect_yaml
 from athanor.models.build import build_model
 from athanor.models.checkpoints.portable import save_portable

@@ -10,27 +10,37 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
-import httpx
 import pytest
+from browser import CHROMIUM, Browser
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from stranger import ROOT, build_wheel, clean_environment, make_clone, make_environment
+from prefect_server import Server
+from stranger import (
+    ROOT,
+    Stranger,
+    build_wheel,
+    clean_environment,
+    make_clone,
+    make_environment,
+    program,
+    set_traps,
+)
 
 from athanor.core.store import Artifact, Store
-from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.flows.plan.survey import Survey
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import load_preset
 from athanor.flows.server.prepare import prepare_server
 from athanor.tasks.parts import FLOWS
+from athanor.tasks.stage import parent_keys
 from athanor.tasks.trainer.records.ledger import ledger_total
 
-TRAP_PACKAGES = ("data", "models", "tasks", "flows", "reports", "kernels", "core", "athanor", "wandb")
-TRAP_MODULES = ("evaluate", "tokenizers", "torch", "prefect", "datasets", "yaml", "numpy", "safetensors", "lm_eval")
 PROGRAMS = ("athanor", "prefect", "make", "pip", "git", "cd", "export", ".", "python", "python3", "docker")
 
 # What makes a run short enough for a test: added to every command that runs or plans a preset.
@@ -82,20 +92,16 @@ def commands(readme: str) -> dict[str, list[str]]:
         for block in re.findall(r"^```(?:sh)?\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL):
             lines = [re.sub(r"(^|\s+)# .*", "", line).strip() for line in block.splitlines()]
             parts = [part for line in lines if line for part in re.split(r"\s{2,}(?=(?:athanor|prefect) )", line)]
-            if parts and _program(parts[0]) in PROGRAMS:
+            if parts and program(parts[0]) in PROGRAMS:
                 found.setdefault(title, []).extend(parts)
     return found
-
-
-def _program(command: str) -> str:
-    return next((word for word in command.split() if "=" not in word), "")
 
 
 README = commands((ROOT / "README.md").read_text())
 PYTHON = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.MULTILINE | re.DOTALL)
 EVERY = [command for section in README.values() for command in section]
 PREFECT = [
-    command for command in EVERY if _program(command) == "prefect" or command.startswith("athanor prepare-server")
+    command for command in EVERY if program(command) == "prefect" or command.startswith("athanor prepare-server")
 ]
 
 
@@ -108,66 +114,6 @@ def reason(command: str) -> str | None:
 
 
 USE = [command for command in EVERY if command not in PREFECT and reason(command) is None]
-
-
-@dataclass
-class Stranger:
-    """Someone with an environment, a folder full of traps and a terminal in it."""
-
-    binaries: Path
-    folder: Path
-    environment: dict[str, str]
-    background: list[subprocess.Popen] = field(default_factory=list)
-
-    def elsewhere(self, folder: Path, **variables: str) -> Stranger:
-        """The same person in another folder full of traps, with other environment variables."""
-        return Stranger(self.binaries, set_traps(folder), {**self.environment, **variables})
-
-    def _words(self, command: str) -> tuple[list[str], dict[str, str]]:
-        words = shlex.split(command)
-        variables = dict(word.split("=", 1) for word in words[: words.index(_program(command))])
-        program, *arguments = words[len(variables) :]
-        return [str(self.binaries / program), *arguments], {**self.environment, **variables}
-
-    def run(self, command: str, folder: Path | None = None) -> str:
-        """Run a command to its end and return what it printed; the test fails if it fails."""
-        words, environment = self._words(command)
-        done = subprocess.run(
-            words, cwd=folder or self.folder, env=environment, capture_output=True, text=True, timeout=300
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout + done.stderr
-
-    def start(self, command: str) -> None:
-        """Start a command that stays; `stop` ends it."""
-        words, environment = self._words(command)
-        with open(self.folder.parent / f"{len(self.background)}.log", "wb") as log:
-            process = subprocess.Popen(words, cwd=self.folder, env=environment, stdout=log, stderr=log)
-        self.background.append(process)
-
-    def stop(self) -> None:
-        """End what was started, newest first, as Ctrl-C does."""
-        for process in reversed(self.background):
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-    def new_files(self) -> set[str]:
-        """What lies in the folder beside the traps."""
-        return {path.name for path in self.folder.iterdir()} - {*TRAP_PACKAGES, *(f"{m}.py" for m in TRAP_MODULES)}
-
-
-def set_traps(folder: Path) -> Path:
-    """Make a folder in which every import of a name of ours or of a dependency raises; returns it."""
-    folder.mkdir(parents=True)
-    traps = [folder / f"{name}.py" for name in TRAP_MODULES] + [folder / n / "__init__.py" for n in TRAP_PACKAGES]
-    for trap in traps:
-        trap.parent.mkdir(exist_ok=True)
-        trap.write_text("raise RuntimeError(f'imported from the working directory: {__file__}')\n")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -186,49 +132,6 @@ def stranger(clone, tmp_path_factory) -> Stranger:
     told = subprocess.run([binaries / "python", "-P", "-c", where], env=found.environment, capture_output=True)
     assert str(place / "environment") in told.stdout.decode() and str(ROOT) not in told.stdout.decode(), told
     return found
-
-
-@dataclass
-class Server:
-    """A Prefect server seen through its API."""
-
-    url: str
-
-    def ask(self, what: str, **filters: dict) -> list[dict]:
-        """All objects of a kind that pass the filters."""
-        answer = httpx.post(f"{self.url}/{what}/filter", json={**filters, "limit": 200}, timeout=30)
-        assert answer.is_success, answer.text
-        return answer.json()
-
-    def wait_until_it_answers(self) -> None:
-        for _ in range(600):
-            try:
-                if httpx.get(f"{self.url}/health", timeout=5).is_success:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
-        raise AssertionError("the server does not answer")
-
-    def wait_for_runs(self) -> dict[str, str]:
-        """Flow name -> the state that its run ended in; waits for all runs to end."""
-        for _ in range(1200):
-            runs = self.ask("flow_runs")
-            if all(run["state_type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED") for run in runs):
-                flows = {flow["id"]: flow["name"] for flow in self.ask("flows")}
-                return {flows[run["flow_id"]]: run["state_name"] for run in runs}
-            time.sleep(0.25)
-        raise AssertionError(f"still {[run['state_name'] for run in runs]}")
-
-    def task_states(self, flow: str) -> dict[str, str]:
-        """Task run name -> state, of the run of a flow."""
-        runs = self.ask("task_runs", flows={"name": {"any_": [flow]}})
-        return {run["name"]: run["state_name"] for run in runs}
-
-    def deployments(self) -> dict[tuple[str, str], dict]:
-        """Entrypoint and preset -> what decides how the deployment runs."""
-        fields = ("parameters", "pull_steps", "work_pool_name", "job_variables", "path", "parameter_openapi_schema",
-                  "enforce_parameter_schema", "description")  # fmt: skip
-        return {(d["entrypoint"], d["name"]): {name: d[name] for name in fields} for d in self.ask("deployments")}
 
 
 @dataclass
@@ -275,7 +178,7 @@ def prefect_block(stranger, clone) -> Iterator[PrefectBlock]:
 
 def test_every_command_of_the_readme_is_run_or_listed_as_not_run():
     assert {"Use"} <= README.keys() and PREFECT and USE and PYTHON
-    others = [command for command in EVERY if _program(command) not in ("athanor", "prefect")]
+    others = [command for command in EVERY if program(command) not in ("athanor", "prefect")]
     assert not [command for command in others if reason(command) is None]
 
 
@@ -294,6 +197,84 @@ def test_flows_run_on_a_worker_in_the_folder_it_was_started_in(prefect_block, st
     report = found["report/quickstart"].file("report.html").read_text()
     for heading in ("Lineage", "Benchmarks", "Inside the model", "Samples", "Reproduce"):
         assert heading in report
+
+
+def arrows_expected() -> set[tuple[str, str]]:
+    """From what each artifact of the lifecycle is made from to the artifact, in the names that its stages bear."""
+    needed = Survey(load_preset("quickstart", SMALL)).needed_by("lifecycle")
+    titles = {found.artifact.key: f"{found.stage} {found.artifact.label}" for found in needed}
+    return {
+        (titles[k], titles[found.artifact.key]) for found in needed for k in parent_keys(found.wanted.inputs).values()
+    }
+
+
+@pytest.mark.slow
+def test_the_graph_of_a_run_has_an_arrow_for_all_that_each_artifact_is_made_from(prefect_block):
+    server = prefect_block.server
+    arrows = server.edges(server.run_id("lifecycle-flow"))
+    assert arrows == arrows_expected() and len(arrows) == 53
+    assert {name for arrow in arrows for name in arrow} == server.task_states("lifecycle-flow").keys()
+
+
+# Keeps what the graph of a flow run draws: each arrow under the ids of the two task runs.
+KEEP_ARROWS = """
+window.arrows = new Map();
+const set = Map.prototype.set;
+Map.prototype.set = function (key, value) {
+  if (/^[-0-9a-f]{36}_[-0-9a-f]{36}$/.test(String(key)) && value?.element) set.call(window.arrows, key, value.element);
+  return set.call(this, key, value);
+};
+"""
+ARROWS = "[...window.arrows.values()].filter(arrow => arrow.parent && arrow.visible).length"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor chromium-browser is installed")
+def test_a_browser_draws_every_one_of_these_arrows(prefect_block, tmp_path):
+    server = prefect_block.server
+    with Browser(tmp_path) as browser:
+        browser.before_every_page(KEEP_ARROWS)
+        browser.go(server.page(f"runs/flow-run/{server.run_id('lifecycle-flow')}"))
+        drawn = len(arrows_expected())
+        browser.wait_for(f"{ARROWS} >= {drawn}")
+        assert browser.value(ARROWS) == drawn
+
+
+def fill_form(server: Server, deployment_id: str, parameters: dict, name: str, folder: Path) -> None:
+    """Start a deployment with a real form: filled as it opens or by a link, under another name, which is typed."""
+    names = "[...document.querySelectorAll('textarea')].filter(area => area.value == 'quickstart')"
+    submit = "[...document.querySelectorAll('button')].find(button => button.innerText.startsWith('Submit'))"
+    form = server.page(f"deployments/deployment/{deployment_id}/run")
+    left = "!location.pathname.endsWith('/run')"
+    with Browser(folder) as browser:
+        browser.go(form)
+        browser.wait_for(f"{names}.length == 1 && {submit} != null")
+        while not browser.value(left):  # again where SQLite, busy with another run's states, refused to write
+            browser.go(f"{form}?parameters={quote(json.dumps(parameters))}")
+            browser.wait_for(f"document.body.innerText.includes('300') && {names}.length == 1 && {submit} != null")
+            browser.value(f"{names}[0].select()")
+            browser.type(name)
+            browser.value(f"{submit}.click()")
+            browser.wait_for(f"{left} || document.body.innerText.includes('Something went wrong')")
+
+
+@pytest.mark.slow
+def test_every_flow_starts_on_the_worker_with_what_a_form_of_the_ui_sends(prefect_block, tmp_path):
+    server = prefect_block.server
+    preset = load_preset("quickstart", SMALL)
+    sent = {"preset": preset.model_dump(mode="json"), "rebuild": False, "verify": False}
+    renamed = {**sent, "preset": {**sent["preset"], "name": "from-the-form"}}
+    ids = {flow: server.deployment_id(f"{flow}-flow", "quickstart") for flow in FLOWS}
+    for flow in ("sft", "evaluate", "interpret", "report"):
+        server.start(ids[flow], sent)
+    if CHROMIUM is not None:
+        fill_form(server, ids["data"], {"preset": sent["preset"]}, "from-the-form", tmp_path)
+    else:
+        server.start(ids["data"], renamed)
+    assert server.wait_for_runs() == {f"{flow}-flow": "Completed" for flow in FLOWS}
+    assert "data from-the-form" in {run["name"] for run in server.ask("flow_runs")}
+    for flow in ("data", "sft", "evaluate", "interpret", "report"):
+        assert set(server.task_states(f"{flow}-flow").values()) == {"Cached"}
 
 
 def whole_artifacts(home: Path) -> dict[str, Artifact]:

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from athanor.core.errors import UserError
+from athanor.flows.cli.completing import runs_beginning
 
 app = typer.Typer()
 BEGINNING_TOKENS = 48
@@ -21,7 +22,9 @@ def documents(
     run: Annotated[
         str,
         typer.Argument(
-            metavar="RUN", help="A pretrain or sft artifact, finished or not (a prefix will do), or a folder"
+            metavar="RUN",
+            help="A pretrain or sft artifact, finished or not (a prefix will do), or a folder",
+            autocompletion=runs_beginning,
         ),
     ],
     step: Annotated[int, typer.Argument(metavar="STEP", help="As logged: 1 is the first optimizer step")],

@@ -34,6 +34,7 @@ from athanor.flows.cli import (
     task_commands,
 )
 from athanor.flows.cli.browser import open_page
+from athanor.flows.cli.completing import artifacts_beginning, presets_beginning
 from athanor.flows.cli.options import (
     BudgetHours,
     BudgetUsd,
@@ -42,7 +43,6 @@ from athanor.flows.cli.options import (
     Settings,
     Sweep,
     flow_of,
-    presets_beginning,
     runs_asked,
 )
 from athanor.flows.cli.tables import print_table, table
@@ -138,7 +138,8 @@ def presets(
 
     What one of them costs, and its exact number of parameters: athanor plan PRESET
     """
-    from athanor.flows.presets.preset import load_preset, preset_names
+    from athanor.flows.presets.names import preset_names
+    from athanor.flows.presets.preset import load_preset
 
     if name is not None:
         print(load_preset(name, settings or ()).to_yaml(), end="")
@@ -182,7 +183,10 @@ def artifacts(
 
 @app.command()
 def show(
-    artifact: Annotated[str, typer.Argument(help="Name, key or path of an artifact; a prefix is enough")],
+    artifact: Annotated[
+        str,
+        typer.Argument(help="Name, key or path of an artifact; a prefix is enough", autocompletion=artifacts_beginning),
+    ],
 ) -> None:
     """Print one artifact's manifest: recipe, parents, files, figures."""
     from athanor.core.store import Store

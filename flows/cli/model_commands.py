@@ -17,6 +17,7 @@ import typer
 
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
+from athanor.flows.cli.completing import models_beginning
 from athanor.flows.cli.options import PresetName
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ ModelPlace = Annotated[
         metavar="MODEL",
         help="A preset that has run, for its last model (pretrain/PRESET: its base); an artifact, of whose name or key "
         "a prefix will do; or a folder",
+        autocompletion=models_beginning,
     ),
 ]
 LayoutOption = Annotated[str, typer.Option("--layout", help="The published system that is to read it")]

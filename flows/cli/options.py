@@ -7,15 +7,8 @@ from typing import Annotated
 
 import typer
 
+from athanor.flows.cli.completing import fields_beginning, presets_beginning
 from athanor.tasks.parts import LIFECYCLE, PARTS
-
-
-def presets_beginning(incomplete: str) -> list[str]:
-    """The names that the shell completes; where none fits, it completes files of its own accord."""
-    from athanor.flows.presets.preset import preset_names
-
-    return [name for name in preset_names() if name.startswith(incomplete)]
-
 
 PresetName = Annotated[
     str,
@@ -27,7 +20,12 @@ Part = StrEnum("Part", PARTS)  # what a command can be limited to
 Only = Annotated[Part | None, typer.Option(help="Only this part; what it needs is found or built")]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one preset field, e.g. pretrain.steps=900; repeatable"),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one preset field, e.g. pretrain.steps=900; repeatable",
+        autocompletion=fields_beginning,
+    ),
 ]
 Sweep = Annotated[
     list[str] | None,
@@ -35,6 +33,7 @@ Sweep = Annotated[
         metavar="KEY=A,B",
         help="One run for each value, in turn, e.g. model.n_layers=2,4; repeatable, for every combination; a comma in "
         "brackets or quotes is part of a value; a budget is shared out evenly",
+        autocompletion=fields_beginning,
     ),
 ]
 BudgetUsd = Annotated[

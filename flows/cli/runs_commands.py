@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from athanor.core.errors import UserError
+from athanor.flows.cli.completing import runs_beginning
 from athanor.flows.cli.tables import print_table, table
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run; a prefix of its name is enough")]
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="RUN", help="A run; a prefix of its name is enough", autocompletion=runs_beginning),
+]
 PngFile = Annotated[Path | None, typer.Option("--png", metavar="FILE", help="Also draw the figure into this file")]
 HtmlFile = Annotated[
     Path | None, typer.Option("--html", metavar="FILE", help="Also write a page: differences, curves, scores, verdicts")
@@ -98,7 +102,14 @@ def show(run: RunName, png: PngFile = None) -> None:
 
 @app.command()
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN RUN...", help="The runs; a prefix of each name is enough")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN RUN...",
+            help="The runs; a prefix of each name is enough",
+            autocompletion=runs_beginning,
+        ),
+    ],
     png: PngFile = None,
     html: Annotated[
         Path | None,

@@ -16,6 +16,7 @@ import typer
 from athanor.core.errors import UserError
 from athanor.core.run_files import SPEC
 from athanor.flows.cli.browser import open_page
+from athanor.flows.cli.completing import removable_beginning
 
 if TYPE_CHECKING:
     from athanor.core.store import Artifact, Store
@@ -36,7 +37,11 @@ class Opened(StrEnum):
 def rm(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAME...", help="As `artifacts` and `runs list` print them; a prefix will do"),
+        typer.Argument(
+            metavar="NAME...",
+            help="As `artifacts` and `runs list` print them; a prefix will do",
+            autocompletion=removable_beginning,
+        ),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask")] = False,
 ) -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import load_preset
 from athanor.models.family import FAMILIES
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.checkpoint import PresetModel

@@ -70,9 +70,9 @@ class Survey(Chain):
 
     def needed_by(self, flow: str) -> list[StageSurvey]:
         """What a flow needs, in the order it is made; the whole lifecycle is surveyed as well."""
-        self.make(flow)
+        self.ask(flow)
         needed = list(self.stages)
-        self.make(LIFECYCLE)
+        self.ask(LIFECYCLE)
         return needed
 
     def surveyed(self, artifact: Artifact) -> StageSurvey:

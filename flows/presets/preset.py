@@ -17,11 +17,11 @@ from pydantic import ValidationError
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
 from athanor.data.data_recipe import ORIGINS
+from athanor.flows.presets.names import FOLDER, preset_names
 from athanor.flows.presets.wording import problems, yaml_problem
 from athanor.tasks.checkpoint import checkpoint_named
 from athanor.tasks.preset_recipe import Preset
 
-FOLDER = Path(__file__).parent
 SECTIONS = tuple(name for name, field in Preset.model_fields.items() if type(None) in get_args(field.annotation))
 
 
@@ -47,11 +47,6 @@ _Yaml.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-
-
-def preset_names() -> list[str]:
-    """Names of the presets that come with Athanor."""
-    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_preset(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Preset:

@@ -16,7 +16,8 @@ import yaml
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.utilities.callables import parameter_schema
 
-from athanor.flows.presets.preset import load_preset, preset_names
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import load_preset
 from athanor.flows.server import worker_folder
 from athanor.tasks.parts import FLOWS
 

@@ -1,4 +1,5 @@
-"""The package as it is met by someone who does not work on it: a clone, a wheel, an environment that has the wheel.
+"""The package as it is met by someone who does not work on it: a clone, a wheel, an environment that has the wheel, and
+a folder full of traps.
 
 Nothing here sees the checkout: the environment finds the dependencies where the running one has them, through a path
 line (the `.pth` files over there, and so its editable finder, are not read), and `athanor` in the wheel alone.
@@ -7,16 +8,22 @@ line (the `.pth` files over there, and so its editable finder, are not read), an
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
 import venv
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+TRAP_PACKAGES = ("data", "models", "tasks", "flows", "reports", "kernels", "core", "athanor", "wandb")
+TRAP_MODULES = ("evaluate", "tokenizers", "torch", "prefect", "datasets", "yaml", "numpy", "safetensors", "lm_eval",
+                "json", "random")  # fmt: skip
 PRIVATE = ("PYTHON", "ATHANOR", "PREFECT", "WANDB", "VIRTUAL_ENV", "HF_TOKEN")
 
 
@@ -63,3 +70,68 @@ def clean_environment(binaries: Path, **variables: str) -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(PRIVATE)}
     path = f"{binaries}{os.pathsep}{os.environ['PATH']}"
     return {**inherited, "PATH": path, "PREFECT_SERVER_ANALYTICS_ENABLED": "false", **variables}
+
+
+def program(command: str) -> str:
+    """What a command line starts, behind its variables."""
+    return next((word for word in command.split() if "=" not in word), "")
+
+
+@dataclass
+class Stranger:
+    """Someone with an environment, a folder full of traps and a terminal in it."""
+
+    binaries: Path
+    folder: Path
+    environment: dict[str, str]
+    background: list[subprocess.Popen] = field(default_factory=list)
+
+    def elsewhere(self, folder: Path, **variables: str) -> Stranger:
+        """The same person in another folder full of traps, with other environment variables."""
+        return Stranger(self.binaries, set_traps(folder), {**self.environment, **variables})
+
+    def _words(self, command: str) -> tuple[list[str], dict[str, str]]:
+        words = shlex.split(command)
+        variables = dict(word.split("=", 1) for word in words[: words.index(program(command))])
+        name, *arguments = words[len(variables) :]
+        return [str(self.binaries / name), *arguments], {**self.environment, **variables}
+
+    def run(self, command: str, folder: Path | None = None) -> str:
+        """Run a command to its end and return what it printed; the test fails if it fails."""
+        words, environment = self._words(command)
+        done = subprocess.run(
+            words, cwd=folder or self.folder, env=environment, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+        return done.stdout + done.stderr
+
+    def start(self, command: str) -> None:
+        """Start a command that stays; `stop` ends it."""
+        words, environment = self._words(command)
+        with open(self.folder.parent / f"{len(self.background)}.log", "wb") as log:
+            process = subprocess.Popen(words, cwd=self.folder, env=environment, stdout=log, stderr=log)
+        self.background.append(process)
+
+    def stop(self) -> None:
+        """End what was started, newest first, as Ctrl-C does."""
+        for process in reversed(self.background):
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def new_files(self) -> set[str]:
+        """What lies in the folder beside the traps."""
+        return {path.name for path in self.folder.iterdir()} - {*TRAP_PACKAGES, *(f"{m}.py" for m in TRAP_MODULES)}
+
+
+def set_traps(folder: Path) -> Path:
+    """Make a folder in which every import of a name of ours or of a dependency raises; returns it."""
+    folder.mkdir(parents=True)
+    traps = [folder / f"{name}.py" for name in TRAP_MODULES] + [folder / n / "__init__.py" for n in TRAP_PACKAGES]
+    for trap in traps:
+        trap.parent.mkdir(exist_ok=True)
+        trap.write_text("raise RuntimeError(f'imported from the working directory: {__file__}')\n")
+    return folder

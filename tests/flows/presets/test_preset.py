@@ -11,7 +11,8 @@ import yaml
 
 from athanor.core.errors import UserError
 from athanor.flows.presets import preset as module
-from athanor.flows.presets.preset import load_preset, preset_names, reproducing_command
+from athanor.flows.presets.names import preset_names
+from athanor.flows.presets.preset import load_preset, reproducing_command
 from athanor.models.counts import parameter_counts
 from athanor.tasks.preset_recipe import Preset
 
