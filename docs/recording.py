@@ -56,13 +56,15 @@ def write_texts(folder: Path) -> None:
 
 
 def record(commands: Sequence[str], folder: Path) -> list[tuple[str, str]]:
-    """Each command with what it printed in `folder`, written as ~. Raises CalledProcessError where one fails."""
+    """Each command with what it printed in `folder`, written as ~. Ends with what one said that fails."""
     outside = {name: value for name, value in os.environ.items() if not name.startswith(("ATHANOR_", "PREFECT_"))}
     environment = {**outside, "COLUMNS": str(COLUMNS), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     printed = []
     for command in commands:
         words, err = shlex.split(command), subprocess.STDOUT
-        done = subprocess.run(words, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, stderr=err)
+        done = subprocess.run(words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=err)
+        if done.returncode:
+            sys.exit(f"{command} failed:\n{done.stdout.decode()}")
         printed.append((command, done.stdout.decode().replace(str(folder), "~")))
     return printed
 

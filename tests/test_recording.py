@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from html import unescape
 from importlib.util import module_from_spec, spec_from_file_location
@@ -37,7 +36,7 @@ def test_the_readmes_picture_shows_every_command_and_the_end_of_the_run(recordin
     text = shown(recording.PICTURE.read_text(encoding="utf-8"))
     places = [text.index(f"$ {command}") for command in recording.COMMANDS]
     assert places == sorted(places) and len(places) > 2
-    assert re.search(r"lifecycle quickstart is done in .*: \d+ built, 0 cached", text)
+    assert re.search(r"lifecycle mine is done in .*: \d+ built, 0 cached", text)
     assert "(reports/recording.svg)" in (ROOT / "README.md").read_text()
 
 
@@ -56,5 +55,5 @@ def test_of_a_row_of_steps_the_first_and_the_last_are_shown(recording):
 
 
 def test_a_command_that_fails_leaves_no_picture(recording, tmp_path):
-    with pytest.raises(subprocess.CalledProcessError):
-        recording.record([f"{sys.executable} -c 'raise SystemExit(2)'"], tmp_path)
+    with pytest.raises(SystemExit, match="failed:\nno text"):
+        recording.record([f"{sys.executable} -c 'print(\"no text\"); raise SystemExit(2)'"], tmp_path)

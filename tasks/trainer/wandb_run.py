@@ -74,9 +74,9 @@ def add_report(report: Path, model: Artifact, results: Mapping[str, Any], runtim
     """
     if runtime.wandb == "off" or not (model.path / WANDB_ID).exists():
         return
-    try:
-        import wandb
+    import wandb
 
+    try:
         spec = RunSpec.model_validate_json((model.path / SPEC).read_text(encoding="utf-8"))
         run = open_run(spec, runtime, model.path, report, say)
         for label, result in results.items():
@@ -89,6 +89,8 @@ def add_report(report: Path, model: Artifact, results: Mapping[str, Any], runtim
         run.finish()
     except Exception as error:
         say(f"wandb does not have this report: {type(error).__name__}: {one_line(str(error), 120)}")
+    finally:
+        wandb.teardown()  # or its service would write more into its logs, which are part of what is published
 
 
 def _run_id(training: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import wandb
 from trainer_stop import Stop
 from wandb_records import logged
 
@@ -51,6 +52,19 @@ def test_the_run_holds_configuration_curves_scores_maps_and_report(make_run, rep
     assert added["summary"]["report/map-usage"]["_type"] == "image-file"
     assert added["summary"]["report/page"]["_type"] == "html-file" and "report/pretrain-loss" not in added["summary"]
     assert (report / "wandb").is_dir() and len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_nothing_is_written_into_the_report_once_it_is_given(make_run, report):
+    folder = make_run("run", train={"steps": 3}, runtime={"wandb": "offline"})
+    train(folder, Stop())
+
+    def sizes() -> dict[str, int]:
+        return {str(path): path.stat().st_size for path in report.rglob("*") if path.is_file()}
+
+    add_report(report, Artifact("pretrain", "run", "0" * 64, folder), {}, Runtime(wandb="offline"), pytest.fail)
+    published = sizes()
+    wandb.teardown()  # as at the end of the process
+    assert sizes() == published
 
 
 @pytest.mark.parametrize("mode", ["off", "offline"])
