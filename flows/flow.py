@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from prefect import flow
-from prefect.runtime import deployment
+from prefect import flow, get_run_logger
 
 from athanor.core.errors import UserError
 from athanor.flows.chain import Chain
 from athanor.flows.plan.machine import priced
+from athanor.flows.plan.preflight import hub_findings
 from athanor.flows.server.worker_folder import enter_worker_folder
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import stages_of
@@ -31,11 +31,10 @@ def over_preset(name: str) -> Callable[[Callable[[Chain], None]], Any]:
             for logger in ENGINE_LOGGERS:
                 logging.getLogger(logger).addFilter(without_traceback)
             enter_worker_folder()
-            if deployment.id is not None:  # `athanor run` checks while its server starts, a worker does not
-                _check_ready(preset, name, rebuild)
+            rebuilt = [stage.name for stage in stages_of(name)] if rebuild else []
+            _settle_hub(preset, name, rebuilt)
             budget = _budget(preset)
             runtime_of = budget.runtime_for if budget else lambda stage, artifact: priced(preset.runtime)
-            rebuilt = [stage.name for stage in stages_of(name)] if rebuild else []
             chain = Chain(preset, rebuilt, verify, runtime_of)
             chain.check()
             with budget.charged() if budget else nullcontext():
@@ -57,10 +56,15 @@ def _untyped(function: Callable) -> Iterator[None]:
     function.__annotations__.update(types)
 
 
-def _check_ready(preset: Preset, name: str, rebuild: bool) -> None:
-    from athanor.flows.plan.plan import check_ready
-
-    check_ready(preset, name, rebuild)
+def _settle_hub(preset: Preset, name: str, rebuilt: list[str]) -> None:
+    """Fix the commits that keys are made of, and say where a branch has moved on. UserError, a line for each, for what
+    must be read and cannot be."""
+    found = hub_findings(preset, name, rebuilt)
+    for finding in found:
+        if finding.level == "warning":
+            get_run_logger().warning("%s: %s", finding.subject, finding.message)
+    if errors := [f"{finding.subject}: {finding.message}" for finding in found if finding.level == "error"]:
+        raise UserError("\n".join(errors))
 
 
 def _budget(preset: Preset) -> Budget | None:

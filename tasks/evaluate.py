@@ -122,6 +122,7 @@ def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents:
     """Write `result.json` (scores with 95 % intervals), `samples.jsonl`, and `items.json` (what came of each item)."""
     from athanor.models.decoding.cuts import cuts_text
     from athanor.tasks.benchmarks.lm_eval_run import run_task
+    from athanor.tasks.benchmarks.pinned_sets import unpinned_text
     from athanor.tasks.runs.follow import record_benchmark
 
     result = run_task(
@@ -143,7 +144,9 @@ def build(recipe: EvalStageRecipe, run: StageRun, *, model: Artifact, documents:
     if reading.get("cut_prompts") or reading.get("short_answers"):
         said += f"; {cuts_text(reading)}"
     run.log(f"{recipe.label} ({recipe.model}): {said}")
-    return {"metrics": scores}
+    if unpinned := result.get("unpinned_sets"):
+        run.log(f"{recipe.label}: {unpinned_text(unpinned)}")
+    return {"metrics": scores} | ({"unpinned_sets": unpinned} if unpinned else {})
 
 
 def _member(label: str, model: ModelName) -> str:

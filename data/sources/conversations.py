@@ -5,6 +5,9 @@
     prompt, completion    two texts, or two such lists, of which only the second is learned from
     instruction, output   two texts, with an `input` that may be empty (Alpaca)
 
+Records that are none of these are read where the recipe names the field of a list, or a template for each turn; what it
+has to name for fields that are often seen, `recipe_fields` says.
+
 A text in a field `system` begins the conversation. A list may be written as JSON in a text, as in a .csv, or as an
 object of lists, as data sets hand out their sequences.
 
@@ -28,6 +31,14 @@ REFUSED_FIELDS = ("tools", "functions", "history")  # of a record
 REFUSED_IN_TURNS = ("tool_calls", "function_call", "reasoning_content", "thinking", "name")
 NOTHING = (None, "", "[]", [], {})
 KNOWN_FORMS = "messages; conversations; prompt and completion; instruction and output"
+OTHER_LISTS = ("conversation",)  # fields of messages that a recipe must name
+OTHER_TURNS = (  # fields of the user's text and the assistant's, of which it needs templates
+    ("question", "answer"),
+    ("prompt", "response"),
+    ("instruction", "response"),
+    ("user", "assistant"),
+    ("input", "output"),
+)
 _JOINT = "\n\n"  # between an instruction and its input
 
 
@@ -61,6 +72,23 @@ def conversation(record: Record, messages: str) -> list[Message]:
     return checked(turns)
 
 
+def recipe_fields(record: Record) -> dict[str, str]:
+    """What a ChatSourceRecipe must say to read records such as this one: nothing where their form is seen.
+
+    Raises NoConversation where no way to read it is known.
+    """
+    if _form_of(record) is not None:
+        return {}
+    for field in OTHER_LISTS:
+        if isinstance(record.get(field), list):
+            return {"messages": field}
+    for user, assistant in OTHER_TURNS:
+        if user in record and assistant in record:
+            return {"user": f"{{{user}}}", "assistant": f"{{{assistant}}}"}
+    known = "; ".join((KNOWN_FORMS, *OTHER_LISTS, *(" and ".join(turns) for turns in OTHER_TURNS)))
+    raise NoConversation(f"none of {known}; fields: {names_said(record)}")
+
+
 def checked(turns: Sequence[Mapping[str, Any]]) -> list[Message]:
     """Turns reduced to what is kept of them. NoConversation names the first that is wrong, or says that no answer is to
     be learned."""
@@ -83,12 +111,15 @@ def _turns(record: Record, messages: str) -> Iterator[dict[str, Any]]:
     if messages != MESSAGES:
         yield from _listed(record, messages)
         return
-    for names, turns_of in _FORMS:
-        if all(record.get(name) is not None for name in names):
-            yield from turns_of(record)
-            return
-    filled = [name for name in record if record[name] is not None]
-    raise NoConversation(f"none of the forms {KNOWN_FORMS}; fields: {names_said(filled)}")
+    if (turns_of := _form_of(record)) is None:
+        filled = [name for name in record if record[name] is not None]
+        raise NoConversation(f"none of the forms {KNOWN_FORMS}; fields: {names_said(filled)}")
+    yield from turns_of(record)
+
+
+def _form_of(record: Record) -> Callable[[Record], Iterator[dict[str, Any]]] | None:
+    """The turns of the first form that the record has the fields of; None where it has those of none."""
+    return next((turns for names, turns in _FORMS if all(record.get(name) is not None for name in names)), None)
 
 
 def _listed(record: Record, field: str) -> Iterator[dict[str, Any]]:

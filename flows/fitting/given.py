@@ -16,6 +16,7 @@ from typing import Any
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import check_first_records
+from athanor.data.sources.conversations import NoConversation, recipe_fields
 from athanor.data.sources.files import list_files, read_files
 from athanor.data.sources.records import BadRecord, Raw, text_reader
 from athanor.data.sources.source import source_of
@@ -24,16 +25,6 @@ MOST_SOURCES = 8
 MOST_READ_BYTES = 32 << 20  # of a source; a longer one is as long as its files say
 SAMPLE_BYTES = 400_000  # of a source
 TEXT_FIELDS = ("text", "content", "body")
-MESSAGE_FIELDS = ("messages", "conversation", "conversations")
-TURN_FIELDS = (  # of the user, of the assistant
-    ("question", "answer"),
-    ("prompt", "response"),
-    ("prompt", "completion"),
-    ("instruction", "response"),
-    ("instruction", "output"),
-    ("user", "assistant"),
-    ("input", "output"),
-)
 
 
 @dataclass(frozen=True)
@@ -70,7 +61,10 @@ def given_conversations(path: str) -> Given:
     record = _first_record(path)
     if record is None:
         raise UserError(f"--chat {path}: holds no records; give a .jsonl, .json, .csv, .tsv or .parquet")
-    fields = {"path": path, **_conversation_fields(path, record)}
+    try:
+        fields = {"path": path, **recipe_fields(record)}
+    except NoConversation as error:
+        raise UserError(f"--chat {path}: its records are no conversations: {error}") from None
     return _look(ChatSourceRecipe.model_validate(fields), fields)
 
 
@@ -113,19 +107,6 @@ def _text_field(path: str) -> dict[str, str]:
             "are given as --chat FILE"
         )
     return {"text": texts[0] if len(texts) == 1 else "\n\n".join(f"{{{name}}}" for name in texts)}
-
-
-def _conversation_fields(path: str, record: dict[str, Any]) -> dict[str, str]:
-    if (field := next((name for name in MESSAGE_FIELDS if isinstance(record.get(name), list)), None)) is not None:
-        return {} if field == MESSAGE_FIELDS[0] else {"messages": field}
-    for user, assistant in TURN_FIELDS:
-        if user in record and assistant in record:
-            return {"user": f"{{{user}}}", "assistant": f"{{{assistant}}}"}
-    known = ", ".join(f"{user} and {assistant}" for user, assistant in TURN_FIELDS)
-    raise UserError(
-        f"--chat {path}: records with the fields {', '.join(record) or 'none'} are no known conversations; they need "
-        f"messages (a list of role and content), or {known}"
-    )
 
 
 def _first_record(path: str) -> dict[str, Any] | None:

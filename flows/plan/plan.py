@@ -1,7 +1,6 @@
 """The plan of a run: what would be built and why, what it costs, and whether it can succeed; nothing is built.
 
-`check_ready` is the part that comes first in `athanor run`, and in a flow that a worker runs, so that a run that must
-fail fails before anything is paid.
+`check_ready` is the part that `athanor run` does first, so that a run that must fail fails before anything is paid.
 What estimates, and torch with it, is imported inside the functions: where everything is in the store there is nothing
 to estimate.
 """

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, assert_never
@@ -66,6 +66,17 @@ def learn_commits(preset: Preset) -> Answers:
     return answers
 
 
+def hub_findings(preset: Preset, flow: str, rebuilt: Collection[str] = ()) -> list[Finding]:
+    """What a flow that is about to run learns of the hub: the commits of which its keys are made, and a finding for
+    each repository that it still has to read. `rebuilt` names stages that are built again, whatever is there."""
+    answers = learn_commits(preset)
+    if not any(_repositories(preset, None)):
+        return []
+    stages = Survey(preset).needed_by(flow)
+    stages = [replace(stage, state="run") if stage.stage in rebuilt else stage for stage in stages]
+    return access_findings(preset, stages, answers)
+
+
 def access_findings(preset: Preset, stages: list[StageSurvey] | None, answers: Answers) -> list[Finding]:
     """One finding for each hub repository that stages still to be built read; those not in `answers` are asked at once.
 
@@ -95,7 +106,7 @@ def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding
             findings.append(Finding("error", stage.stage, str(error)))
         else:
             findings += [Finding("warning" if line.warning else "ok", stage.stage, line.message) for line in foreseen]
-    return findings
+    return list(dict.fromkeys(findings))  # a benchmark says of one model what it says of the other
 
 
 def _built(survey: Survey, inputs: Inputs) -> dict[str, Any]:
@@ -200,22 +211,32 @@ def _is_cached(repository: Repository) -> bool:
             revision = commit_of(repository) or repository.revision
             return cached_tokenizer_file(repository.repo, revision) is not None
         case "dataset":
-            return _dataset_cached(repository.repo)
+            copies, commit = _cached_copies(repository.repo), commit_of(repository)
+            return bool(copies) if commit is None else commit in copies
         case other:
             assert_never(other)
 
 
 def _cached_commit(repository: Repository) -> str | None:
-    """The commit that a copy in the hub's cache here is of: its folder's name."""
-    if repository.kind != "model":
-        return None
-    from athanor.data.tokenizer import cached_tokenizer_file
+    """The commit that the copy in the cache here is of: its folder's name. None where there are copies of several."""
+    match repository.kind:
+        case "model":
+            from athanor.data.tokenizer import cached_tokenizer_file
 
-    file = cached_tokenizer_file(repository.repo, repository.revision)
-    return file.parent.name if file is not None else None
+            file = cached_tokenizer_file(repository.repo, repository.revision)
+            return file.parent.name if file is not None else None
+        case "dataset":
+            copies = set() if repository.streamed else _cached_copies(repository.repo)
+            return next(iter(copies)) if len(copies) == 1 else None
+        case other:
+            assert_never(other)
 
 
-def _dataset_cached(repo: str) -> bool:
+def _cached_copies(repo: str) -> set[str]:
+    """Commits of the copies of a data set in the cache of `datasets`, of any of its configurations."""
     from datasets.config import HF_DATASETS_CACHE
+    from datasets.naming import camelcase_to_snakecase
 
-    return (Path(HF_DATASETS_CACHE) / repo.replace("/", "___").lower()).is_dir()
+    owner, _, name = repo.rpartition("/")
+    folder = Path(HF_DATASETS_CACHE) / "___".join(part for part in (owner, camelcase_to_snakecase(name)) if part)
+    return {copy.name for copy in folder.glob("*/*/*") if copy.is_dir()}  # configuration, version, commit

@@ -24,6 +24,7 @@ from athanor.tasks.benchmarks import catalogue
 from athanor.tasks.benchmarks.first_rows import check_rows
 from athanor.tasks.benchmarks.local import local_names, reads_documents, write_test_documents
 from athanor.tasks.benchmarks.own import task_name
+from athanor.tasks.benchmarks.pinned_sets import pinned
 from athanor.tasks.benchmarks.scored_rows import check_scored_rows
 from athanor.tasks.benchmarks.task_recipe import EvalTaskRecipe
 
@@ -51,18 +52,20 @@ def run_task(
     """Write `result.json`, `samples.jsonl` and `items.json` into `out`, and return the result.
 
     result: {task, label, model, samples_file, metrics: {name: {value, ci_low, ci_high (95 %), n, higher_is_better,
-    chance}}, reading: what was cut of the prompts}; a sample: {prompt, response, expected, correct}; items.json: metric
-    -> {sha256 of the documents, values: one each}, for comparisons item by item. `documents`: source -> documents
-    artifact, for bits per byte; `commits`: data set on the hub -> where it is read. `seed` draws few-shot
-    examples and sampling noise. Raises UserError, one line, for an unknown task, missing data, a damaged checkpoint,
-    and prompts most of which do not fit.
+    chance}}, reading: what was cut of the prompts, unpinned_sets: data set on the hub that `commits` lacks -> where it
+    was read}; a sample: {prompt, response, expected, correct}; items.json: metric -> {sha256 of the documents,
+    values: one each}, for comparisons item by item. `documents`: source -> documents artifact, for bits per byte;
+    `commits`: data set on the hub -> where it is read. `seed` draws few-shot examples and sampling noise. Raises
+    UserError, one line, for an unknown task, missing data, a copy of a data set at another commit, a damaged
+    checkpoint, and prompts most of which do not fit.
     """
     validate_task(recipe)
     from athanor.models.decoding.harness import HarnessLM
     from athanor.tasks.benchmarks import scores
 
+    hub_sets = catalogue.hub_datasets(recipe)
     model = HarnessLM.open(model_dir, runtime, seed=seed, progress=progress, max_cut_fraction=recipe.max_cut_fraction)
-    with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet(), _pinned(commits):
+    with TemporaryDirectory(prefix="athanor-eval-") as scratch, _quiet(), pinned(commits, hub_sets) as unpinned:
         tasks = _load(recipe, model_name == "sft", Path(scratch), documents, seed)
         records = _evaluate(model, tasks, recipe, model_name == "sft")
     metrics, items = scores.score(tasks, records, split_by="source" if reads_documents(recipe) else None)
@@ -72,6 +75,7 @@ def run_task(
         "model": model_name,
         "metrics": metrics,
         **({"reading": model.cuts.facts()} if model.cuts.prompts else {}),
+        **({"unpinned_sets": unpinned} if unpinned else {}),
         "samples_file": SAMPLES,
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -115,25 +119,6 @@ def _evaluate(model: Any, tasks: dict[str, Any], recipe: EvalTaskRecipe, chat: b
     )
     assert results is not None and "samples" in results, "lm-eval withholds them only from ranks above 0"
     return results["samples"]
-
-
-@contextmanager
-def _pinned(commits: Mapping[str, str]) -> Iterator[None]:
-    """Within: data sets are loaded at these commits, which lm-eval's tasks cannot be told."""
-    import datasets
-
-    load = datasets.load_dataset
-
-    def load_pinned(path: str, *args: Any, **kwargs: Any) -> Any:
-        if path in commits and kwargs.get("revision") is None:
-            kwargs["revision"] = commits[path]
-        return load(path, *args, **kwargs)
-
-    datasets.load_dataset = load_pinned
-    try:
-        yield
-    finally:
-        datasets.load_dataset = load
 
 
 @contextmanager

@@ -14,6 +14,7 @@ SLOW = (
     "tests/flows/plan/test_budget.py",
     "tests/flows/plan/test_plan.py",
     "tests/flows/plan/test_survey.py",
+    "tests/flows/test_flow.py",
     "tests/models/families/huginn/test_definition.py",
     "tests/models/test_slices.py",
     "tests/models/test_twin.py",

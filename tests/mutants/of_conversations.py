@@ -15,4 +15,12 @@ CHANGES = (
     ("if asked and role", "if False and role", "a user's turn that is to be learned is refused"),
     ("record.get(name) is not None for name in names", "name in record for name in names", "an empty form is none"),
 )
-MUTANTS = [Mutant("data/sources/conversations.py", old, new, mechanism, HELD_BY) for old, new, mechanism in CHANGES]
+GIVEN = ("tests/flows/fitting/test_given.py",)
+NAMED = (
+    ("if _form_of(record) is not None:", "if False:", "a form that is seen needs no naming, and is read whole"),
+    ('return {"messages": field}', "return {}", "a list that a recipe must name"),
+)
+MUTANTS = [
+    *(Mutant("data/sources/conversations.py", old, new, mechanism, HELD_BY) for old, new, mechanism in CHANGES),
+    *(Mutant("data/sources/conversations.py", old, new, mechanism, GIVEN) for old, new, mechanism in NAMED),
+]

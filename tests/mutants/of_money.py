@@ -198,9 +198,4 @@ MUTANTS = [
             "a loaded tokenizer is a large one",
         ),
     ),
-    *_of(
-        "flows/flow.py",
-        "tests/flows/test_flow.py",
-        ("if deployment.id is not None:", "if False:", "a flow that a worker runs is checked first"),
-    ),
 ]

@@ -18,6 +18,19 @@ MUTANTS = [
     Mutant("reports/canvas.py", "fill(label, LABEL_CHARACTERS)", "label[:LABEL_CHARACTERS]", "whole names in a legend",
            ("tests/reports/test_figures.py",)),
     Mutant("tasks/trainer/wandb_run.py", 'return begin("offline")', "raise", "kept offline", _WANDB),
-    Mutant("tasks/trainer/wandb_run.py", "wandb.teardown()", "pass", "the failed attempt lets go of the id", _WANDB),
+    Mutant(
+        "tasks/trainer/wandb_run.py",
+        "wandb.teardown()  # or",
+        "pass  # or",
+        "nothing is written into a report that is published",
+        _WANDB,
+    ),
+    Mutant(
+        "tasks/trainer/wandb_run.py",
+        "wandb.teardown()  # the attempt",
+        "pass  # the attempt",
+        "the failed attempt lets go of the id",
+        _WANDB,
+    ),
     Mutant("tasks/trainer/wandb_run.py", '.glob("map-*.png")', '.glob("no.png")', "the maps are sent", _WANDB),
 ]  # fmt: skip

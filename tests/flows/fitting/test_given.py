@@ -73,12 +73,24 @@ def test_the_text_of_records_is_found(folder, record, field):
     [
         ({"messages": [{"role": "assistant", "content": "a"}]}, {}),
         ({"conversation": [{"role": "assistant", "content": "a"}]}, {"messages": "conversation"}),
+        ({"conversations": [{"from": "gpt", "value": "a"}]}, {}),
+        ({"messages": '[{"role": "assistant", "content": "a"}]'}, {}),
+        ({"prompt": "a", "completion": "b"}, {}),
         ({"prompt": "a", "response": "b"}, {"user": "{prompt}", "assistant": "{response}"}),
     ],
 )
 def test_conversations_are_found(folder, record, fields):
     write_records(folder / "chat.jsonl", record)
     assert given_conversations("chat.jsonl").fields == {"path": "chat.jsonl", **fields}
+
+
+def test_what_a_form_of_conversations_holds_is_read_whole(folder):
+    write_records(folder / "alpaca.jsonl", {"instruction": "Add.", "input": "2 + 2", "output": "4"})
+    (text,) = given_conversations("alpaca.jsonl").sample
+    assert json.loads(text) == [
+        {"role": "user", "content": "Add.\n\n2 + 2"},
+        {"role": "assistant", "content": "4"},
+    ]
 
 
 def test_what_cannot_be_used_is_one_line(folder):
@@ -90,7 +102,10 @@ def test_what_cannot_be_used_is_one_line(folder):
         (lambda: given_sources(["numbers.jsonl"]), "its records have no field that is text, only a"),
         (lambda: given_sources(["gone.txt"]), "gone.txt: no such file or folder"),
         (lambda: given_sources(["empty.txt"]), "empty.txt: holds"),
-        (lambda: given_conversations("letters.jsonl"), "with the fields to, from are no known conversations"),
+        (
+            lambda: given_conversations("letters.jsonl"),
+            "no conversations: none of messages; .*fields: 'to', 'from'",
+        ),
         (lambda: given_conversations("whole.txt"), "holds no records; give a .jsonl"),
     ):
         with pytest.raises(UserError, match=message) as raised:

@@ -24,6 +24,7 @@ from athanor.flows.plan.preflight import (
     access_findings,
     disk_finding,
     foreseen_findings,
+    hub_findings,
     learn_commits,
     recipe_findings,
     version_findings,
@@ -114,12 +115,52 @@ def test_a_commit_that_was_seen_needs_no_hub_and_another_home_may_see_another(sm
     assert key() != first
 
 
-def test_a_copy_in_the_cache_is_read_at_its_own_commit_where_the_hub_is_out_of_reach(small_preset, hub, monkeypatch):
+def test_a_copy_in_the_cache_is_read_at_its_own_commit_where_the_hub_is_out_of_reach(
+    small_preset, hub, monkeypatch, tmp_path
+):
     hub[0].update({repo: Access("offline", "offline") for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
     monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda *_: Path("snapshots") / FIRST / "tokenizer.json")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path))
+    (tmp_path / "openai___gsm8k" / "main" / "0.0.0" / SECOND).mkdir(parents=True)
+    (tmp_path / "openai___gsm8k" / "main" / "0.0.0" / f"{SECOND}_builder.lock").touch()
+    (tmp_path / "o___math" / "default" / "0.0.0" / SECOND).mkdir(parents=True)
     learn_commits(small_preset(*HUB))
     assert commit_of(Repository("model", "o/tokenizer")) == FIRST
+    assert commit_of(Repository("dataset", "openai/gsm8k")) == SECOND
     assert commit_of(Repository("dataset", "o/math", streamed=True)) is None
+
+
+def test_copies_of_several_commits_fix_none_and_a_copy_of_another_is_of_no_use(small_preset, hub, monkeypatch):
+    preset = small_preset("evaluate.tasks.gsm8k.name=gsm8k")
+    hub[0]["openai/gsm8k"] = Access("unreachable", "out of reach")
+    copies = {FIRST, SECOND}
+    monkeypatch.setattr(preflight, "_cached_copies", lambda repo: copies)
+    assert [f.level for f in hub_findings(preset, "lifecycle")] == ["warning"]
+    assert commit_of(Repository("dataset", "openai/gsm8k")) is None
+    copies.remove(SECOND)
+    assert [f.level for f in hub_findings(preset, "lifecycle")] == ["warning"]
+    assert commit_of(Repository("dataset", "openai/gsm8k")) == FIRST
+    copies.clear()
+    copies.add(SECOND)
+    assert [f.message for f in hub_findings(preset, "lifecycle") if f.level == "error"] == ["out of reach"]
+
+
+def test_a_branch_that_moved_on_is_said_of_what_is_still_built_alone(small_preset, publish, hub):
+    preset = small_preset("data.sources.math.hub=o/math")
+    hub[0]["o/math"] = Access("open", commit=FIRST)
+    assert [f.level for f in hub_findings(preset, "data")] == ["ok"]
+    hub[0]["o/math"] = Access("open", commit=SECOND)
+    assert ["has moved on" in f.message for f in hub_findings(preset, "data")] == [True]
+    for stage in survey(preset):
+        publish(stage)
+    hub[1].clear()
+    assert hub_findings(preset, "data") == [] and hub[1] == []
+    assert ["has moved on" in f.message for f in hub_findings(preset, "data", ["acquire"])] == [True]
+
+
+def test_a_preset_without_the_hub_surveys_nothing_for_it(small_preset, monkeypatch):
+    monkeypatch.setattr(preflight, "Survey", None)
+    assert hub_findings(small_preset(), "lifecycle") == []
 
 
 def test_no_access_fails_the_run_with_a_line_for_each(small_preset, hub):
@@ -165,7 +206,7 @@ def test_an_unreachable_hub_is_a_warning_where_a_copy_is_cached_and_else_an_erro
     gone = Access("unreachable", "out of reach")
     hub[0].update({repo: gone for repo in ("o/math", "o/tokenizer", "openai/gsm8k")})
     monkeypatch.setattr(tokenizer, "cached_tokenizer_file", lambda *_: Path("tokenizer.json"))
-    monkeypatch.setattr(preflight, "_dataset_cached", lambda repo: repo == "openai/gsm8k")
+    monkeypatch.setattr(preflight, "_cached_copies", lambda repo: {FIRST} if repo == "openai/gsm8k" else set())
     levels = [f.level for f in access_findings(small_preset(*HUB), survey(small_preset(*HUB)), {})]
     assert levels == ["error", "warning", "warning"]
 

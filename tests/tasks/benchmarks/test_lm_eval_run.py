@@ -266,6 +266,16 @@ def test_data_sets_are_loaded_at_their_commit_and_lm_eval_is_left_as_it_was(chec
     assert datasets.load_dataset is load
 
 
+def test_a_data_set_that_the_key_says_no_commit_of_is_in_the_result(score, checkpoint, tmp_path, monkeypatch):
+    rows = datasets.Dataset.from_list([{"question": "2 + 2?", "answer": "#### 4"}])
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.DatasetDict(train=rows, test=rows))
+    recipe = EvalTaskRecipe(name="gsm8k", limit=1, num_fewshot=0, max_new_tokens=4)
+    score(recipe)
+    assert json.loads((tmp_path / "out" / "result.json").read_text())["unpinned_sets"] == {
+        "openai/gsm8k": "unknown commit"
+    }
+
+
 def test_lm_eval_is_quiet_and_left_as_it_was(score, capfd):
     import lm_eval.api.task
 
