@@ -4,6 +4,8 @@ A stage that `shares` the machine takes a core, the memory that it is estimated 
 model where there are GPUs, one of them for itself. The cores' threads are divided evenly. One that would be alone is
 built by the flow itself, with all threads and what is loaded already.
 
+What does not share has the machine to itself.
+
 Invariants: never two on one GPU; never more memory than is free, but for one that is alone; whatever ends the flow, the
 processes are gone.
 """
@@ -86,7 +88,7 @@ class Room:
 
     @classmethod
     def of_this_machine(cls, runtime: Runtime) -> Room:
-        """What is free here now."""
+        """What is free here now, of the GPUs those that the run holds."""
         import psutil
         import torch
 
@@ -95,7 +97,8 @@ class Room:
         count = torch.cuda.device_count() if choose_device(runtime.device).type == "cuda" else 0
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         gpus = visible if len(visible) == count else [str(number) for number in range(count)]
-        return cls(len(os.sched_getaffinity(0)), psutil.virtual_memory().available, gpus)
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return cls(cores, psutil.virtual_memory().available, gpus[: runtime.ranks])
 
     def take(self, needs: Needs) -> Place | None:
         """A place for one more; None where it has to wait."""

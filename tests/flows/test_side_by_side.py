@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import pytest
+import torch
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.states import Completed
@@ -81,6 +82,18 @@ def test_never_two_on_one_gpu():
 def test_one_gpu_holds_a_model_even_where_nothing_else_is_running():
     room = Room(cores=8, memory_bytes=1e12, gpus=["0"])
     assert room.take(WITH_MODEL) is not None and room.take(WITH_MODEL) is None
+
+
+@pytest.mark.parametrize(("visible", "found"), [(None, ["0", "1"]), ("4,5,6", ["4", "5"])])
+def test_of_the_gpus_there_are_a_run_takes_as_many_as_it_holds(monkeypatch, visible, found):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert Room.of_this_machine(Runtime(ranks=2)).gpus == found
+    assert Room.of_this_machine(Runtime(device="cpu", ranks=2)).gpus == []
 
 
 def asked_for(preset: Preset, stage: str) -> list[Asked]:

@@ -186,6 +186,6 @@ MUTANTS = [
             'facts.get("nothing", round(',
             "a training's own ledger says what it has cost",
         ),
-        ('facts.pop("wall_s", time.monotonic() - started)', "time.monotonic() - started", "all attempts took time"),
+        ('facts.pop("wall_s", share.seconds)', "share.seconds", "all attempts took time"),
     ),
 ]
