@@ -4,29 +4,29 @@ from __future__ import annotations
 
 from mutant import Mutant
 
-SIDE = "tests/flows/test_side_by_side.py"
+SIDE, ROOM = "tests/flows/test_side_by_side.py", "tests/flows/test_room.py"
 
 MUTANTS = [
     Mutant(
-        "flows/side_by_side.py",
+        "flows/room.py",
         "if gpu not in (place.gpu for place in self.taken)]",
         "]",
         "a model has a GPU for itself",
-        (f"{SIDE}::test_never_two_on_one_gpu",),
+        (f"{ROOM}::test_never_two_on_one_gpu",),
     ),
     Mutant(
-        "flows/side_by_side.py",
+        "flows/room.py",
         " and together_bytes <= self.memory_bytes",
         "",
         "what is built at once fits the memory",
-        (f"{SIDE}::test_never_more_memory_than_is_free_but_for_one_that_is_alone",),
+        (f"{ROOM}::test_never_more_memory_than_is_free_but_for_one_that_is_alone",),
     ),
     Mutant(
-        "flows/side_by_side.py",
+        "flows/room.py",
         "LOADING * weights_bytes + batch_bytes",
         "LOADING * weights_bytes",
         "a batch is part of what a model needs",
-        (f"{SIDE}::test_what_reads_with_a_model_needs_its_weights_and_a_batch_of_its_rows",),
+        (f"{ROOM}::test_what_reads_with_a_model_needs_its_weights_and_a_batch_of_its_rows",),
     ),
     Mutant(
         "flows/chain.py",
