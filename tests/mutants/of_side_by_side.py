@@ -30,8 +30,8 @@ MUTANTS = [
     ),
     Mutant(
         "flows/chain.py",
-        "elif training:",
-        "elif False:",
+        "(training := [asked for asked in ready if asked.stage.trains])",
+        "(training := [])",
         "training is run before what else could be",
         (f"{SIDE}::test_training_comes_first_and_alone_and_then_all_that_is_made_from_it",),
     ),
