@@ -66,8 +66,8 @@ class Chain:
         """Find or build what was asked for. Raises UserError, and whatever else a stage does, once all that was begun
         beside it has ended.
 
-        Training comes before what else could be built, so that all that is made from it is built at once, and has the
-        machine for itself.
+        Training waits for what was begun, and comes before what else could be, so that all that is made from it is
+        built at once.
         """
         waiting = [asked for asked in self._asked if asked.key not in self._ends]
         with SideBySide(self.preset) as beside:
@@ -78,16 +78,14 @@ class Chain:
                 elif (training := [asked for asked in ready if asked.stage.trains]) and not beside.running:
                     beside.make_room()
                     self._run(training[0], waiting)
-                elif training:
-                    beside.wait_for_one()
                 elif begun := beside.places_for(ready):
                     for asked, place in begun:
                         waiting.remove(asked)
                         beside.begin(asked, place, self._runtime(asked), self._decision(asked), self._ends)
-                elif here := [asked for asked in ready if not (beside.running and asked.stage.shares)]:
-                    self._run(here[0], waiting)
-                else:
+                elif beside.running:
                     beside.wait_for_one()
+                else:
+                    self._run(ready[0], waiting)
 
     def _run(self, asked: Asked, waiting: list[Asked]) -> None:
         waiting.remove(asked)

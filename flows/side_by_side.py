@@ -4,16 +4,16 @@ A stage that `shares` the machine takes a core, the memory that it is estimated 
 model where there are GPUs, one of them for itself. The cores' threads are divided evenly. One that would be alone is
 built by the flow itself, with all threads and what is loaded already.
 
-Invariants: never two on one GPU; never more memory than is free, but for one that is alone; whatever ends the flow, the
-processes are gone.
+What does not share has the machine to itself.
+
+Invariant: whatever ends the flow, the processes are gone.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
 from types import TracebackType
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from athanor.core.runtime import Runtime
 from athanor.core.store import Artifact, Store
+from athanor.flows.room import Place, Room, needs_of
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import Stage, Wanted, parent_keys
 from athanor.tasks.stage_process import StageProcess
@@ -28,12 +29,6 @@ from athanor.tasks.stage_task import Decision, begin_stage
 
 if TYPE_CHECKING:
     from prefect import State
-
-PROCESS_BYTES = 1 << 30  # Python, torch, lm-eval and what is being read
-WEIGHTS = "model.safetensors"  # in an artifact that is a model
-VALUE_BYTES = 4
-LOADING = 2  # times the weights are there while they are read
-ACTIVATIONS = 16  # values of the model's width that a token takes at the peak
 
 
 @dataclass(frozen=True)
@@ -57,73 +52,6 @@ class Asked:
     def parents(self) -> frozenset[str]:
         """The keys of what it is made from."""
         return frozenset(parent_keys(self.wanted.inputs).values())
-
-
-@dataclass(frozen=True)
-class Needs:
-    """What a stage takes while it is built."""
-
-    memory_bytes: float
-    gpu: bool = False
-
-
-@dataclass(frozen=True)
-class Place:
-    """What it was given; `gpu` is the number of its own."""
-
-    needs: Needs
-    gpu: str | None = None
-
-
-@dataclass
-class Room:
-    """A machine's cores, free memory and GPUs, and what is taken of them."""
-
-    cores: int
-    memory_bytes: float
-    gpus: Sequence[str] = ()
-    taken: list[Place] = field(default_factory=list)
-
-    @classmethod
-    def of_this_machine(cls, runtime: Runtime) -> Room:
-        """What is free here now."""
-        import psutil
-        import torch
-
-        from athanor.models.device import choose_device
-
-        count = torch.cuda.device_count() if choose_device(runtime.device).type == "cuda" else 0
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        gpus = visible if len(visible) == count else [str(number) for number in range(count)]
-        return cls(len(os.sched_getaffinity(0)), psutil.virtual_memory().available, gpus)
-
-    def take(self, needs: Needs) -> Place | None:
-        """A place for one more; None where it has to wait."""
-        free = [gpu for gpu in self.gpus if gpu not in (place.gpu for place in self.taken)]
-        needs_gpu = needs.gpu and bool(self.gpus)
-        together_bytes = needs.memory_bytes + sum(place.needs.memory_bytes for place in self.taken)
-        fits = len(self.taken) < self.cores and together_bytes <= self.memory_bytes
-        if (self.taken and not fits) or (needs_gpu and not free):
-            return None
-        place = Place(needs, free[0] if needs_gpu else None)
-        self.taken.append(place)
-        return place
-
-    def leave(self, place: Place) -> None:
-        """The place is free again."""
-        self.taken.remove(place)
-
-
-def needs_of(asked: Asked, preset: Preset) -> Needs:
-    """What building it takes, once all it is made from is there: a process, and of one that reads with a model its
-    weights and what a batch of its longest rows holds."""
-    model = asked.wanted.inputs.get("model")
-    if not isinstance(model, Artifact):
-        return Needs(PROCESS_BYTES)
-    weights_bytes = model.manifest["files"][WEIGHTS]["size"]
-    shape, rows = preset.model, preset.runtime.eval_batch_rows
-    batch_bytes = rows * shape.max_seq_len * shape.d_model * ACTIVATIONS * VALUE_BYTES
-    return Needs(PROCESS_BYTES + LOADING * weights_bytes + batch_bytes, gpu=True)
 
 
 @dataclass(frozen=True)
@@ -156,7 +84,7 @@ class SideBySide:
             return []
         if not self._begun:
             self._room = Room.of_this_machine(self._preset.runtime)
-        places = [(asked, self._room.take(needs_of(asked, self._preset))) for asked in sharing]
+        places = [(asked, self._room.take(needs_of(asked.wanted, self._preset))) for asked in sharing]
         given = [(asked, place) for asked, place in places if place is not None]
         if not self._begun and len(given) < 2:
             for _, place in given:

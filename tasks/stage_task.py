@@ -104,9 +104,9 @@ class _Asked:
 
         store = Store()
         artifact = stage.artifact(wanted, store)
-        stale = artifact.path.exists() and (
-            decision.rebuild or _is_stale(stage, store, artifact, runtime, decision.verify)
-        )
+        stale = False
+        if artifact.path.exists():
+            stale = decision.rebuild or _is_stale(stage, store, artifact, runtime, decision.verify)
         record = f"{artifact.name}/{ENGINE_RECORD}"
         if stale:
             (store.root / record).unlink(missing_ok=True)

@@ -20,9 +20,9 @@ from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
 from athanor.core.store import Store
 from athanor.flows.chain import Chain
-from athanor.flows.plan.survey import Survey
 from athanor.flows.presets.preset import load_preset
-from athanor.flows.side_by_side import PROCESS_BYTES, Asked, Needs, Room, SideBySide, _Begun, needs_of
+from athanor.flows.room import Needs, Room
+from athanor.flows.side_by_side import Asked, SideBySide, _Begun
 from athanor.tasks.preset_recipe import Preset
 from athanor.tasks.stage import StageRun
 from athanor.tasks.stage_process import StageProcess
@@ -33,7 +33,6 @@ TINY = (
     "data.sources.math.max_documents=3000", "data.sources.stem.max_documents=3",
     "data.sources.code.max_documents=3", "sft.source.max_documents=3000", "runtime.device=cpu", "runtime.retries=0",
 )  # fmt: skip
-WITH_MODEL = Needs(1000.0, gpu=True)
 
 
 @pytest.fixture(scope="module")
@@ -51,54 +50,10 @@ def roomy(monkeypatch) -> Room:
     return room
 
 
-def test_as_many_run_as_there_are_cores():
-    room = Room(cores=2, memory_bytes=1e12)
-    first, second = room.take(Needs(1.0)), room.take(Needs(1.0))
-    assert first is not None and second is not None and room.take(Needs(1.0)) is None
-    room.leave(first)
-    assert room.take(Needs(1.0)) is not None
-
-
-def test_never_more_memory_than_is_free_but_for_one_that_is_alone():
-    room = Room(cores=8, memory_bytes=2500.0)
-    assert room.take(Needs(1500.0)) and room.take(Needs(1000.0))
-    assert room.take(Needs(1.0)) is None
-    assert Room(cores=8, memory_bytes=10.0).take(Needs(1000.0)) is not None
-
-
-def test_never_two_on_one_gpu():
-    room = Room(cores=8, memory_bytes=1e12, gpus=["0", "3"])
-    places = [room.take(WITH_MODEL) for _ in range(3)]
-    assert [place and place.gpu for place in places] == ["0", "3", None] and places[2] is None
-    beside = room.take(Needs(1.0))
-    assert beside is not None and beside.gpu is None
-    assert places[1] is not None
-    room.leave(places[1])
-    again = room.take(WITH_MODEL)
-    assert again is not None and again.gpu == "3"
-
-
-def test_one_gpu_holds_a_model_even_where_nothing_else_is_running():
-    room = Room(cores=8, memory_bytes=1e12, gpus=["0"])
-    assert room.take(WITH_MODEL) is not None and room.take(WITH_MODEL) is None
-
-
 def asked_for(preset: Preset, stage: str) -> list[Asked]:
     chain = Chain(preset)
     chain.all(stage)
     return [asked for asked in chain._asked if asked.stage.name == stage]
-
-
-def test_what_reads_with_a_model_needs_its_weights_and_a_batch_of_its_rows(small_preset, publish):
-    preset = small_preset()
-    for found in Survey(preset).needed_by("pretrain"):
-        publish(found, files={"model.safetensors": "x" * 5000} if found.stage == "pretrain" else None)
-    evaluation, source = asked_for(preset, "evaluate")[0], asked_for(preset, "acquire")[0]
-    assert needs_of(source, preset) == Needs(PROCESS_BYTES, gpu=False)
-    found = needs_of(evaluation, preset)
-    longer = needs_of(evaluation, small_preset("model.max_seq_len=1024"))
-    assert found.gpu and found.memory_bytes > PROCESS_BYTES + 2 * 5000
-    assert longer.memory_bytes > found.memory_bytes
 
 
 def test_one_that_would_be_alone_has_no_place_and_is_built_by_the_flow(roomy):
@@ -131,7 +86,7 @@ def test_training_comes_first_and_alone_and_then_all_that_is_made_from_it(small_
 
     monkeypatch.setattr(athanor.flows.chain, "run_stage", run)
     monkeypatch.setattr(athanor.flows.chain, "SideBySide", Recorded)
-    monkeypatch.setattr(athanor.flows.side_by_side, "needs_of", lambda asked, preset: Needs(1.0))
+    monkeypatch.setattr(athanor.flows.side_by_side, "needs_of", lambda wanted, preset: Needs(1.0))
     Chain(preset).make("lifecycle")
     order = list(dict.fromkeys(log))
     assert order.index("room") < order.index("pretrain") < order.index("sft") < order.index("begin evaluate")

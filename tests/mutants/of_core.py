@@ -161,8 +161,8 @@ MUTANTS = [
             "what is in the store is not built again",
         ),
         (
-            "            decision.rebuild or _is_stale",
-            "            _is_stale",
+            "            stale = decision.rebuild or _is_stale",
+            "            stale = _is_stale",
             "who asks for it gets it built again",
         ),
         ("(store.root / record).unlink(missing_ok=True)", "pass", "a torn file is rebuilt, whatever was recorded"),

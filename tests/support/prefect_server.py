@@ -60,7 +60,8 @@ class Server:
     def start(self, deployment_id: str, parameters: dict) -> None:
         """Start a deployment as its form in the UI does."""
         asked = f"{self.url}/deployments/{deployment_id}/create_flow_run"
-        answer = httpx.post(asked, json={"parameters": parameters}, timeout=30)
+        while (answer := httpx.post(asked, json={"parameters": parameters}, timeout=30)).status_code == 503:
+            time.sleep(0.1)  # SQLite, busy with another run's states, refused to write
         assert answer.is_success, answer.text
 
     def edges(self, run_id: str) -> set[tuple[str, str]]:
