@@ -31,7 +31,7 @@ from athanor.data.sources.word_problems import generate
 
 COMMANDS = (
     "ls",
-    "athanor new mine --from notes --chat chats.jsonl --minutes 4",
+    "athanor new mine --from notes --chat chats.jsonl --minutes 8",
     "athanor run mine.yaml",
     'athanor generate mine "Ada has 3 eggs and buys 4. How many has she?" --chat',
     "cat judged.yaml",
@@ -70,11 +70,12 @@ def record(commands: Sequence[str], folder: Path) -> list[tuple[str, str]]:
 
 
 def shortened(output: str) -> str:
-    """The output with dots in place of each row of steps between its first and its last."""
+    """The output with dots in place of what lies between the first and the last of a row of steps, or of empty lines:
+    a model of a few minutes may say little else."""
     kept: list[str] = []
-    for steps, lines in groupby(output.splitlines(), lambda line: re.search(r": step \d", line) is not None):
+    for long, lines in groupby(output.splitlines(), lambda line: not line or re.search(r": step \d", line) is not None):
         said = list(lines)
-        kept += [said[0], "    ...", said[-1]] if steps and len(said) > 3 else said
+        kept += [said[0], "    ...", said[-1]] if long and len(said) > 3 else said
     return "\n".join(kept)
 
 

@@ -52,6 +52,7 @@ def test_of_a_row_of_steps_the_first_and_the_last_are_shown(recording):
     assert recording.shortened("\n".join(["before", *steps, "after"])).splitlines() == [
         "before", steps[0], "    ...", steps[-1], "after"
     ]  # fmt: skip
+    assert recording.shortened("a\n\n\n\n\n\nb").splitlines() == ["a", "", "    ...", "", "b"]
 
 
 def test_a_command_that_fails_leaves_no_picture(recording, tmp_path):
