@@ -40,8 +40,14 @@ HOST = "127.0.0.1"
 START_PATIENCE_S = 120.0
 STOP_PATIENCE_S = 10.0
 DRAIN_PATIENCE_S = 5.0
-# No telemetry, and no block types in the database: our flows use none, and `prefect server start` adds them.
-SETTINGS = {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "PREFECT_API_BLOCKS_REGISTER_ON_START": "false"}
+# No telemetry, and no block types in the database: our flows use none, and `prefect server start` adds them. Patience
+# with a database that others write to on a busy machine: a minute, where the server gives up after seconds.
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",
+    "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+    "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
+}
 _ERROR = re.compile(r"(\w+\.)*\w*Error: |\[Errno ")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Any]]
 
