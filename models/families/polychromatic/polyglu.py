@@ -75,8 +75,7 @@ class PolyGLU(nn.Module):
         dynamic_BTK = self.router.dynamic(x_BTD, context, past)
         self.latest_dynamic = dynamic_BTK.detach()
         alpha_FK = at_least_fp32(self.router.alpha)
-        if self.training:
-            self.latest_alpha = alpha_FK.detach().clone()
+        self.latest_alpha = alpha_FK.detach().clone()
         static_BFK = alpha_FK[None]
         if noise_BFK is not None:
             static_BFK = static_BFK + noise_BFK
