@@ -12,6 +12,7 @@ import re
 import shlex
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ from athanor.tasks.parts import FLOWS
 from athanor.tasks.stage import parent_keys
 from athanor.tasks.trainer.records.ledger import ledger_total
 
+ATTEMPTS, DRAWN_S = 10, 1.0  # of filling in a form
 PROGRAMS = ("athanor", "prefect", "make", "pip", "git", "cd", "export", ".", "python", "python3", "docker")
 
 # What makes a run short enough for a test: added to every command that runs or plans a preset.
