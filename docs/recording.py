@@ -31,7 +31,7 @@ from athanor.data.sources.word_problems import generate
 
 COMMANDS = (
     "ls",
-    "athanor new mine --from notes --chat chats.jsonl --minutes 8",
+    "athanor new mine --from notes --chat chats.jsonl --minutes 4",
     "athanor run mine.yaml",
     'athanor generate mine "Ada has 3 eggs and buys 4. How many has she?" --chat',
     "cat judged.yaml",
