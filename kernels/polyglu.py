@@ -26,13 +26,15 @@ CHUNKS = ChunkSize(cpu=2**17, cuda=2**24)  # of neurons at some positions
 
 
 def _unnormalised_weights(static: list[Tensor], dynamic: list[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """exp(logit_k - max) for every k, and 1 / their sum."""
+    """exp(logit_k - max) for every k, and 1 / their sum. No exponential is less than the least normal number: beyond it
+    there is no digit to win, and a CPU takes ten times as long to find that out."""
     weights = [s + d for s, d in zip(static, dynamic, strict=True)]
     top = weights[0]
     for logit in weights[1:]:
         top = torch.maximum(top, logit)
+    least = math.log(torch.finfo(top.dtype).tiny) + 1.0
     for weight in weights:
-        weight.sub_(top).exp_()
+        weight.sub_(top).clamp_(min=least).exp_()
     total = weights[0] + weights[1]
     for weight in weights[2:]:
         total += weight

@@ -74,6 +74,7 @@ MUTANTS = [
         ("F.silu(u), F.gelu(u)\n", 'F.silu(u), F.gelu(u, approximate="tanh")\n', "exact GELU"),
         ("mixed = _mix(weights, _values", "mixed = _mix(weights[::-1], _values", "each weight has its activation"),
         ("torch.mul(mixed, v_BTF[:, chunk]", "torch.mul(mixed, u_BTF[:, chunk]", "value gated by the mix"),
+        (".clamp_(min=least).exp_()", ".exp_()", "no exponential below the normal numbers"),
     ),
     *_of(
         "cross_entropy",
