@@ -289,7 +289,7 @@ MUTANTS = [
             "best_of_documents(logit_BT, None, self.capacity)",
             "the best of each document",
         ),
-        ("membership(logit_BT, self.capacity, routing)", "membership(logit_BT, 0.5, routing)", "share that passes"),
+        ("membership(logit_BT, met_BT, self.capacity,", "membership(logit_BT, met_BT, 0.5,", "share that passes"),
     ),
     *_of(
         "families/hydra/routing.py",
@@ -351,8 +351,8 @@ MUTANTS = [
         ("full_R + adaptive * (wanted_BTR - full_R)", "wanted_BTR", "full depth before the routers"),
         ("EXPERT_CHOICE_SCALE = 0.1", "EXPERT_CHOICE_SCALE = 1.0", "scale of expert choice"),
         (
-            "both(going_BT, router.reaches(logit_BT) | (adaptive == 0))",
-            "router.reaches(logit_BT) | (adaptive == 0)",
+            "both(going_BT, router.reaches(met_BT) | (adaptive == 0))",
+            "router.reaches(met_BT) | (adaptive == 0)",
             "who stopped stays stopped",
         ),
         (

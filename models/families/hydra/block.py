@@ -36,6 +36,8 @@ from athanor.models.families.hydra.routing import Routing, Sample, ThresholdRout
 from athanor.models.families.hydra.token_subset import TokenSubset
 from athanor.models.model_recipe import ModelRecipe
 
+THRESHOLD_STREAMS = 1 << 16  # of noise: the gate of the first block; those of expert layers are counted from 0
+
 
 class Routed(NamedTuple):
     """What a block decided about its tokens, without gradient."""
@@ -93,11 +95,11 @@ class HydraBlock(nn.Module):
         self.layers = cast("Sequence[Layer]", nn.ModuleList(Layer(recipe, section) for _ in range(layers)))
         self.gates_mlp = section.mod_scope == "mlp"
         gated = section.capacity < 1 and (inner or not self.gates_mlp)
-        whole_document = section.mod_infer == "topk"
-        self.mod = MixtureOfDepths(recipe.d_model, section.capacity, whole_document) if gated else None
+        noise = THRESHOLD_STREAMS + place * (1 + section.recursions)
+        self.mod = MixtureOfDepths(recipe.d_model, section, noise) if gated else None
         self.recursions = section.recursions if inner or section.mor_sharing == "sequence" else 1
         start = 0.4 + 0.4 * place / max(1, blocks - 1)
-        self.mor = _recursions(recipe, section, start) if self.recursions > 1 else None
+        self.mor = _recursions(recipe, section, start, noise + 1) if self.recursions > 1 else None
         self.first_keys_only = section.mor_kv == "first"
 
     @property
@@ -179,9 +181,9 @@ class HydraBlock(nn.Module):
         )
 
 
-def _recursions(recipe: ModelRecipe, section: HydraRecipe, start: float) -> Recursions:
+def _recursions(recipe: ModelRecipe, section: HydraRecipe, start: float, first_stream: int) -> Recursions:
     if section.mor == "expert_choice":
-        return ExpertChoiceRecursions(recipe.d_model, section.recursions)
+        return ExpertChoiceRecursions(recipe.d_model, section.recursions, section.threshold_jitter, first_stream)
     if section.mor == "token_choice":
         return TokenChoiceRecursions(recipe.d_model, section.recursions)
     hard = section.mor_exit == "hard"

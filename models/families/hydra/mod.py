@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from athanor.models.families.hydra.recipe import HydraRecipe
 from athanor.models.families.hydra.routing import Routing, Sample, ThresholdRouter, best_of_documents, membership
 
 
@@ -33,23 +34,25 @@ class Gate(NamedTuple):
 
 
 class MixtureOfDepths(nn.Module):
-    """The gate around one block. `whole_document`: serving takes the best of each document, later tokens included."""
+    """The gate around one block. Where `mod_infer` is topk, serving takes the best of each document, later tokens
+    included. `stream` numbers the noise of the gate."""
 
-    def __init__(self, d_model: int, capacity: float, whole_document: bool):
+    def __init__(self, d_model: int, section: HydraRecipe, stream: int):
         super().__init__()
-        self.capacity, self.whole_document = capacity, whole_document
-        self.router = ThresholdRouter(d_model, start=capacity)
+        self.capacity, self.whole_document = section.capacity, section.mod_infer == "topk"
+        self.router = ThresholdRouter(d_model, section.threshold_jitter, stream, start=section.capacity)
 
     def forward(self, x_BTD: Tensor, routing: Routing) -> tuple[Gate, dict[str, Tensor]]:
         """The gate and, in training, its auxiliary loss of each row, `[B]`, unweighted."""
         logit_BT = self.router(x_BTD).squeeze(-1)
+        met_BT = self.router.scattered(logit_BT, routing.row_key_B)
         if self.whole_document and not self.training:
             chosen_BT = best_of_documents(logit_BT, routing.doc_start_BT, self.capacity)
         else:
-            chosen_BT = self.router.reaches(logit_BT)
+            chosen_BT = self.router.reaches(met_BT)
         losses, samples = {}, ()
         if self.training:
-            loss_B, sample = membership(logit_BT, self.capacity, routing)
+            loss_B, sample = membership(logit_BT, met_BT, self.capacity, routing)
             losses, samples = {"mod": routing.mod_open * loss_B}, (sample,)
         weight_BT = 1.0 + routing.mod_open * (logit_BT.sigmoid() - 1.0)
         if routing.skipping > 0:

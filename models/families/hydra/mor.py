@@ -114,11 +114,11 @@ class GaussianRecursions(Recursions):
 
 
 class ExpertChoiceRecursions(Recursions):
-    """Ever fewer tokens go on."""
+    """Ever fewer tokens go on. The routers' noise is numbered from `first_stream`."""
 
-    def __init__(self, d_model: int, recursions: int):
+    def __init__(self, d_model: int, recursions: int, jitter: float, first_stream: int):
         super().__init__(d_model, recursions)
-        routers = (ThresholdRouter(d_model) for _ in range(recursions))
+        routers = (ThresholdRouter(d_model, jitter, first_stream + r) for r in range(recursions))
         self.router = cast("Sequence[ThresholdRouter]", nn.ModuleList(routers))
 
     @property
@@ -135,9 +135,11 @@ class ExpertChoiceRecursions(Recursions):
         for r, router in enumerate(self.router):
             logit_BT = router(h_BTD).squeeze(-1)
             if r > 0:
+                met_BT = router.scattered(logit_BT, routing.row_key_B)
                 if self.training:
-                    lessons.append(membership(logit_BT, 1.0 - adaptive * (r / self.recursions), routing, going_BT))
-                going_BT = both(going_BT, router.reaches(logit_BT) | (adaptive == 0))
+                    capacity = 1.0 - adaptive * (r / self.recursions)
+                    lessons.append(membership(logit_BT, met_BT, capacity, routing, going_BT))
+                going_BT = both(going_BT, router.reaches(met_BT) | (adaptive == 0))
             gain_BT1 = EXPERT_CHOICE_SCALE * logit_BT.sigmoid()[:, :, None]
             out_BTD = self.run(block, h_BTD, r, going_BT)
             stepped_BTD = out_BTD + adaptive * (h_BTD + gain_BT1 * out_BTD - out_BTD)

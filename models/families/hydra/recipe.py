@@ -44,6 +44,9 @@ class HydraRecipe(Section):
     mod_loss: float = Field(
         default=0.01, ge=0, description="Weight of MoD's loss at 32 effective layers and width 768; scaled from there"
     )
+    threshold_jitter: float = Field(
+        default=0.1, ge=0, description="Standard deviation of the noise on logits that meet a threshold, in training"
+    )
     recursions: int = Field(default=4, ge=1, description="Times a block may run; 1 leaves out MoR")
     mor_sharing: Literal["sequence", "middle_cycle"] = Field(
         default="sequence",

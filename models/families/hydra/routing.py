@@ -4,7 +4,8 @@ A router scores every token by itself, in fp32. Some compare the score with a th
 a document (the published top-k) lets later tokens decide about earlier ones, so that choice is only a target: a binary
 cross-entropy pulls the sigmoid of the score towards membership. The threshold replaces it in serving: in training every
 step measures the score that `capacity` of its tokens reach, over all slices and ranks; the running mean of these is the
-threshold, kept with the weights. A token then knows its fate from itself alone.
+threshold, kept with the weights. A token then knows its fate from itself alone. In training noise on the logits keeps
+equal tokens from passing or failing all at once.
 
 A forward pass changes no router. What it shows of the thresholds it returns as `Sample`s, which the model gathers over
 the micro-batches of a step and uses once, after it. A loss is one value for each row, see
@@ -23,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.kernels.kth_largest import kth_largest
+from athanor.kernels.noise import truncated_normal
 
 CALIBRATION_RATE = 0.1  # of the running mean, once 1 / steps is below it
 
@@ -33,7 +35,7 @@ class Routing:
 
     counted_BT: Tensor  # tokens of documents that teach something; padding does not
     doc_start_BT: Tensor | None
-    row_key_B: Tensor | None  # of the noise on the experts' logits
+    row_key_B: Tensor | None  # of the noise on logits
     taught_BE: Tensor | None  # experts that each row's source is mapped to, while its tokens are taught them
     mod_open: Tensor  # 0: MoD does nothing .. 1: fully open
     mor_adaptive: Tensor  # 0: every token at full depth .. 1: as the routers want
@@ -78,8 +80,9 @@ class ThresholdRouter(LinearRouter):
     threshold: Tensor
     calibrations: Tensor
 
-    def __init__(self, d_model: int, start: float | None = None):
+    def __init__(self, d_model: int, jitter: float, stream: int, start: float | None = None):
         super().__init__(d_model, 1, start)
+        self.jitter, self.stream = jitter, stream
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("calibrations", torch.zeros(()))
 
@@ -88,6 +91,17 @@ class ThresholdRouter(LinearRouter):
         super().reset()
         self.threshold.zero_()
         self.calibrations.zero_()
+
+    def scattered(self, logit_BT: Tensor, row_key_B: Tensor | None) -> Tensor:
+        """The logits that meet the threshold: in training with noise, a function of step, row and place alone.
+
+        Occurrences of a token that no layer has told apart yet have one logit, a sixth of a batch perhaps. Where the
+        share is reached among them, a rounding would decide about all of them at once, and the layers have seen them
+        on one side alone. With noise the share is met within them, and they are seen computed and skipped.
+        """
+        if not self.training or row_key_B is None or self.jitter == 0:
+            return logit_BT
+        return logit_BT + self.jitter * truncated_normal(row_key_B, self.stream, logit_BT.shape[1])
 
     def reaches(self, logit_BT: Tensor) -> Tensor:
         """Which tokens pass, each decided by itself."""
@@ -120,18 +134,22 @@ def calibrate(
 
 
 def membership(
-    logit_BT: Tensor, capacity: Tensor | float, routing: Routing, going_BT: Tensor | None = None
+    logit_BT: Tensor,
+    met_BT: Tensor,
+    capacity: Tensor | float,
+    routing: Routing,
+    going_BT: Tensor | None = None,
 ) -> tuple[Tensor, Sample]:
     """Binary cross-entropy of sigmoid(logit) to being among the best `capacity` of a document, mean over the counted
-    tokens of each row, `[B]`, and the sample for the threshold. With `going_BT` only tokens that came this far compete
-    and are averaged; `capacity` remains a share of all."""
+    tokens of each row, `[B]`, and the sample for the threshold, of the logits `met_BT` that meet it. With `going_BT` only
+    tokens that came this far compete and are averaged; `capacity` remains a share of all."""
     candidates_BT, score_BT = routing.counted_BT, logit_BT
     if going_BT is not None:
         candidates_BT = routing.counted_BT & going_BT
         score_BT = logit_BT.masked_fill(~going_BT, -math.inf)
     member_BT = best_of_documents(score_BT, routing.doc_start_BT, capacity)
     loss_BT = F.binary_cross_entropy_with_logits(logit_BT, member_BT.float(), reduction="none")
-    competing_N = logit_BT.detach().masked_fill(~candidates_BT, -math.inf).flatten()
+    competing_N = met_BT.detach().masked_fill(~candidates_BT, -math.inf).flatten()
     return row_means(loss_BT, candidates_BT), Sample(competing_N, routing.counted_BT.sum(), capacity)
 
 

@@ -1,11 +1,20 @@
 """What HYDRA's routers learn from: the best of a document, thresholds measured over a step, even shares."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from meeting import Meeting
 
 from athanor.core.targets import IGNORE
-from athanor.models.families.hydra.routing import balance_loss, best_of_documents
+from athanor.models.families.hydra.block import THRESHOLD_STREAMS
+from athanor.models.families.hydra.routing import (
+    ThresholdRouter,
+    balance_loss,
+    best_of_documents,
+    calibrate,
+    membership,
+)
 
 
 def random_ids(rows, length, seed=0):
@@ -55,6 +64,51 @@ def test_padding_moves_no_threshold(lively_model):
         model.after_step(4.0)
     for one, other in zip(padded._thresholds, alone._thresholds, strict=True):
         torch.testing.assert_close(one.threshold, other.threshold, atol=1e-6, rtol=1e-6)
+
+
+def alike(jitter):
+    """Sixteen rows of 32 tokens, half of them one token, whose logit the share of 0.75 is reached at."""
+    router = ThresholdRouter(8, jitter, stream=0).train()
+    logit = torch.where(torch.arange(32) % 2 == 0, 0.0, torch.linspace(-1.0, 1.0, 32)).expand(16, 32)
+    everyone = torch.ones(16, 32, dtype=torch.bool)
+    routing = SimpleNamespace(counted_BT=everyone, doc_start_BT=None)
+    return router, logit, routing
+
+
+@pytest.mark.parametrize("drift", [-1e-3, 1e-3])
+def test_a_share_that_is_reached_among_equal_tokens_is_kept_to_however_their_logit_drifts(drift):
+    router, logit, routing = alike(0.1)
+    for step in range(60):
+        met = router.scattered(logit + drift * step, torch.arange(16) + 1000 * step)
+        passing = router.reaches(met).float().mean()
+        calibrate([router], [[membership(logit, met, 0.6, routing)[1]]], lambda x: x)
+    assert passing == pytest.approx(0.6, abs=0.06)
+
+
+def test_a_threshold_is_the_mean_of_what_was_reached_until_a_tenth_counts_for_the_newest():
+    router = ThresholdRouter(8, 0.0, stream=0)
+    for reached in (1.0, 2.0, 6.0):
+        router.follow(torch.tensor(reached))
+    assert router.threshold == pytest.approx(3.0)
+    router.calibrations.fill_(500)
+    router.follow(torch.tensor(4.0))
+    assert router.threshold == pytest.approx(3.1)
+
+
+def test_noise_meets_thresholds_in_training_alone_and_comes_from_the_rows_key():
+    router, logit, _ = alike(0.1)
+    keys = torch.arange(16)
+    noise = router.scattered(logit, keys) - logit
+    assert noise.std() == pytest.approx(0.1, rel=0.15) and noise[0].unique().numel() == 32
+    torch.testing.assert_close(router.scattered(logit[3:5], keys[3:5]) - logit[3:5], noise[3:5])
+    assert router.eval().scattered(logit, keys) is logit
+    assert alike(0.0)[0].scattered(logit, keys) is logit
+
+
+def test_every_router_has_noise_of_its_own(lively_model):
+    model = lively_model("hydra expert_choice", n_layers=3)
+    streams = [router.stream for router in model._thresholds]
+    assert len(set(streams)) == len(streams) > 3 and min(streams) >= THRESHOLD_STREAMS
 
 
 def test_targets_of_the_gate_are_the_best_of_each_document():
