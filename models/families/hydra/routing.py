@@ -141,8 +141,8 @@ def membership(
     going_BT: Tensor | None = None,
 ) -> tuple[Tensor, Sample]:
     """Binary cross-entropy of sigmoid(logit) to being among the best `capacity` of a document, mean over the counted
-    tokens of each row, `[B]`, and the sample for the threshold, of the logits `met_BT` that meet it. With `going_BT` only
-    tokens that came this far compete and are averaged; `capacity` remains a share of all."""
+    tokens of each row, `[B]`, and the sample for the threshold, of the logits `met_BT` that meet it. With `going_BT`
+    only tokens that came this far compete and are averaged; `capacity` remains a share of all."""
     candidates_BT, score_BT = routing.counted_BT, logit_BT
     if going_BT is not None:
         candidates_BT = routing.counted_BT & going_BT
