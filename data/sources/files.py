@@ -31,6 +31,7 @@ RECORD_SUFFIXES = (*LINE_SUFFIXES, ".json", *TABLE_DELIMITERS, ".parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".xz": "xz"}
 HIDDEN, EMPTY, TWICE = "hidden", "empty", "other names of what is read"  # why a file is passed over, beside its suffix
 MAX_DOCUMENT_BYTES = 1 << 30  # what one document may take in memory
+BEGINNING_BYTES = 1 << 16  # of a whole text, to see whether it can be read
 _ROWS_PER_BATCH = 256
 _NAMES = 3  # of files passed over, that are said
 
@@ -84,8 +85,11 @@ def passed_over_text(files: Files) -> str:
     return f"passed over {passed_over:,} of {passed_over + len(files.readable):,} files: {', '.join(reasons)}"
 
 
-def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iterator[Raw | Reject]:
-    """Every document and record of `files`, in order; `fields` are the Parquet columns that are read.
+def read_files(
+    files: Sequence[tuple[str, Path]], fields: Sequence[str], text_bytes: int = MAX_DOCUMENT_BYTES
+) -> Iterator[Raw | Reject]:
+    """Every document and record of `files`, in order; `fields` are the Parquet columns that are read. Of whole texts
+    longer than `text_bytes` there is the beginning, or a reject where that is all that a document may have.
 
     Raises UserError for a file that cannot be opened, is damaged or truncated, or lacks a column.
     """
@@ -100,7 +104,7 @@ def read_files(files: Sequence[tuple[str, Path]], fields: Sequence[str]) -> Iter
             elif _kind(path) in TABLE_DELIMITERS:
                 yield from _read_table(name, path, fields)
             else:
-                yield _read_text(name, path)
+                yield _read_text(name, path, text_bytes)
         except (
             OSError,
             EOFError,
@@ -162,9 +166,8 @@ def _passed_over(files: Files) -> PassedOver:
 
 
 def _first_records(recipe: SourceRecipe, fields: Sequence[str]) -> Iterator[Raw | Reject]:
-    """Every record, one after the other; nothing where there are whole texts, which may be long."""
-    files = _listed(recipe)
-    return read_files(files, fields) if all(_kind(path) in RECORD_SUFFIXES for _, path in files) else iter(())
+    """Every record, one after the other, and of every whole text, which may be long, the beginning."""
+    return read_files(_listed(recipe), fields, BEGINNING_BYTES)
 
 
 def _name(file: Path, root: Path) -> str:
@@ -237,15 +240,25 @@ def _open(path: Path) -> BinaryIO:
     return io.BufferedReader(cast(Any, pyarrow.input_stream(str(path), compression=compression)), 1 << 16)
 
 
-def _read_text(name: str, path: Path) -> Raw | Reject:
+def _read_text(name: str, path: Path, most_bytes: int) -> Raw | Reject:
     with _open(path) as stream:
-        content = stream.read(MAX_DOCUMENT_BYTES + 1)
+        content = stream.read(most_bytes + 1)
     if len(content) > MAX_DOCUMENT_BYTES:
         return Reject(name, None, f"longer than {MAX_DOCUMENT_BYTES} bytes; cut it into files or use .jsonl")
+    decoder = codecs.getincrementaldecoder("utf-8-sig")()
     try:
-        return Raw(content.decode("utf-8-sig"), name)
+        text = decoder.decode(content, final=len(content) <= most_bytes)
     except UnicodeDecodeError as error:
-        return Reject(name, None, f"not UTF-8 at byte {error.start}")
+        return Reject(name, None, _not_utf8(content, error))
+    if (place := text.find("\0")) >= 0:
+        return Reject(name, None, f"a NUL at character {place}: UTF-16 without its mark, or no text; convert it to UTF-8")
+    return Raw(text, name)
+
+
+def _not_utf8(content: bytes, error: UnicodeDecodeError) -> str:
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "UTF-16, not UTF-8; convert it to UTF-8"
+    return f"not UTF-8 at byte {error.start}; convert it to UTF-8, or leave it out if it is no text"
 
 
 def _read_jsonl(name: str, path: Path) -> Iterator[Raw | Reject]:
@@ -269,7 +282,7 @@ def _parse_line(name: str, number: int, line: bytes) -> Raw | Reject:
     except UnicodeDecodeError as error:
         return Reject(name, number, f"not UTF-8 at byte {error.start} of the line")
     except json.JSONDecodeError as error:
-        return Reject(name, number, f"not JSON: {error.msg} at column {error.colno}")
+        return Reject(name, number, f"not JSON: {error.msg.removesuffix(' at')} at column {error.colno}")
     except (ValueError, RecursionError):
         return Reject(name, number, "not JSON: nested too deeply or a number too long")
     if not isinstance(record, dict):
@@ -288,10 +301,11 @@ def _read_json(name: str, path: Path) -> Iterator[Raw | Reject]:
     try:
         found = json.loads(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        yield Reject(name, None, f"not UTF-8 at byte {error.start}")
+        yield Reject(name, None, _not_utf8(content, error))
     except json.JSONDecodeError as error:
-        more = "; one object a line is a .jsonl" if error.msg == "Extra data" else ""
-        raise UserError(f"{path}: not JSON: {error.msg} at line {error.lineno}{more}") from None
+        more = "one object a line is a .jsonl" if error.msg == "Extra data" else "correct it there"
+        problem = error.msg.removesuffix(" at")
+        raise UserError(f"{path}: not JSON: {problem} at line {error.lineno}; {more}") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}: not JSON: nested too deeply or a number too long") from None
     else:

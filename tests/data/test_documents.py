@@ -1,5 +1,6 @@
 """The documents artifact: what is kept, where it goes, what is refused, and that it is always the same bytes."""
 
+import gzip
 import hashlib
 import json
 
@@ -10,6 +11,7 @@ from athanor.core.errors import UserError
 from athanor.data import documents
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import Document, check_first_records, read_documents, write_documents
+from athanor.data.sources.files import BEGINNING_BYTES
 
 CHAT = [{"role": "user", "content": "2 + 2?"}, {"role": "assistant", "content": "4"}]
 
@@ -161,8 +163,30 @@ def test_first_records_that_decide_the_failure_are_refused_without_reading_on(tm
     check_first_records(SourceRecipe(path=str(path), max_reject_fraction=0.2))
     path.write_text(f"{line}\n" + '{"text": "good"}\n' * 2000)
     check_first_records(SourceRecipe(path=str(path)))  # what follows may make up for it
-    (tmp_path / "book.txt").write_text("text")
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (bytes(range(128, 256)) * 1000, "not UTF-8 at byte 0; convert it"),
+        ("Zwölf".encode("latin-1"), "not UTF-8 at byte 2"),
+        ("Zwölf".encode("utf-16"), "UTF-16, not UTF-8; convert it"),
+        ("Zwolf".encode("utf-16-le"), "NUL"),
+    ],
+)
+def test_a_whole_text_that_cannot_be_read_is_refused_by_its_beginning(tmp_path, content, problem):
+    (tmp_path / "book.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"1 of 1 records are bad .*book\.txt: .*{problem}"):
+        check_first_records(SourceRecipe(path=str(tmp_path)))
+
+
+def test_a_cut_archive_is_refused_by_its_beginning_and_a_long_text_is_not(tmp_path):
+    long = "ä" * BEGINNING_BYTES  # two bytes each, so that the beginning ends within one
+    (tmp_path / "long.txt").write_text(f"x{long}", encoding="utf-8")
     check_first_records(SourceRecipe(path=str(tmp_path)))
+    (tmp_path / "cut.txt.gz").write_bytes(gzip.compress(b"a text " * 99)[:-9])
+    with pytest.raises(UserError, match=r"cut\.txt\.gz: cannot be read to its end"):
+        check_first_records(SourceRecipe(path=str(tmp_path)))
 
 
 def test_a_wrong_role_in_the_first_conversations_is_refused(tmp_path):
