@@ -92,11 +92,12 @@ class Tokenizer:
         return self._inner.token_to_id(token)
 
 
-def load_tokenizer(folder: Path) -> Tokenizer:
+def load_tokenizer(folder: str | Path) -> Tokenizer:
     """Open a tokenizer artifact, or the tokenizer inside a portable checkpoint.
 
     Raises UserError if a file is missing or `tokenizer.json` is not the one its meta file describes.
     """
+    folder = Path(folder)
     file = folder / "tokenizer.json"
     meta_file = next((m for n in ("meta.json", "tokenizer_meta.json") if (m := folder / n).exists()), None)
     if meta_file is None or not file.exists() or not (folder / "token_bytes.npy").exists():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from athanor.core.numbers import size
+from athanor.core.numbers import share, size
 from athanor.core.recipe import Recipe
 from athanor.data.data_recipe import ChatSourceRecipe, SourceRecipe
 from athanor.data.documents import check_first_records, write_documents
@@ -84,6 +84,9 @@ def build(recipe: AcquireRecipe, run: StageRun) -> dict:
     """Read a source into Parquet documents, rejecting and counting what cannot be used."""
     facts = write_documents(recipe.source, run.out, run.progress)
     run.log(held_out_text(facts))
+    if bad := facts["rejected"]:
+        of_all = share(bad / (bad + facts["documents"]))
+        run.log(f"{bad:,} bad records left out ({of_all} of all); rejects.jsonl of the artifact says why")
     if (passed_over := source_of(recipe.source).passed_over(recipe.source)).files:
         run.log(passed_over.text)
         facts["files_passed_over"] = passed_over.files
@@ -103,13 +106,17 @@ def held_out_text(facts: Mapping[str, Any]) -> str:
     if (duplicates := facts.get("duplicate_documents")) is not None:
         said += f"; {duplicates:,} documents ({size(facts['duplicate_bytes'])}) repeat the text of others"
     few = documents < LEAST_N or held_out_bytes < LEAST_HELD_OUT_BYTES
-    return _too_little(said) if few and (asked_bytes or held_out_bytes) else f"held out {said}"
+    return _too_little(said, facts["documents"]) if few and (asked_bytes or held_out_bytes) else f"held out {said}"
 
 
-def _too_little(held_out: str) -> str:
+def _too_little(held_out: str, documents: int | None = None) -> str:
+    """`documents`: in all, where that is known; of fewer than are to be held out no larger share would help."""
+    remedy = "more text, or a larger held_out_fraction"
+    if documents is not None and documents <= LEAST_N:
+        remedy = f"more than {LEAST_N} documents, such as one a line of a .jsonl"
     return (
         f"held out {held_out}: too little to judge a model by (less than {LEAST_N} documents or "
-        f"{size(LEAST_HELD_OUT_BYTES)}); give more text, or a larger held_out_fraction"
+        f"{size(LEAST_HELD_OUT_BYTES)}); give {remedy}"
     )
 
 

@@ -1,8 +1,8 @@
 """Where a model lies that a person names: a path, an artifact, or the preset that made it.
 
 A prefix of an artifact's name or key will do. A preset's name means what the newest report of that preset shows, of
-several models the fine-tuned one; `sft/NAME` and `pretrain/NAME` ask for one of them. A name that means more than one
-model is an error that lists them.
+several models the fine-tuned one; `sft/NAME` and `pretrain/NAME` ask for one of them. A preset's file means the preset.
+A name that means more than one model is an error that lists them.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+import yaml
 
 from athanor.core.errors import UserError
 from athanor.core.run_files import SPEC
@@ -31,7 +33,9 @@ class ModelPlace:
 
 def find_model(text: str) -> ModelPlace:
     """Where the model `text` lies. UserError, one line, for none, several, or an artifact that is not whole."""
-    if (path := Path(text).expanduser()).exists():
+    if (path := Path(text).expanduser()).suffix in (".yaml", ".yml"):
+        text = _name_in(path)
+    elif path.exists():
         return ModelPlace(path, text)
     store, wanted = Store(), text.rstrip("/")
     named = [a for a in store.artifacts() if (a.path / WEIGHTS).exists() and _begins(a, wanted)]
@@ -56,6 +60,15 @@ def trained_for(folder: Path) -> str | None:
         if (folder / name).is_file() and (said := read_object(folder / name).get("objective")) is not None:
             return str(said)
     return None
+
+
+def _name_in(preset: Path) -> str:
+    """The name of a preset's file: what it says of itself, or the file's."""
+    try:
+        said = yaml.safe_load(preset.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        said = None
+    return str(said.get("name", preset.stem)) if isinstance(said, dict) else preset.stem
 
 
 def _begins(artifact: Artifact, text: str) -> bool:

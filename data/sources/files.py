@@ -251,7 +251,9 @@ def _read_text(name: str, path: Path, most_bytes: int) -> Raw | Reject:
     except UnicodeDecodeError as error:
         return Reject(name, None, _not_utf8(content, error))
     if (place := text.find("\0")) >= 0:
-        return Reject(name, None, f"a NUL at character {place}: UTF-16 without its mark, or no text; convert it to UTF-8")
+        return Reject(
+            name, None, f"a NUL at character {place}: UTF-16 without its mark, or no text; convert it to UTF-8"
+        )
     return Raw(text, name)
 
 

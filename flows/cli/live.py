@@ -1,7 +1,8 @@
 """What a terminal shows of a run: one live line for the stage being built, one lasting line for each that is done.
 
-Piped, the same lines without the live one. Prefect's own lines about its task and flow runs are left out; what a stage
-says is shown under the stage's name.
+Piped, the same lines without the live one. Prefect's own lines about its task and flow runs are left out, but for what
+is tried again and for faults of the program: how a run ended is said once, by the command. What a stage says is shown
+under the stage's name.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from athanor.core.errors import UserError
 from athanor.core.numbers import compact, duration, money, number
 from athanor.core.progress import WATCHER, Pace, Watcher
+from athanor.tasks.trainer.process.exit_codes import Retryable
 
 ENGINE_MODULES = ("flow_engine", "task_engine", "runner")  # of Prefect, which tell of every state
 
@@ -76,6 +79,14 @@ class LiveStages(Watcher):
             self.built.append(title)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a line of Prefect's engine says what the command will not: that a stage is tried again, or where in the
+    program a fault lies."""
+    error = record.exc_info[1] if record.exc_info else None
+    known = UserError | Retryable | KeyboardInterrupt
+    return " - Retry " in record.getMessage() or (error is not None and not isinstance(error, known))
+
+
 class _Lines(logging.Handler):
     """Records of stages as `stage name: message`; of anything else, warnings alone."""
 
@@ -86,7 +97,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stage = getattr(record, "task_run_name", None)
         warning = record.levelno >= logging.WARNING
-        if not warning and (stage is None or record.module in ENGINE_MODULES):
+        if not warning and stage is None or record.module in ENGINE_MODULES and not _is_news(record):
             return
         text = record.getMessage() + (
             f"\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else ""

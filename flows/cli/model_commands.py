@@ -6,6 +6,7 @@ Heavy packages are imported inside the commands, as in flows/cli/main.py.
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from enum import StrEnum
@@ -172,7 +173,7 @@ def import_checkpoint(
     total = sum(parameter.numel() for parameter in imported.model.parameters())
     steps = "" if imported.steps is None else f", step {imported.steps:,}"
     print(f"wrote {out}: {imported.model.recipe.family}, {total:,} parameters{steps}")
-    print(f'next: athanor generate {out} "..."')
+    print(f'next: athanor generate {shlex.quote(str(out))} "..."')
 
 
 @app.command()
@@ -188,11 +189,11 @@ def export_checkpoint(
 
     Weights come out bit for bit. What their code computes differently with them is printed.
     """
-    from athanor.models.checkpoints.foreign import export_checkpoint, layout_named, steps_trained
+    from athanor.models.checkpoints.foreign import export_checkpoint, layout_named, steps_trained, written_layouts
     from athanor.models.checkpoints.portable import load_portable
 
     _one_line_warnings()
-    keeps_steps = layout_named(layout).keeps_steps
+    keeps_steps = layout_named(layout, written_layouts()).keeps_steps
     folder = _model_folder(model)
     steps = steps if steps is not None else steps_trained(folder)
     if steps is None and keeps_steps:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -73,4 +74,4 @@ def new(
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}; give a NAME in a folder you can write to") from None
     print_plan(make_plan(load_preset(str(file))), Console())
-    print(f"wrote {file}; next: athanor run {file}")
+    print(f"wrote {file}; next: athanor run {shlex.quote(str(file))}")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
+from athanor.core.errors import UserError
 from athanor.flows.cli.completing import fields_beginning, presets_beginning
 from athanor.tasks.parts import LIFECYCLE, PARTS
 
@@ -56,5 +58,8 @@ def runs_asked(
 
     swept = settings_of(sweep or ())
     budget = {"budget_usd": usd, "budget_hours": hours}
+    for name, value in budget.items():
+        if value is not None and not 0 < value < math.inf:
+            raise UserError(f"--{name.replace('_', '-')} {value:g}: give a number above 0")
     shared = [f"runtime.{name}={value / len(swept)}" for name, value in budget.items() if value is not None]
     return {" ".join(values): [*(settings or ()), *values, *shared] for values in swept}

@@ -157,6 +157,8 @@ def _parse_override(override: str) -> dict[str, Any]:
         value = yaml.load(text, _Yaml)
     except NOT_YAML:
         value = text
+    if isinstance(value, dict) and not any(value.values()):
+        value = text  # {question} is a template, not a mapping to nothing
     fields: Any = value
     for part in reversed(key.split(".")):
         fields = {part: fields}

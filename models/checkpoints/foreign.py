@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,10 +133,10 @@ def written_layouts() -> list[str]:
     return [name for name, layout in LAYOUTS.items() if layout.write is not None]
 
 
-def layout_named(name: str) -> Layout:
-    """The layout of a published system. UserError naming those there are."""
+def layout_named(name: str, wanted: Collection[str] = tuple(LAYOUTS)) -> Layout:
+    """The layout of a published system. UserError naming those that are `wanted`."""
     if name not in LAYOUTS:
-        raise UserError(f"no layout {name!r}: {did_you_mean(name, LAYOUTS)}there are {', '.join(LAYOUTS)}")
+        raise UserError(f"no layout {name!r}: {did_you_mean(name, wanted)}there are {', '.join(wanted)}")
     return LAYOUTS[name]
 
 
@@ -168,6 +168,8 @@ def _some(stored: Stored) -> str:
 def _recipe(path: Path, layout_name: str, stored: Stored) -> ModelRecipe:
     try:
         return ModelRecipe.model_validate(LAYOUTS[layout_name].fields(stored.tensors, stored.config))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except KeyError as error:
         raise UserError(
             f"{path} is not in the {layout_name} layout: it lacks {error.args[0]} and has {_some(stored)}; "

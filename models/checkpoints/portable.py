@@ -47,8 +47,9 @@ def write_portable(folder: Path, recipe: ModelRecipe, weights: Mapping[str, Tens
         shutil.copyfile(tokenizer_dir / source, folder / name)
 
 
-def load_portable(folder: Path, device: str | torch.device = "cpu") -> LanguageModel:
+def load_portable(folder: str | Path, device: str | torch.device = "cpu") -> LanguageModel:
     """The model in eval mode. UserError, one line, for a missing, truncated or mismatched file."""
+    folder = Path(folder)
     recipe = read_recipe(folder / CONFIG)
     _check_tokenizer(folder / TOKENIZER_META, recipe)
     model = build_on_meta(recipe)

@@ -71,7 +71,7 @@ class TrainRecipe(Recipe):
         description="Shorter rows at the start of the run, in order; a step has more of them, as many tokens",
     )
     batch_tokens: int = Field(ge=2, description="Tokens per step over all ranks; a multiple of seq_len_tokens")
-    peak_lr: float = Field(ge=0, description="Learning rate after warm-up")
+    peak_lr: float = Field(ge=0, le=10, description="Learning rate after warm-up")
     min_lr_fraction: float = Field(default=0.0, ge=0, le=1, description="Final learning rate as a share of the peak")
     schedule: Annotated[str, NameOf(SCHEDULES)] = Field(
         default="cosine",

@@ -48,6 +48,7 @@ def test_files_that_are_passed_over_are_said_before_and_after(tmp_path):
 ALL = "of 3.00\u00a0MB (59.0\u00a0kB asked for)"
 HELD_OUT = f"held out 120 documents, 60.0\u00a0kB {ALL}"
 FACTS = {
+    "documents": 6000,
     "held_out_documents": 120,
     "held_out_bytes": 60_000,
     "held_out_asked_bytes": 59_000,
@@ -80,6 +81,18 @@ def test_too_little_to_judge_by_is_said_with_the_remedy(facts):
     assert (
         "too little to judge a model by (less than 8 documents or 20.0\u00a0kB)" in text and "held_out_fraction" in text
     )
+
+
+def test_of_few_documents_no_larger_share_is_advised():
+    text = held_out_text(FACTS | {"documents": 2, "held_out_documents": 1})
+    assert "give more than 8 documents" in text and "held_out_fraction" not in text
+
+
+def test_bad_records_are_counted_in_the_log(tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n' * 399 + "cut\n")
+    recipe, said = AcquireRecipe.of(SourceRecipe(path=str(tmp_path / "rows.jsonl"))), []
+    build(recipe, StageRun(tmp_path / "out", "", Runtime(), said.append, lambda *done: None))
+    assert "1 bad records left out (0.25 % of all)" in said[-1] and "rejects.jsonl" in said[-1]
 
 
 def test_the_end_of_a_text_that_is_trained_on_is_called_so():

@@ -40,12 +40,15 @@ def test_a_folder_is_itself_whatever_the_store_holds(made, tmp_path, monkeypatch
     assert find_model("sft").path.absolute() == tmp_path / "sft"
 
 
-def test_a_preset_means_its_last_model_and_a_stage_before_its_name_that_one(made):
+def test_a_preset_or_its_file_means_its_last_model_and_a_stage_before_its_name_that_one(made, tmp_path):
     base, tuned = made("pretrain", "vanilla"), made("sft", "vanilla")
     made("report", "notes", base=base, sft=tuned)
     for name in ("notes", "sft/notes", "sft/van", tuned.key[:12]):
         assert (find_model(name).path, find_model(name).name, find_model(name).note) == (tuned.path, tuned.name, "")
     assert find_model("pretrain/notes").path == base.path
+    (tmp_path / "notes.yaml").write_text("extends: quickstart\n")
+    (tmp_path / "other.yaml").write_text("name: notes\n")
+    assert find_model(str(tmp_path / "notes.yaml")).path == find_model(str(tmp_path / "other.yaml")).path == tuned.path
     made("report", "judged", base=made("checkpoint", "vanilla"))
     assert find_model("judged").name.startswith("checkpoint/vanilla-")
 

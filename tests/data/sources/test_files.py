@@ -171,7 +171,9 @@ def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
 
 def test_a_text_file_that_is_not_utf8_is_rejected(tmp_path):
     (tmp_path / "a.txt").write_bytes("abc café".encode("latin-1"))
-    assert read(tmp_path) == [Reject("a.txt", None, "not UTF-8 at byte 7; convert it to UTF-8, or leave it out if it is no text")]
+    assert read(tmp_path) == [
+        Reject("a.txt", None, "not UTF-8 at byte 7; convert it to UTF-8, or leave it out if it is no text")
+    ]
 
 
 def test_a_document_beyond_the_memory_limit_is_rejected_and_reading_goes_on(tmp_path, monkeypatch):

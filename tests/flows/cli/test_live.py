@@ -9,6 +9,7 @@ import time
 import pytest
 from rich.console import Console
 
+from athanor.core.errors import UserError
 from athanor.core.progress import WATCHER
 from athanor.flows.cli.live import LiveStages
 
@@ -65,13 +66,33 @@ def test_an_earlier_attempts_work_is_no_speed():
         assert stages._bars.tasks[0].fields["said"] == "9,000 of 10.0\u00a0k steps"
 
 
+def test_an_engine_says_what_is_tried_again_and_where_a_fault_lies_but_not_how_a_run_ended(console):
+    def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
+        made = stage_record(message, "task_engine", logging.ERROR)
+        made.exc_info = None if error is None else (type(error), error, None)
+        return made
+
+    with LiveStages(console).showing():
+        for line in (
+            record("Crash detected! Execution was aborted by an interrupt signal."),
+            record("Finished in state Failed('no such file')"),
+            record("Encountered exception during execution", UserError("no such file")),
+            record("Task run failed with exception: OSError() - Retry 1/2 will start 5 second(s) from now"),
+            record("Encountered exception during execution", ZeroDivisionError("a fault")),
+        ):
+            logging.getLogger().handle(line)
+    text = said(console)
+    assert "Retry 1/2" in text and "ZeroDivisionError: a fault" in text
+    assert "Crash" not in text and "Finished" not in text and "no such file" not in text
+
+
 def test_what_a_stage_logs_is_shown_under_its_name_and_the_engines_chatter_is_not(console):
     with LiveStages(console).showing():
         log = logging.getLogger()
         for record in (
             stage_record("step 3: held-out [x] 2.4"),
             stage_record("Finished in state Completed()", "task_engine"),
-            stage_record("it failed", "task_engine", logging.ERROR),
+            stage_record("it failed", "training", logging.ERROR),
             logging.LogRecord("httpx", logging.INFO, "x.py", 1, "GET /api", None, None),
         ):
             log.handle(record)

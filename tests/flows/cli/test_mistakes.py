@@ -50,7 +50,9 @@ MISTAKES = (
     ("run quickstart --only eval", "'eval'", "did you mean evaluate?"),
     ("run quickstart --only training", "'training'", "'pretrain', 'sft'"),
     ("run quickstart --budget-usd five", "'five'", "should be a valid number"),
-    ("run quickstart --budget-usd -1", "budget_usd=-1.0", "greater than 0"),
+    ("run quickstart --budget-usd -1", "--budget-usd -1", "above 0"),
+    ("plan quickstart --budget-hours 0", "--budget-hours 0", "above 0"),
+    ("plan quickstart --set pretrain.peak_lr=1e9", "pretrain.peak_lr='1e9'", "less than or equal to 10"),
     ("documents pretrain/vanilla three", "'three'", "should be a valid integer"),
     ("twin quickstart --match flops", "'flops'", "'training-flops'"),
     # presets and their files

@@ -19,7 +19,7 @@ from athanor.data.data_recipe import TokenizerRecipe
 from athanor.data.tokenizer import build_tokenizer, load_tokenizer
 from athanor.flows.presets.preset import load_preset
 from athanor.models.build import build_model
-from athanor.models.checkpoints.foreign import LAYOUTS, export_checkpoint
+from athanor.models.checkpoints.foreign import export_checkpoint
 from athanor.models.checkpoints.portable import load_portable, save_portable
 from athanor.models.counts import parameter_counts
 from athanor.models.decoding.generate import generate
@@ -212,7 +212,7 @@ def test_a_warning_is_one_line(checkpoint, tmp_path):
         (["generate", "{checkpoint}", "egg " * 99], "leaves no room for an answer"),
         (["export-checkpoint", "{checkpoint}", "{tmp}/x.pt", "--layout", "polychromatic"], "give --steps"),
         (["export-checkpoint", "{checkpoint}", "{tmp}/x", "--layout", "huginn"], "holds huginn alone"),
-        (["export-checkpoint", "{checkpoint}", "{tmp}/x", "--layout", "x"], f"there are {', '.join(LAYOUTS)}"),
+        (["export-checkpoint", "{checkpoint}", "{tmp}/x", "--layout", "x"], "there are huginn, polychromatic\n"),
         ([*IMPORT, "--tokenizer", "{tokenizer}"], "none.pt does not exist"),
         ([*IMPORT, "--tokenizer", "{tmp}"], "tokenizer.json does not exist"),
     ],

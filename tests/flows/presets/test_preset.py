@@ -46,6 +46,11 @@ def test_an_override_replaces_one_field_and_an_origin_replaces_the_origin():
     assert (preset.data.sources["math"].path, preset.data.sources["math"].builtin) == ("FILE.jsonl", None)
 
 
+def test_a_template_on_the_command_line_is_text_and_a_mapping_is_one():
+    source = load_preset("quickstart", ["sft.source={path: a.jsonl, user: '{q}'}", "sft.source.assistant={answer}"]).sft
+    assert source is not None and (source.source.user, source.source.assistant) == ("{q}", "{answer}")
+
+
 def test_a_users_preset_extends_ours_and_null_removes(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("extends: quickstart\nsft: null\npretrain: {steps: 7, warmup_steps: 1}\n")
