@@ -15,7 +15,7 @@ from athanor.core.store import Artifact, Store
 from athanor.flows.presets.preset import reproducing_command
 from athanor.flows.side_by_side import Asked, SideBySide
 from athanor.tasks.preset_recipe import Preset
-from athanor.tasks.stage import STAGES, ModelName, Stage, Wanted, base_model, stages_of
+from athanor.tasks.stage import STAGES, ModelName, Stage, Wanted, base_model, inputs_there, stages_of
 from athanor.tasks.stage_task import Decision, run_stage
 
 if TYPE_CHECKING:
@@ -66,19 +66,25 @@ class Chain:
         """Find or build what was asked for. Raises UserError, and whatever else a stage does, once all that was begun
         beside it has ended.
 
-        Training waits for what was begun, and comes before what else could be, so that all that is made from it is
-        built at once.
+        What needs no training comes first: what it shows of the later stages is heard before the first of them is
+        paid for. Training is alone, and comes before what is made from other training, so that all that is made from
+        it is built at once.
         """
         waiting = [asked for asked in self._asked if asked.key not in self._ends]
+        needs_training = self._needing_training()
         with SideBySide(self.preset) as beside:
             while waiting or beside.running:
                 ready = [asked for asked in waiting if asked.parents <= self._ends.keys()]
+                training = [asked for asked in ready if asked.stage.trains]
+                if first := [asked for asked in ready if asked.key not in needs_training]:
+                    ready = first
                 if found := [asked for asked in ready if not self._must_be_built(asked)]:
                     self._run(found[0], waiting)
-                elif (training := [asked for asked in ready if asked.stage.trains]) and not beside.running:
+                elif training and not first and not beside.running:
                     beside.make_room()
+                    self._hear(waiting)
                     self._run(training[0], waiting)
-                elif begun := beside.places_for(ready):
+                elif not (training and not first) and (begun := beside.places_for(ready)):
                     for asked, place in begun:
                         waiting.remove(asked)
                         beside.begin(asked, place, self._runtime(asked), self._decision(asked), self._ends)
@@ -86,6 +92,21 @@ class Chain:
                     beside.wait_for_one()
                 else:
                     self._run(ready[0], waiting)
+
+    def _needing_training(self) -> frozenset[str]:
+        """Keys of what trains, and of all that is made from it; parents were asked for first."""
+        found: set[str] = set()
+        for asked in self._asked:
+            if asked.stage.trains or asked.parents & found:
+                found.add(asked.key)
+        return frozenset(found)
+
+    def _hear(self, waiting: Iterable[Asked]) -> None:
+        """Raise the UserError that a stage would, as far as its inputs that are there tell."""
+        for asked in waiting:
+            if asked.stage.foresee is not None:
+                there = inputs_there(asked.wanted.inputs, lambda artifact: Store().problem(artifact) is None)
+                list(asked.stage.foresee(asked.wanted.recipe, self.preset, **there))
 
     def _run(self, asked: Asked, waiting: list[Asked]) -> None:
         waiting.remove(asked)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from athanor.core.code import code_fingerprint
 from athanor.core.keys import artifact_key
@@ -159,6 +159,15 @@ def stages_of(flow: str = LIFECYCLE) -> list[Stage]:
     """The stages of a part, or of all parts in their order."""
     parts = PARTS if flow == LIFECYCLE else (flow,)
     return [stage for part in parts for stage in STAGES.records() if stage.part == part]
+
+
+def inputs_there(inputs: Inputs, there: Callable[[Artifact], bool]) -> dict[str, Any]:
+    """The inputs that are there; a group, if all its members are."""
+    return {
+        name: value
+        for name, value in inputs.items()
+        if (there(value) if isinstance(value, Artifact) else all(map(there, value.values())))
+    }
 
 
 def parent_keys(inputs: Inputs) -> dict[str, str]:

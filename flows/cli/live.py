@@ -97,7 +97,7 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stage = getattr(record, "task_run_name", None)
         warning = record.levelno >= logging.WARNING
-        if not warning and stage is None or record.module in ENGINE_MODULES and not _is_news(record):
+        if (not warning and stage is None) or (record.module in ENGINE_MODULES and not _is_news(record)):
             return
         text = record.getMessage() + (
             f"\n{logging.Formatter().formatException(record.exc_info)}" if record.exc_info else ""

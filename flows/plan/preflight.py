@@ -19,13 +19,13 @@ from typing import Any, Literal, assert_never
 from athanor.core.disk import home
 from athanor.core.errors import UserError
 from athanor.core.numbers import size
-from athanor.core.store import Artifact, Store
+from athanor.core.store import Store
 from athanor.data.hub_access import Access, Repository, hub_access
 from athanor.data.hub_commits import commit_of, note_commit
 from athanor.flows.plan.survey import StageSurvey, Survey
 from athanor.tasks.external import External
 from athanor.tasks.preset_recipe import Preset
-from athanor.tasks.stage import Inputs, stages_of
+from athanor.tasks.stage import inputs_there, stages_of
 from athanor.tasks.stage_task import versions
 
 CONSTRAINTS = Path(__file__).parent.parent.parent / "constraints.txt"
@@ -100,26 +100,13 @@ def foreseen_findings(survey: Survey, stages: list[StageSurvey]) -> list[Finding
         if stage.state == "cached" or stage.record.foresee is None:
             continue
         try:
-            built = _built(survey, stage.wanted.inputs)
+            built = inputs_there(stage.wanted.inputs, lambda artifact: survey.surveyed(artifact).state == "cached")
             foreseen = list(stage.record.foresee(stage.wanted.recipe, survey.preset, **built))
         except UserError as error:
             findings.append(Finding("error", stage.stage, str(error)))
         else:
             findings += [Finding("warning" if line.warning else "ok", stage.stage, line.message) for line in foreseen]
     return list(dict.fromkeys(findings))  # a benchmark says of one model what it says of the other
-
-
-def _built(survey: Survey, inputs: Inputs) -> dict[str, Any]:
-    """The inputs that are there; of a group, if all its members are."""
-
-    def there(artifact: Artifact) -> bool:
-        return survey.surveyed(artifact).state == "cached"
-
-    return {
-        name: value
-        for name, value in inputs.items()
-        if (there(value) if isinstance(value, Artifact) else all(map(there, value.values())))
-    }
 
 
 def disk_finding(needed_bytes: float) -> Finding:

@@ -123,6 +123,21 @@ def test_a_task_run_follows_those_that_made_what_it_is_made_from(server):
         assert found == expected
 
 
+@flow
+def refused_flow(preset: Preset) -> None:
+    Chain(preset).make("sft")
+
+
+def test_what_is_refused_after_training_is_refused_before_it_as_soon_as_that_can_be_told(server):
+    problems = '{"builtin": "word-problems", "max_documents": 20}'
+    lossy = (f"sft.source={problems}", "sft.train.seq_len_tokens=16", "sft.train.batch_tokens=64")
+    state = refused_flow(load_preset("quickstart", [*TINY, *lossy]), return_state=True)
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, UserError) and "sft.max_lost_fraction" in str(error)
+    built = {artifact.stage for artifact in Store().artifacts()}
+    assert "chat" in built and "pretrain" not in built
+
+
 def test_every_part_and_the_lifecycle_have_a_flow_of_their_name():
     for name in FLOWS:
         flow = getattr(importlib.import_module(f"athanor.flows.{name}"), f"{name}_flow")

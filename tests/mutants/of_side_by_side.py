@@ -30,10 +30,26 @@ MUTANTS = [
     ),
     Mutant(
         "flows/chain.py",
-        "(training := [asked for asked in ready if asked.stage.trains])",
-        "(training := [])",
+        "training = [asked for asked in ready if asked.stage.trains]",
+        "training: list[Asked] = []",
         "training is run before what else could be",
-        (f"{SIDE}::test_training_comes_first_and_alone_and_then_all_that_is_made_from_it",),
+        (f"{SIDE}::test_training_waits_for_what_needs_none_and_comes_alone_and_then_all_that_is_made_from_it",),
+    ),
+    Mutant(
+        "flows/chain.py",
+        "if asked.key not in needs_training]:",
+        "if False]:",
+        "what needs no training comes first",
+        (f"{SIDE}::test_training_waits_for_what_needs_none_and_comes_alone_and_then_all_that_is_made_from_it",),
+    ),
+    Mutant(
+        "flows/chain.py",
+        "                    self._hear(waiting)\n",
+        "",
+        "what later stages foresee is heard before training is paid for",
+        (
+            "tests/flows/test_chain.py::test_what_is_refused_after_training_is_refused_before_it_as_soon_as_that_can_be_told",
+        ),
     ),
     Mutant(
         "tasks/stage_process.py",

@@ -92,7 +92,7 @@ def test_bad_records_are_counted_in_the_log(tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n' * 399 + "cut\n")
     recipe, said = AcquireRecipe.of(SourceRecipe(path=str(tmp_path / "rows.jsonl"))), []
     build(recipe, StageRun(tmp_path / "out", "", Runtime(), said.append, lambda *done: None))
-    assert "1 bad records left out (0.25 % of all)" in said[-1] and "rejects.jsonl" in said[-1]
+    assert "1 bad records left out (0.2 % of all)" in said[-1] and "rejects.jsonl" in said[-1]
 
 
 def test_the_end_of_a_text_that_is_trained_on_is_called_so():
