@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from athanor.data.loader import Batch
+from athanor.models.tally import Means
 
 UNUSED_SHARE = 0.001  # of a router's choices, below which one is as good as never made
 
@@ -84,19 +85,10 @@ class Observed(nn.Module, ABC):
 
     smallest_shares: ClassVar[Sequence[str]] = ()
     """The diagnostics that are the smallest share any choice of a router gets: 0 for long is a collapsed router."""
-    latest_counted_BT: Tensor | None = None
-    """Which tokens of the newest training pass count, padding being the others; None outside training: all do."""
 
-    def diagnostics(self) -> dict[str, float]:
-        """Cheap numbers about the parameters and the newest forward pass, logged with the steps. Padding does not
-        count."""
+    def diagnostics(self, means: Means) -> dict[str, float]:
+        """Cheap numbers about a training step, logged with it: of its tallies' `means`, and of the parameters."""
         return {}
-
-    def counted_mean(self, values_BT: Tensor) -> Tensor:
-        """Mean of a value of each token of the newest pass over those that count; 0 where none does."""
-        if self.latest_counted_BT is None:
-            return values_BT.mean()
-        return values_BT[self.latest_counted_BT].sum() / self.latest_counted_BT.sum().clamp(min=1)
 
     @abstractmethod
     def probes(self) -> Sequence[Probe]:

@@ -29,6 +29,7 @@ from athanor.models.curriculum import Curriculum
 from athanor.models.maps import Observed
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.parameter_groups import ParameterGroups
+from athanor.models.tally import Tally
 
 INIT_STD = 0.02
 SAMPLED_TARGETS_STREAM = 1 << 20  # of the row's noise; the families' streams count layers
@@ -47,7 +48,9 @@ class Context:
     counted_BT: Tensor | None = None  # only while a loss is computed: see `counted_tokens`
     packed: PackedRow | None = None  # only while the documents of a row are read that become the cache's rows
     source_B: Tensor | None = None  # likewise: see Curriculum.begin_training
+    tallied_BT: Tensor | None = None  # in training the counted tokens: of which `body` adds to `tally` what they show
     aux: dict[str, Tensor] = field(default_factory=dict)  # a family's auxiliary losses, weighted, per token
+    tally: Tally = field(default_factory=Tally)
 
     def past(self, layer: int) -> Any:
         """What a layer remembers; None without a cache."""
@@ -64,6 +67,7 @@ class Loss(NamedTuple):
     tokens: Tensor
     aux: dict[str, Tensor]
     counted: Tensor  # how many of `counted_tokens` there are
+    tally: Tally  # for the diagnostics of the step; empty outside training
 
 
 def counted_tokens(targets_BT: Tensor, doc_start_BT: Tensor | None) -> Tensor:
@@ -163,7 +167,7 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         smoothing = self.label_smoothing if self.training else 0.0
         h_ND, target_N = h_BTD.flatten(0, 1), targets_BT.flatten()
         total = linear_cross_entropy(h_ND, self.head_weight, target_N, self.logit_cap, smoothing)
-        return Loss(total, (targets_BT != IGNORE).sum(), context.aux, counted_BT.sum())
+        return Loss(total, (targets_BT != IGNORE).sum(), context.aux, counted_BT.sum(), context.tally)
 
     def sampled_loss(
         self,
@@ -183,7 +187,7 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         drawn_N = sample_classes(h_ND.detach(), self.head_weight.detach(), uniform_BT.flatten(), self.logit_cap)
         drawn_N = drawn_N.where(targets_BT.flatten() != IGNORE, IGNORE)
         total = linear_cross_entropy(h_ND, self.head_weight, drawn_N, self.logit_cap)
-        return Loss(total, (targets_BT != IGNORE).sum(), {}, counted_BT.sum())
+        return Loss(total, (targets_BT != IGNORE).sum(), {}, counted_BT.sum(), Tally())
 
     def prefill(self, documents: Sequence[Sequence[int]]) -> tuple[Tensor, Cache]:
         """Reads N documents as one packed row, without padding. Returns the final-normed hidden states `[N, D]` of
@@ -221,10 +225,19 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         # Rows that have ended may run on while others of the batch are decoded.
         if offset + length > limit and bool((position_BT[:, -1] >= limit).all()):
             raise UserError(f"position {offset + length - 1} exceeds model.max_seq_len={limit}")
-        self.latest_counted_BT = counted_BT
         visible = packed or visible_keys(doc_start_BT, offset, length, ids_BT.device)
         context = Context(
-            offset, position_BT, doc_start_BT, row_key_B, visible, cache, counted_BT, packed=packed, source_B=source_B
+            offset,
+            position_BT,
+            doc_start_BT,
+            row_key_B,
+            visible,
+            cache,
+            counted_BT,
+            tallied_BT=counted_BT if self.training else None,
+            packed=packed,
+            source_B=source_B,
+            tally=Tally(),  # torch.compile calls no default_factory of ours
         )
         h_BTD = self.final_norm(self.body(self.embed(ids_BT), context))
         if cache is not None:

@@ -201,7 +201,7 @@ class TrainingRun:
             mix=self._loader.counts(step),
             ignored_rows=batch.ignored_rows,
             schedule=self._schedule(step),
-            aux={**result.aux, **self._model.diagnostics()},
+            aux={**result.aux, **self._model.diagnostics(result.means)},
             **self._throughput.after(
                 computed_s,
                 self._pace.step_done(),

@@ -149,8 +149,8 @@ def test_every_value_that_a_model_logs_has_one_sentence_that_says_what_it_means(
     model, meanings = build_model(tiny_recipe(mode)), FAMILIES[mode.split()[0]].meanings
     model.init_weights(0)
     ids = random_ids(4, 16)
-    logged = {**model.schedule(0.5), **model.train().loss(ids, ids.roll(-1, 1), None, torch.arange(4)).aux}
-    logged |= model.diagnostics()
+    loss = model.train().loss(ids, ids.roll(-1, 1), None, torch.arange(4))
+    logged = {**model.schedule(0.5), **loss.aux, **model.diagnostics(loss.tally.means(lambda totals: totals))}
     assert not logged.keys() - meanings.keys()
     assert all(said.endswith(".") and ". " not in said and len(said) < 120 for said in meanings.values())
 

@@ -1,4 +1,4 @@
-"""What a step learns depends on its rows alone, not on how memory or ranks make it cut them."""
+"""What a step learns, and says of itself, depends on its rows alone, not on how memory or ranks make it cut them."""
 
 from contextlib import nullcontext
 
@@ -55,7 +55,7 @@ def batch(ids, targets, starts, seed) -> Batch:
 
 
 def two_steps(model, rows_of, slice_rows):
-    """Of two steps with other rows: the losses, the gradient as a whole and of each parameter; then the buffers."""
+    """Of two steps with other rows: losses, diagnostics, gradients, whole and of each parameter; then the buffers."""
     model = model.train()
     optimizer, world, cpu = torch.optim.SGD(model.parameters(), lr=0.0), World(), torch.device("cpu")
     subject = Optimization(
@@ -67,7 +67,8 @@ def two_steps(model, rows_of, slice_rows):
         gradients = {name: parameter.grad.flatten() for name, parameter in model.named_parameters()}
         found[f"gradient {step}"] = torch.cat(list(gradients.values()))
         found |= {f"gradient {step} of {name}": gradient for name, gradient in gradients.items()}
-        found |= {f"{name} {step}": torch.tensor(loss) for name, loss in {"loss": result.loss, **result.aux}.items()}
+        logged = {"loss": result.loss, **result.aux, **model.diagnostics(result.means)}
+        found |= {f"{name} {step}": torch.tensor(value) for name, value in logged.items()}
         subject.discard()
         model.after_step(result.loss)
     return found | {f"buffer of {name}": buffer.clone() for name, buffer in model.named_buffers()}

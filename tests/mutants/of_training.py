@@ -23,7 +23,7 @@ MUTANTS = [
         ("max(1, self.slice_tokens // row_tokens)", "max(1, self.slice_tokens // 8)", "slices of shorter rows"),
         ("rows = (rows + 1) // 2", "rows = rows - 1", "slices are halved when memory is short"),
         ("            self.engine.discard()\n            gc", "            gc", "a failed try leaves no gradient"),
-        ("                    raise\n", "                    return {}\n", "a row that does not fit is told"),
+        ("                    raise\n", "                    return {}, Tally()\n", "a row that does not fit is told"),
         ("norm = self.engine.clip(self._grad_clip)", "norm = self.engine.clip(1e9)", "gradients are clipped"),
         ("        self.engine.model.begin_step(step_key)\n        rows, row", "        rows, row", "noise of the step"),
         ("(loss.total / loss.tokens.clamp(min=1)).item()", "loss.total.item()", "a row's own loss is a mean"),

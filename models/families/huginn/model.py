@@ -45,6 +45,7 @@ from athanor.models.families.huginn.state_noise import disturbed, noise_share
 from athanor.models.maps import AttentionShare, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
+from athanor.models.tally import Means, Tally
 
 _STATE_STREAM = 0
 _TRUNCATE_AT = 3.0  # standard deviations, of initial weights and states
@@ -132,7 +133,6 @@ class Huginn(LanguageModel):
         if section.curriculum_steps:
             self.register_buffer("curriculum_step", torch.zeros((), dtype=torch.int64))
         self._asked: Recurrence | None = None
-        self._latest: dict[str, Tensor] = {}
 
     @property
     def blocks(self) -> list[HuginnBlock]:
@@ -203,7 +203,10 @@ class Huginn(LanguageModel):
             e_BTD = block(e_BTD, piece.rope, piece.visible, None if past is None else past[layer].append)
         s_BTD = self.initial_state(e_BTD, context)
         if past is None:
-            return self.read(self._iterated(s_BTD, e_BTD, piece, context.row_key_B), piece)
+            before_BTD, s_BTD = self._iterated(s_BTD, e_BTD, piece, context.row_key_B)
+            if context.tallied_BT is not None:
+                _show(context.tally, before_BTD, s_BTD, context.tallied_BT)
+            return self.read(s_BTD, piece)
         core, *coda = past[len(self.prelude) :]
         return decode(self, s_BTD, e_BTD, piece, context, core, coda)
 
@@ -225,25 +228,23 @@ class Huginn(LanguageModel):
         """Standard deviation of a first state, before it is truncated."""
         return self.init_std * self.embedding_scale
 
-    def _iterated(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, row_key_B: Tensor | None) -> Tensor:
-        """The state after all iterations. Every draw of the step is run, on no rows too, so that all ranks and slices
-        run the core equally often, as sharded weights need it."""
+    def _iterated(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, row_key_B: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The states before and after the last iteration. Every draw of the step is run, on no rows too, so that all
+        ranks and slices run the core equally often, as sharded weights need it."""
         recurrences = self.recurrences
         if len(recurrences) == 1 or row_key_B is None:
-            before_BTD, s_BTD = self._run_core(s_BTD, e_BTD, piece, recurrences[0])
-        else:
-            draw_of_row = [int(draw) for draw in row_key_B % len(recurrences)]
-            parts = []
-            for draw, recurrence in enumerate(recurrences):
-                rows = [row for row, drawn in enumerate(draw_of_row) if drawn == draw]
-                row_N = torch.tensor(rows, dtype=torch.int64, device=s_BTD.device)
-                s_NTD, e_NTD = s_BTD.index_select(0, row_N), e_BTD.index_select(0, row_N)
-                parts.append(self._run_core(s_NTD, e_NTD, piece.among(row_N), recurrence))
-            by_draw = sorted(range(len(draw_of_row)), key=draw_of_row.__getitem__)
-            place_B = torch.tensor(by_draw, device=s_BTD.device).argsort()
-            before_BTD, s_BTD = (torch.cat(found).index_select(0, place_B) for found in zip(*parts, strict=True))
-        self._latest = {"before": before_BTD.detach(), "state": s_BTD.detach()}
-        return s_BTD
+            return self._run_core(s_BTD, e_BTD, piece, recurrences[0])
+        draw_of_row = [int(draw) for draw in row_key_B % len(recurrences)]
+        parts = []
+        for draw, recurrence in enumerate(recurrences):
+            rows = [row for row, drawn in enumerate(draw_of_row) if drawn == draw]
+            row_N = torch.tensor(rows, dtype=torch.int64, device=s_BTD.device)
+            s_NTD, e_NTD = s_BTD.index_select(0, row_N), e_BTD.index_select(0, row_N)
+            parts.append(self._run_core(s_NTD, e_NTD, piece.among(row_N), recurrence))
+        by_draw = sorted(range(len(draw_of_row)), key=draw_of_row.__getitem__)
+        place_B = torch.tensor(by_draw, device=s_BTD.device).argsort()
+        before_BTD, s_BTD = (torch.cat(found).index_select(0, place_B) for found in zip(*parts, strict=True))
+        return before_BTD, s_BTD
 
     def _run_core(self, s_BTD: Tensor, e_BTD: Tensor, piece: Piece, recurrence: Recurrence) -> tuple[Tensor, Tensor]:
         """The states before and after the last iteration."""
@@ -329,36 +330,30 @@ class Huginn(LanguageModel):
         keys_values = slots * 2.0 * 2.0 * self.recipe.n_kv_heads * self.recipe.head_dim
         return keys_values + 8.0 + 4.0 * self.recipe.d_model / context_tokens
 
-    def diagnostics(self) -> dict[str, float]:
-        """The step's iterations, a mean where there are several draws; of the newest full pass, how far its last
-        iteration moved the states, relative to them, and the cosine between states of neighbouring positions (1: all
-        tokens have collapsed into one)."""
-        found = {
+    def diagnostics(self, means: Means) -> dict[str, float]:
+        """The step's iterations, a mean where there are several draws; how far the last iteration moved the states,
+        relative to them, and the cosine between states of neighbouring positions (1: all tokens have collapsed into
+        one)."""
+        return {
             "recurrence": fmean(one.steps for one in self.recurrences),
             "recurrence_with_grad": fmean(one.with_grad for one in self.recurrences),
+            **{name: mean for name, (mean,) in means.items()},
         }
-        if self._latest:
-            state, before = (self._latest[name].float() for name in ("state", "before"))
-            moved_BT = (state - before).norm(dim=-1) / state.norm(dim=-1)
-            found["state_change"] = float(self.counted_mean(moved_BT))
-            if state.shape[1] > 1:
-                neighbours = torch.cosine_similarity(state[:, 1:], state[:, :-1], dim=-1)
-                found["neighbour_cosine"] = float(self._counted_neighbours(neighbours))
-        return found
-
-    def _counted_neighbours(self, cosine_BP: Tensor) -> Tensor:
-        """Mean over the pairs of neighbours that both count."""
-        counted_BT = self.latest_counted_BT
-        if counted_BT is None:
-            return cosine_BP.mean()
-        both_BP = counted_BT[:, 1:] & counted_BT[:, :-1]
-        return cosine_BP[both_BP].sum() / both_BP.sum().clamp(min=1)
 
     def probes(self) -> Sequence[Probe]:
         return [
             AttentionShare([(block.attention_norm, block.attention) for block in self.blocks]),
             RecurrenceProbe(self),
         ]
+
+
+@torch.no_grad()
+def _show(tally: Tally, before_BTD: Tensor, s_BTD: Tensor, counted_BT: Tensor) -> None:
+    """Add what the last iteration did to the states; of neighbours, the pairs that both count."""
+    before_BTD, s_BTD = before_BTD.float(), s_BTD.float()
+    tally.add("state_change", (s_BTD - before_BTD).norm(dim=-1) / s_BTD.norm(dim=-1), counted_BT)
+    cosine_BP = torch.cosine_similarity(s_BTD[:, 1:], s_BTD[:, :-1], dim=-1)
+    tally.add("neighbour_cosine", cosine_BP, counted_BT[:, 1:] & counted_BT[:, :-1])
 
 
 def _blocks(recipe: ModelRecipe, section: HuginnRecipe, layers: int) -> Sequence[HuginnBlock]:

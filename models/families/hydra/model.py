@@ -35,6 +35,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -52,6 +53,7 @@ from athanor.models.families.hydra.routing import LinearRouter, Routing, Sample,
 from athanor.models.maps import AttentionShare, Map, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
+from athanor.models.tally import Means, Tally
 
 LOSS_MEMORY = 0.99  # decay of the running mean of the loss that opens MoD
 MOD_FORCED_RAMP = 0.1  # of the training
@@ -95,8 +97,6 @@ class Hydra(LanguageModel):
         self._experts_of_SE: Tensor | None = None  # bool, by source; all of them where a source is not mapped
         self._thresholds = [router for block in self.blocks for router in block.thresholds]
         self._samples: list[list[Sample]] = [[] for _ in self._thresholds]  # of this step's micro-batches
-        self._routed: list[Routed] = []  # of the newest forward pass, by block
-        self._choices: list[Choices] = []  # by expert layer
         for name in (
             "progress",
             "mod_floor",
@@ -116,22 +116,25 @@ class Hydra(LanguageModel):
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         positions, routing = self._positions(x_BTD, context), self._routing(x_BTD, context)
         found: list[dict[str, Tensor]] = []
-        self._routed, self._choices = [], []
+        routed_of_block: list[Routed] = []
+        choices_of_layer: list[Choices] = []
         for place, block in enumerate(self.blocks):
             states = None if context.cache is None else context.cache.layers[place]
             x_BTD, losses, routed = block(x_BTD, positions, routing, states)
             found.append(losses)
-            self._routed.append(routed)
+            routed_of_block.append(routed)
             number = self._experts_after.get(place)
             if number is not None:
                 x_BTD, losses, choices = self.expert_layers[number](x_BTD, routing, number)
                 found.append(losses)
-                self._choices.append(choices)
+                choices_of_layer.append(choices)
         if self.training:
-            samples = (sample for routed in self._routed for sample in routed.samples)
+            samples = (sample for routed in routed_of_block for sample in routed.samples)
             for of_router, sample in zip(self._samples, samples, strict=True):
                 of_router.append(sample)
             context.aux |= self._weighted(found, routing.counted_BT.sum(1))
+        if context.tallied_BT is not None:
+            _show(context.tally, routed_of_block, choices_of_layer, context.tallied_BT)
         return x_BTD
 
     def _positions(self, x_BTD: Tensor, context: Context) -> Positions:
@@ -264,29 +267,21 @@ class Hydra(LanguageModel):
         calibrate(self._thresholds, self._samples, _sum_over_ranks)
         self._samples = [[] for _ in self._thresholds]
 
-    def diagnostics(self) -> dict[str, float]:
-        """How far MoD is open, and of the newest forward pass: share of tokens above the threshold and above r = 1/2,
-        variance of r, mean depth, largest and smallest share of an expert, divergence of the experts on some of the
-        tokens."""
-        counted_BT, mean = self.latest_counted_BT, self.counted_mean
-        found: dict[str, list[Tensor]] = defaultdict(list)
-        for routed in self._routed:
-            if routed.gate is not None:
-                gate_BT = routed.gate.logit_BT.sigmoid()
-                found["mod_passing"].append(mean(routed.gate.chosen_BT.float()))
-                found["mod_above_half"].append(mean((gate_BT > 0.5).float()))
-                found["mod_variance"].append(mean((gate_BT - mean(gate_BT)).square()))
-            if routed.depths is not None:
-                found["mor_depth"].append(mean(routed.depths.depth_BT))
-        for choices in self._choices:
-            if choices.divergence is not None:
-                found["expert_divergence"].append(choices.divergence)
-            load_E = choices.load(counted_BT)
-            found["expert_load_max"].append(load_E.max())
-            found["expert_load_min"].append(load_E.min())
-        means = {name: torch.stack(values).mean() for name, values in found.items()}
-        means["mod_open"] = torch.maximum(self.mod_floor, self.mod_ramp)
-        return {name: float(value) for name, value in means.items()}
+    def diagnostics(self, means: Means) -> dict[str, float]:
+        """How far MoD is open; as means over the layers: share of tokens above the threshold and above r = 1/2,
+        variance of r, mean depth, largest and smallest share of an expert, divergence of the experts on some tokens."""
+        found: dict[str, list[float]] = defaultdict(list)
+        for name, parts in means.items():
+            if name.startswith("mod_gate "):
+                mean, square = parts
+                found["mod_variance"].append(max(0.0, square - mean * mean))
+            elif name.startswith("expert_load "):
+                found["expert_load_max"].append(max(parts))
+                found["expert_load_min"].append(min(parts))
+            else:
+                found[name] += parts
+        mod_open = float(torch.maximum(self.mod_floor, self.mod_ramp))
+        return {**{name: fmean(values) for name, values in found.items()}, "mod_open": mod_open}
 
     def probes(self) -> Sequence[Probe]:
         blocks, experts = list(self.blocks), [layer.ffn for layer in self.expert_layers]
@@ -324,6 +319,24 @@ class Hydra(LanguageModel):
         serving = not self.training and not self.weighs
         experts = sum(layer.ffn.flops_per_token() for layer in self.expert_layers)
         return experts + sum(block.flops_per_token(context_tokens, serving) for block in self.blocks)
+
+
+@torch.no_grad()
+def _show(tally: Tally, routed: Sequence[Routed], choices: Sequence[Choices], counted_BT: Tensor) -> None:
+    """Tally what the blocks and the expert layers decided. What all add under one name becomes the mean over them; the
+    others are a number of each, computed from these means."""
+    for place, of_block in enumerate(routed):
+        if of_block.gate is not None:
+            gate_BT = of_block.gate.logit_BT.double().sigmoid()
+            tally.add("mod_passing", of_block.gate.chosen_BT, counted_BT)
+            tally.add("mod_above_half", gate_BT > 0.5, counted_BT)
+            tally.add(f"mod_gate {place}", torch.stack((gate_BT, gate_BT.square()), dim=-1), counted_BT)
+        if of_block.depths is not None:
+            tally.add("mor_depth", of_block.depths.depth_BT, counted_BT)
+    for layer, of_layer in enumerate(choices):
+        tally.add(f"expert_load {layer}", of_layer.share_BTE, counted_BT)
+        if of_layer.compared is not None:
+            tally.add("expert_divergence", *of_layer.compared)
 
 
 def _ramp(progress: float, start: float, stop: float) -> float:

@@ -25,7 +25,14 @@ from athanor.kernels.swiglu import swiglu
 from athanor.models.families.hydra.routing import LinearRouter, Routing, balance_loss, row_means
 
 ALPHA_START = 0.1
-SAMPLED_TOKENS = 64  # of a pass, at most, that the experts are compared on
+COMPARED_EVERY = 64  # counted tokens of a row, the experts are compared on one
+
+
+class Compared(NamedTuple):
+    """How the experts differ on some tokens of each row, without gradient."""
+
+    divergence_BS: Tensor
+    exists_BS: Tensor  # a row with fewer counted tokens has fewer of them
 
 
 class Choices(NamedTuple):
@@ -33,13 +40,16 @@ class Choices(NamedTuple):
 
     p_BTE: Tensor
     chosen_BTk: Tensor
-    divergence: Tensor | None  # of the experts on some of the counted tokens; in training
+    compared: Compared | None  # in training
 
-    def load(self, counted_BT: Tensor | None = None) -> Tensor:
-        """Share of the choices of counted tokens (none given: all) that fell on each expert, `[E]`."""
-        chosen_Nk = self.chosen_BTk.flatten(0, 1) if counted_BT is None else self.chosen_BTk[counted_BT]
-        choices_NE = F.one_hot(chosen_Nk.flatten(), self.p_BTE.shape[-1]).float()
-        return choices_NE.sum(0) / max(1, len(choices_NE))
+    @property
+    def share_BTE(self) -> Tensor:
+        """Share of each token's choices that fell on each expert."""
+        return F.one_hot(self.chosen_BTk, self.p_BTE.shape[-1]).sum(2) / self.chosen_BTk.shape[-1]
+
+    def load(self) -> Tensor:
+        """Share of all choices that fell on each expert, `[E]`."""
+        return self.share_BTE.mean((0, 1))
 
 
 class Experts(nn.Module):
@@ -62,17 +72,24 @@ class Experts(nn.Module):
         return grouped_matmul(swiglu(u_NF, v_NF), self.down, sizes_E)
 
     @torch.no_grad()
-    def divergence(self, x_ND: Tensor, counted_N: Tensor | None = None) -> Tensor:
-        """1 - mean cosine between what two experts make of the same token: 0 where they compute the same, however
-        their neurons are ordered, 1 where they are unrelated; mean over the counted tokens (none given: all), 0 without
-        any."""
+    def divergence(self, x_ND: Tensor) -> Tensor:
+        """1 - mean cosine between what two experts make of the same token, `[N]`: 0 where they compute the same,
+        however their neurons are ordered, 1 where they are unrelated."""
         y_END = torch.stack([self.one(expert, x_ND.to(self.down.dtype)) for expert in range(len(self.down))])
         y_END = F.normalize(y_END.float(), dim=-1)
         count = len(y_END)
-        cosine_N = (y_END.sum(0).square().sum(-1) - y_END.square().sum((0, 2))) / (count * (count - 1))
-        if counted_N is None:
-            counted_N = torch.ones_like(cosine_N, dtype=torch.bool)
-        return torch.where(counted_N, 1.0 - cosine_N, 0.0).sum() / counted_N.sum().clamp(min=1)
+        return 1.0 - (y_END.sum(0).square().sum(-1) - y_END.square().sum((0, 2))) / (count * (count - 1))
+
+    def compared(self, x_BTD: Tensor, counted_BT: Tensor) -> Compared:
+        """Their divergence on every COMPARED_EVERY-th counted token of a row, and its last: the same whatever rows are
+        computed beside it."""
+        groups = -(-x_BTD.shape[1] // COMPARED_EVERY)
+        before_S = COMPARED_EVERY * torch.arange(groups, device=x_BTD.device)
+        nth_BT = counted_BT.cumsum(1)
+        nth_BS = (before_S + COMPARED_EVERY).minimum(nth_BT[:, -1:])
+        place_BS = torch.searchsorted(nth_BT, nth_BS)
+        x_BSD = x_BTD.detach().gather(1, place_BS[:, :, None].expand(-1, -1, x_BTD.shape[2]))
+        return Compared(self.divergence(x_BSD.flatten(0, 1)).view_as(place_BS), before_S < nth_BT[:, -1:])
 
 
 class MixtureOfExperts(nn.Module):
@@ -104,13 +121,9 @@ class MixtureOfExperts(nn.Module):
             y_BTD = self._every_expert(x_BTD, sparse_BTE + routing.moe_dense * (p_BTE - sparse_BTE))
         else:
             y_BTD = self._chosen_experts(x_BTD, weight_BTk, chosen_BTk)
-        divergence = self._divergence(x_BTD.detach(), routing.counted_BT) if self.training else None
-        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk, divergence)
-
-    def _divergence(self, x_BTD: Tensor, counted_BT: Tensor) -> Tensor:
-        """Measured here, in the forward pass, where engines that shard weights have them whole."""
-        stride = -(-counted_BT.numel() // SAMPLED_TOKENS)
-        return self.experts.divergence(x_BTD.flatten(0, 1)[::stride], counted_BT.flatten()[::stride])
+        # Here, in the forward pass, engines that shard weights have them whole.
+        compared = self.experts.compared(x_BTD, routing.counted_BT) if self.training else None
+        return self.alpha * y_BTD, losses, Choices(p_BTE.detach(), chosen_BTk, compared)
 
     def _every_expert(self, x_BTD: Tensor, weight_BTE: Tensor) -> Tensor:
         y_BTD = torch.zeros_like(x_BTD)

@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from athanor.data.loader import Batch
 from athanor.models.families.hydra.block import HydraBlock, Routed
-from athanor.models.families.hydra.moe import SAMPLED_TOKENS, Choices, MixtureOfExperts
+from athanor.models.families.hydra.moe import Choices, MixtureOfExperts
 from athanor.models.maps import Map, unused
 from athanor.models.skeleton import LanguageModel
 
@@ -118,26 +118,27 @@ class ExpertProbe:
         self._layers = layers
         experts = layers[0].experts.gate.shape[0]
         self._load_LE, self._p_LE = (torch.zeros(len(layers), experts, dtype=torch.float64) for _ in range(2))
-        self._divergence_L = [0.0] * len(layers)
+        self._divergence_L, self._compared_L = ([0.0] * len(layers) for _ in range(2))
         self._tokens = 0
 
     def attach(self) -> list[RemovableHandle]:
         return [layer.register_forward_hook(partial(self._see, i)) for i, layer in enumerate(self._layers)]
 
     def _see(self, i: int, _layer: nn.Module, args: tuple[Any, ...], out: tuple[Tensor, Any, Choices]) -> None:
-        choices, x_ND = out[2], args[0].flatten(0, 1)
+        choices, x_BTD = out[2], args[0]
         tokens = choices.p_BTE.shape[0] * choices.p_BTE.shape[1]
         self._load_LE[i] += tokens * choices.load().double().cpu()
         self._p_LE[i] += choices.p_BTE.double().sum((0, 1)).cpu()
-        self._divergence_L[i] += tokens * float(
-            self._layers[i].experts.divergence(x_ND[:: -(-len(x_ND) // SAMPLED_TOKENS)])
-        )
+        every_BT = torch.ones(x_BTD.shape[:2], dtype=torch.bool, device=x_BTD.device)
+        compared = self._layers[i].experts.compared(x_BTD, every_BT)
+        self._divergence_L[i] += float(compared.divergence_BS.double().sum())
+        self._compared_L[i] += compared.divergence_BS.numel()
         self._tokens += tokens if i == 0 else 0
 
     def maps(self) -> list[Map]:
         tokens = max(1, self._tokens)
         load_LE, p_LE = self._load_LE / tokens, self._p_LE / tokens
-        divergence = [total / tokens for total in self._divergence_L]
+        divergence = [total / max(1.0, n) for total, n in zip(self._divergence_L, self._compared_L, strict=True)]
         return [
             Map(
                 name="expert_load",

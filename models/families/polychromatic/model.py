@@ -26,12 +26,13 @@ from athanor.models.blocks.causal_mean import RunningSum
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
 from athanor.models.cache import Past
-from athanor.models.families.polychromatic.polyglu import PolyGLU
-from athanor.models.families.polychromatic.probes import RoutingProbe, entropy
+from athanor.models.families.polychromatic.polyglu import PolyGLU, Usage
+from athanor.models.families.polychromatic.probes import RoutingProbe
 from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.maps import AttentionShare, Probe
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import Context, LanguageModel
+from athanor.models.tally import Means
 
 
 class LayerState(Past):
@@ -64,11 +65,13 @@ class PolychromaticBlock(nn.Module):
         tau: Tensor,
         noise_BFK: Tensor | None = None,
         past: LayerState | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Usage | None]:
+        """The new stream; in training, how the neurons chose."""
         remember, pooled = (past.keys_values.append, past.pooled) if past is not None else (None, None)
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.visible, remember)
         ffn_input_BTD = self.ffn_norm(x_BTD)
-        return x_BTD + self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
+        y_BTD, chosen = self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
+        return x_BTD + y_BTD, chosen
 
 
 class Polychromatic(LanguageModel):
@@ -97,7 +100,9 @@ class Polychromatic(LanguageModel):
         recipe = self.recipe
         rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
         for layer, block in enumerate(self.blocks):
-            x_BTD = block(x_BTD, context, rope, self.tau, self._noise(layer, context), context.past(layer))
+            x_BTD, chosen = block(x_BTD, context, rope, self.tau, self._noise(layer, context), context.past(layer))
+            if chosen is not None:
+                self._show(context, layer, chosen)
         return x_BTD
 
     def _noise(self, layer: int, context: Context) -> Tensor | None:
@@ -125,41 +130,30 @@ class Polychromatic(LanguageModel):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return super().decays(name, parameter) and not name.endswith("router.alpha")
 
-    def diagnostics(self) -> dict[str, float]:
+    def _show(self, context: Context, layer: int, chosen: Usage) -> None:
+        """Tally how a layer's neurons chose; what all layers add under one name becomes the mean over them."""
+        tally, counted_BT = context.tally, context.tallied_BT
+        assert counted_BT is not None
+        once = counted_BT.new_ones(())
+        tally.add("alpha_square", chosen.alpha_square, once)
+        tally.add("static_entropy", chosen.static_entropy, once)
+        row_B = counted_BT.any(1)
+        of_rows = self.section.pool == "sequence"
+        tally.add("dynamic_entropy", chosen.dynamic_entropy_BT, row_B[:, None] if of_rows else counted_BT)
+        tally.add("actual_entropy", chosen.actual_entropy_B, row_B)
+        tally.add(f"activation_share {layer}", chosen.share_BK, row_B)
+
+    def diagnostics(self, means: Means) -> dict[str, float]:
         """Routing entropies in nats, noise off: static softmax(alpha), dynamic softmax(beta c / tau), actual
         softmax((alpha + beta c) / tau) on the last token of each row, and there the smallest mean share of an
         activation in a layer; root mean square of alpha."""
-        tau = float(self.tau)
-        static, dynamic, actual, least, alpha_square = [], [], [], [], []
-        for block in self.blocks:
-            if (alpha_FK := block.ffn.latest_alpha) is None:
-                continue
-            static.append(entropy(alpha_FK).mean())
-            alpha_square.append(alpha_FK.square().mean())
-            if block.ffn.latest_dynamic is not None:
-                dynamic.append(self._dynamic_entropy(block.ffn.latest_dynamic / tau))
-                logits_NFK = (alpha_FK + self._last_tokens(block.ffn.latest_dynamic)[:, None]) / tau
-                if len(logits_NFK):
-                    actual.append(entropy(logits_NFK).mean())
-                    least.append(logits_NFK.softmax(-1).mean((0, 1)).min())
-        found = {"static_entropy": static, "dynamic_entropy": dynamic, "actual_entropy": actual}
-        found["activation_share_min"] = [torch.stack(least).min()] if least else []
-        return {
-            **({"alpha_rms": math.sqrt(float(torch.stack(alpha_square).mean()))} if alpha_square else {}),
-            **{name: float(torch.stack(values).mean()) for name, values in found.items() if values},
-        }
-
-    def _dynamic_entropy(self, dynamic_BTK: Tensor) -> Tensor:
-        entropy_BT = entropy(dynamic_BTK)
-        return entropy_BT.mean() if self.section.pool == "sequence" else self.counted_mean(entropy_BT)
-
-    def _last_tokens(self, dynamic_BTK: Tensor) -> Tensor:
-        """Those of the last counted token of each row that has any, `[N, K]`."""
-        counted_BT = self.latest_counted_BT
-        if counted_BT is None or dynamic_BTK.shape[1] == 1:
-            return dynamic_BTK[:, -1]
-        last_B = (counted_BT * torch.arange(counted_BT.shape[1], device=counted_BT.device)).argmax(1)
-        return dynamic_BTK[counted_BT.any(1), last_B[counted_BT.any(1)]]
+        entropies = ("static_entropy", "dynamic_entropy", "actual_entropy")
+        found = {name: means[name][0] for name in entropies if name in means}
+        if "alpha_square" in means:
+            found["alpha_rms"] = math.sqrt(means["alpha_square"][0])
+        if least := [min(share_K) for name, share_K in means.items() if name.startswith("activation_share ")]:
+            found["activation_share_min"] = min(least)
+        return found
 
     def probes(self) -> Sequence[Probe]:
         return [

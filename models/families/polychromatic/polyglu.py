@@ -12,6 +12,8 @@ tensor. Everything after `reduce` runs in fp32 at least, because tau = 0.1 would
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,6 +27,40 @@ from athanor.models.skeleton import Context
 def at_least_fp32(x: Tensor) -> Tensor:
     """x, in fp32 where it is coarser."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats of softmax over the last axis."""
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum(-1)
+
+
+class Usage(NamedTuple):
+    """How a layer's neurons choose in a training pass, noise off, without gradient; entropies in nats. Found in the
+    forward pass, where engines that shard weights have alpha whole."""
+
+    alpha_square: Tensor  # mean of the squares
+    static_entropy: Tensor  # of softmax(alpha), mean over the neurons
+    dynamic_entropy_BT: Tensor  # of softmax(beta c / tau); one a row with pool="sequence"
+    actual_entropy_B: Tensor  # of softmax((alpha + beta c) / tau) on a row's last counted token, mean over the neurons
+    share_BK: Tensor  # of each activation there, mean over the neurons
+
+
+@torch.no_grad()
+def usage(alpha_FK: Tensor, dynamic_BTK: Tensor, tau: Tensor, counted_BT: Tensor) -> Usage:
+    """See `Usage`; of a row without a counted token any."""
+    last_BK = dynamic_BTK[:, 0]
+    if dynamic_BTK.shape[1] > 1:
+        last_B11 = (counted_BT * torch.arange(counted_BT.shape[1], device=counted_BT.device)).argmax(1)[:, None, None]
+        last_BK = dynamic_BTK.gather(1, last_B11.expand(-1, 1, dynamic_BTK.shape[2])).squeeze(1)
+    logits_BFK = (alpha_FK + last_BK[:, None]) / tau
+    return Usage(
+        alpha_FK.square().mean(),
+        entropy(alpha_FK).mean(),
+        entropy(dynamic_BTK / tau),
+        entropy(logits_BFK).mean(1),
+        logits_BFK.softmax(-1).mean(1),
+    )
 
 
 class Router(nn.Module):
@@ -59,10 +95,6 @@ class PolyGLU(nn.Module):
         self.up = nn.Linear(d_model, d_ff, bias=False)
         self.down = nn.Linear(d_ff, d_model, bias=False)
         self.router = Router(d_model, d_ff, recipe)
-        # beta * c of the newest forward pass and alpha [F, K] as it was there, where engines that shard have it whole:
-        # for diagnostics.
-        self.latest_dynamic: Tensor | None = None
-        self.latest_alpha: Tensor | None = None
 
     def forward(
         self,
@@ -71,16 +103,17 @@ class PolyGLU(nn.Module):
         context: Context,
         noise_BFK: Tensor | None = None,
         past: RunningSum | None = None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Usage | None]:
+        """What the layer adds to the stream; in training, how its neurons chose."""
         dynamic_BTK = self.router.dynamic(x_BTD, context, past)
-        self.latest_dynamic = dynamic_BTK.detach()
         alpha_FK = at_least_fp32(self.router.alpha)
-        self.latest_alpha = alpha_FK.detach().clone()
         static_BFK = alpha_FK[None]
         if noise_BFK is not None:
             static_BFK = static_BFK + noise_BFK
         mixed_BTF = polyglu(self.gate(x_BTD), self.up(x_BTD), static_BFK / tau, dynamic_BTK / tau)
-        return self.down(mixed_BTF)
+        counted_BT = context.tallied_BT
+        chosen = None if counted_BT is None else usage(alpha_FK, dynamic_BTK, tau, counted_BT)
+        return self.down(mixed_BTF), chosen
 
     def flops_per_token(self) -> float:
         """Forward matrix-product FLOPs of a token."""

@@ -19,17 +19,11 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from athanor.kernels.polyglu import ACTIVATIONS
-from athanor.models.families.polychromatic.polyglu import PolyGLU
+from athanor.models.families.polychromatic.polyglu import PolyGLU, entropy
 from athanor.models.maps import Map, unused
 
 _NEURONS_SHOWN = 128
 _CHUNK_ELEMENTS = 2**24
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """Entropy in nats of softmax over the last axis."""
-    log_p = logits.log_softmax(-1)
-    return -(log_p.exp() * log_p).sum(-1)
 
 
 class RoutingProbe:
@@ -46,10 +40,11 @@ class RoutingProbe:
     def attach(self) -> list[RemovableHandle]:
         return [layer.register_forward_hook(partial(self._see, i)) for i, layer in enumerate(self._layers)]
 
-    def _see(self, i: int, _layer: nn.Module, args: tuple[Any, ...], _out: Tensor) -> None:
-        alpha_FK, dynamic_BTK = self._layers[i].router.alpha.float(), self._layers[i].latest_dynamic
-        assert dynamic_BTK is not None
-        rows, length = args[0].shape[:2]
+    def _see(self, i: int, _layer: nn.Module, args: tuple[Any, ...], _out: Any) -> None:
+        x_BTD, _, context = args[:3]
+        router = self._layers[i].router
+        alpha_FK, dynamic_BTK = router.alpha.float(), router.dynamic(x_BTD, context, None)
+        rows, length = x_BTD.shape[:2]
         dynamic_NK = dynamic_BTK.expand(rows, length, -1).flatten(0, 1)
         self._tokens[i] += len(dynamic_NK)
         self._dynamic_L[i] += float(entropy(dynamic_NK / self._tau).double().sum())

@@ -27,7 +27,7 @@ def prepare_blocks(model: LanguageModel, runtime: Runtime) -> None:
         if runtime.compile:
             block.forward = torch.compile(block.forward)
         if runtime.recompute_blocks is not None and number % runtime.recompute_blocks == 0:
-            block.forward = _recomputing(block, block.forward)  # around what is compiled: a block notes things aside
+            block.forward = _recomputing(block, block.forward)  # around what is compiled
 
 
 def use_float8(model: LanguageModel, emulate: bool = False) -> None:

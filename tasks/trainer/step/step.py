@@ -19,6 +19,7 @@ import torch
 from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.models.skeleton import LanguageModel, Loss, counted_tokens
+from athanor.models.tally import Means, Tally
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.optimizers.kind import AfterUpdate
 from athanor.tasks.trainer.step.batches import rows_of
@@ -28,11 +29,13 @@ LossOf = Callable[[dict[str, torch.Tensor]], Loss]
 
 @dataclass(frozen=True)
 class StepResult:
-    """Loss in nats per target token, gradient norm before clipping, auxiliary losses."""
+    """Loss in nats per target token, gradient norm before clipping, auxiliary losses, and what the rows of all ranks
+    showed, for the model's diagnostics."""
 
     loss: float
     grad_norm: float
     aux: dict[str, float]
+    means: Means
 
 
 class Optimization:
@@ -63,11 +66,11 @@ class Optimization:
         """Loss and clipped gradient of this rank's rows of a step; `step_key` as in `LanguageModel.begin_step`. Where
         the stop check raises, `discard` forgets what was measured by then."""
         self._measured = batch, step_key
-        totals = self._gradients(batch, step_key, self.engine.loss, self._stop_check)
+        totals, tally = self._gradients(batch, step_key, self.engine.loss, self._stop_check)
         norm = self.engine.clip(self._grad_clip)
         names, sums = list(totals), torch.stack([total.double() for total in totals.values()])
         values = dict(zip(names, self.engine.world.sum(sums).tolist(), strict=True))
-        return StepResult(values.pop("loss"), norm.item(), values)
+        return StepResult(values.pop("loss"), norm.item(), values, tally.means(self.engine.world.sum))
 
     def update(self, lr: float) -> None:
         """Learn from what was measured."""
@@ -103,7 +106,7 @@ class Optimization:
 
     def _gradients(
         self, batch: Batch, step_key: int, loss_of: LossOf, before_slice: Callable[[], None]
-    ) -> dict[str, torch.Tensor]:
+    ) -> tuple[dict[str, torch.Tensor], Tally]:
         while True:
             try:
                 return self._accumulate(batch, step_key, loss_of, before_slice)
@@ -121,12 +124,14 @@ class Optimization:
 
     def _accumulate(
         self, batch: Batch, step_key: int, loss_of: LossOf, before_slice: Callable[[], None]
-    ) -> dict[str, torch.Tensor]:
+    ) -> tuple[dict[str, torch.Tensor], Tally]:
+        """This rank's share of the losses, and what its slices showed."""
         self.engine.model.begin_step(step_key)
         rows, row_tokens = batch.ids_BT.shape
         slice_rows = max(1, self.slice_tokens // row_tokens)
         targets, counted = (max(1, count) for count in self._counts(batch))
         totals: dict[str, torch.Tensor] = {}
+        tally = Tally()
         for start in range(0, rows, slice_rows):
             stop = min(rows, start + slice_rows)
             before_slice()
@@ -137,7 +142,8 @@ class Optimization:
                 parts |= {name: value * loss.counted / counted for name, value in loss.aux.items()}
                 self.engine.backward(torch.stack(list(parts.values())).sum())
             totals = {name: totals.get(name, 0.0) + part.detach() for name, part in parts.items()}
-        return totals
+            tally.absorb(loss.tally)
+        return totals, tally
 
     def _counts(self, batch: Batch) -> tuple[int, int]:
         """Target tokens of the step over all ranks, and the tokens that count for auxiliary losses."""

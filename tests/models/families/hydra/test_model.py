@@ -1,7 +1,7 @@
 """HYDRA's routers: what they compute, what they learn from, what they skip, and who turns them on."""
 
 import itertools
-import math
+from statistics import fmean, pvariance
 
 import pytest
 import torch
@@ -182,10 +182,36 @@ def test_capacity_and_recursions_change_the_output(tiny_recipe, lively_model, ca
     assert (deeper(ids) - model(ids)).abs().max() > 1e-2
 
 
-def test_diagnostics_are_finite_before_and_after_a_forward_pass(lively_model):
-    model = lively_model("hydra").train()
-    assert all(math.isfinite(value) for value in model.diagnostics().values())
-    model(random_ids(2, 8))
-    found = model.diagnostics()
-    assert {"mod_passing", "mod_variance", "mor_depth", "expert_load_max", "expert_divergence"} <= set(found)
-    assert all(math.isfinite(value) for value in found.values())
+@torch.no_grad()
+@pytest.mark.parametrize("routed", ["hydra", "hydra token_choice", "hydra wide"])
+def test_diagnostics_are_what_the_blocks_decided_about_the_counted_tokens(routed, lively_model, watched):
+    """Written out with loops, over rows whose padding does not count."""
+    model, lengths, ids = lively_model(routed).train(), (16, 9, 2), random_ids(3, 16)
+    assert model.diagnostics({}) == {"mod_open": 1.0}
+    targets, starts = torch.full_like(ids, IGNORE), torch.zeros_like(ids)
+    for row, length in enumerate(lengths):
+        targets[row, : length - 1], starts[row, length:] = ids[row, 1:length], length
+    seen = watched(model)
+    streams = []
+    for layer in model.expert_layers:
+        layer.ffn.register_forward_pre_hook(lambda _, args: streams.append(args[0]))
+    found = model.diagnostics(model.loss(ids, targets, starts).tally.means(lambda totals: totals))
+    tokens = [(row, t) for row, length in enumerate(lengths) for t in range(length)]
+
+    def over(values_BT):
+        return [float(values_BT[token]) for token in tokens]
+
+    gates = [over(block.gate.logit_BT.double().sigmoid()) for block in seen.blocks]
+    passing = [over(block.gate.chosen_BT) for block in seen.blocks]
+    depths = [over(block.depths.depth_BT) for block in seen.blocks]
+    assert found["mod_passing"] == pytest.approx(fmean(map(fmean, passing)))
+    assert found["mod_above_half"] == pytest.approx(fmean(fmean(r > 0.5 for r in gate) for gate in gates))
+    assert found["mod_variance"] == pytest.approx(fmean(map(pvariance, gates)))
+    assert found["mor_depth"] == pytest.approx(fmean(map(fmean, depths)), rel=1e-6)
+    (chosen,) = [[e for token in tokens for e in layer.chosen_BTk[token].tolist()] for layer in seen.experts]
+    loads = [chosen.count(expert) / len(chosen) for expert in range(4)]
+    assert (found["expert_load_max"], found["expert_load_min"]) == pytest.approx((max(loads), min(loads)))
+    experts, (stream,) = model.expert_layers[0].ffn.experts, streams
+    made = [[experts.one(e, stream[row, length - 1]) for e in range(4)] for row, length in enumerate(lengths)]
+    cosines = [torch.cosine_similarity(a, b, dim=0).item() for ys in made for a, b in itertools.combinations(ys, 2)]
+    assert found["expert_divergence"] == pytest.approx(1 - fmean(cosines), rel=1e-5)

@@ -83,15 +83,28 @@ def test_dense_warm_up_teaches_every_expert(run_experts):
 @torch.no_grad()
 def test_divergence_compares_what_experts_compute_not_how_they_are_written():
     weights, x_ND = experts().experts, torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
-    assert weights.divergence(x_ND).item() == pytest.approx(1.0, abs=0.3), "unrelated"
+    assert weights.divergence(x_ND).mean().item() == pytest.approx(1.0, abs=0.3), "unrelated"
     weights.down.copy_(weights.down[:1].expand_as(weights.down))
-    assert weights.divergence(x_ND).item() == pytest.approx(1.0, abs=0.3), "only written alike"
+    assert weights.divergence(x_ND).mean().item() == pytest.approx(1.0, abs=0.3), "only written alike"
     for e in range(1, 4):
         order = torch.randperm(weights.down.shape[2], generator=torch.Generator().manual_seed(e))
         weights.gate[e], weights.up[e] = weights.gate[0][order], weights.up[0][order]
         weights.down[e] = weights.down[0][:, order]
-    assert weights.divergence(x_ND).item() == pytest.approx(0.0, abs=1e-5), "one function, its neurons permuted"
-    assert weights.divergence(x_ND[:0]).item() == 0.0
+    assert weights.divergence(x_ND).mean().item() == pytest.approx(0.0, abs=1e-5), "one function, its neurons permuted"
+
+
+@torch.no_grad()
+def test_experts_are_compared_on_every_64th_counted_token_of_a_row_and_its_last():
+    weights, x_BTD = experts().experts, torch.randn(5, 150, 8, generator=torch.Generator().manual_seed(1))
+    counted_BT = torch.arange(150) % 2 == torch.tensor([[0], [0], [0], [0], [2]])
+    for row, counted in enumerate((75, 64, 65, 1, 0)):
+        counted_BT[row, 2 * counted :] = False
+    found = weights.compared(x_BTD, counted_BT)
+    places = [(126, 148), (126,), (126, 128), (0,), ()]
+    for row, wanted in enumerate(places):
+        assert found.exists_BS[row].tolist() == [i < len(wanted) for i in range(3)]
+        for nth, place in enumerate(wanted):
+            torch.testing.assert_close(found.divergence_BS[row, nth], weights.divergence(x_BTD[row, place][None])[0])
 
 
 @pytest.mark.parametrize(

@@ -105,18 +105,60 @@ def test_published_pooling_equals_causal_pooling_for_a_single_token(lively_model
 
 @torch.no_grad()
 def test_diagnostics_tell_a_collapsed_context_from_even_preferences(tiny_recipe):
-    model = build_model(tiny_recipe("polychromatic"))
+    model = build_model(tiny_recipe("polychromatic")).train()
     model.init_weights(0)
     model.apply_schedule({"tau": 0.1})
     for block in model.blocks:
         block.ffn.router.expand.bias.copy_(torch.tensor([9.0, 0.0, 0.0, 0.0]))
-    model(IDS)
-    found = model.diagnostics()
+    found = model.diagnostics(model.loss(IDS, IDS).tally.means(lambda totals: totals))
     assert found["alpha_rms"] == 0.0
     assert found["static_entropy"] == pytest.approx(math.log(4))
     assert found["dynamic_entropy"] < 1e-6
     assert found["actual_entropy"] < 1e-6
 
 
-def test_diagnostics_are_finite_before_any_forward_pass(model):
-    assert all(math.isfinite(value) for value in model.diagnostics().values())
+@torch.no_grad()
+def test_the_entropies_are_those_of_the_counted_tokens_and_of_each_rows_last(model):
+    """Written out with loops: contexts of the counted tokens, mixtures on the last of them in each row."""
+    model.train().apply_schedule({"tau": 0.5})
+    lengths, seen = (12, 7, 3), []
+    targets, starts = torch.full_like(IDS, -100), torch.zeros_like(IDS)
+    for row, length in enumerate(lengths):
+        targets[row, : length - 1], starts[row, length:] = IDS[row, 1:length], length
+    for block in model.blocks:
+        block.ffn.register_forward_hook(
+            lambda layer, args, _: seen.append(layer.router.dynamic(args[0], args[2], None))
+        )
+    found = model.diagnostics(model.loss(IDS, targets, starts, KEYS).tally.means(lambda totals: totals))
+
+    def mean_entropy(logits):
+        return torch.distributions.Categorical(logits=torch.stack(logits).double()).entropy().mean().item()
+
+    alphas = [block.ffn.router.alpha for block in model.blocks]
+    tokens = [dynamic[row, t] / 0.5 for dynamic in seen for row, length in enumerate(lengths) for t in range(length)]
+    mixed = [
+        [(alpha + dynamic[row, length - 1]) / 0.5 for row, length in enumerate(lengths)]
+        for alpha, dynamic in zip(alphas, seen, strict=True)
+    ]
+    assert found["static_entropy"] == pytest.approx(mean_entropy(alphas), rel=1e-5)
+    assert found["alpha_rms"] == pytest.approx(torch.stack(alphas).square().mean().sqrt().item(), rel=1e-5)
+    assert found["dynamic_entropy"] == pytest.approx(mean_entropy(tokens), rel=1e-5)
+    assert found["actual_entropy"] == pytest.approx(
+        mean_entropy([logits for of_layer in mixed for logits in of_layer]), rel=1e-5
+    )
+    shares = [torch.stack(of_layer).softmax(-1).mean((0, 1)).min().item() for of_layer in mixed]
+    assert found["activation_share_min"] == pytest.approx(min(shares), rel=1e-5)
+
+
+@torch.no_grad()
+def test_a_row_pooled_whole_counts_if_any_token_of_it_does(lively_model):
+    with pytest.warns(UserWarning):
+        model = lively_model("polychromatic", polychromatic={"pool": "sequence"}).train()
+    targets = IDS.roll(-1, 1)
+    targets[2] = -100
+
+    def diagnostics(rows):
+        tally = model.loss(IDS[:rows], targets[:rows], row_key_B=KEYS[:rows]).tally
+        return model.diagnostics(tally.means(lambda totals: totals))
+
+    assert diagnostics(3) == pytest.approx(diagnostics(2), rel=1e-6)

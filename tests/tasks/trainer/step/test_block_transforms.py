@@ -51,6 +51,18 @@ def test_recomputed_blocks_drop_what_they_dropped_before():
     assert all(torch.equal(gradients[name], again[name]) for name in gradients)
 
 
+@pytest.mark.parametrize("family", ["polychromatic", "hydra"])
+def test_recomputed_blocks_count_once_in_the_diagnostics(family):
+    plain, recomputed = model(family), model(family)
+    prepare_blocks(recomputed, Runtime(recompute_blocks=1))
+    found = []
+    for subject in (plain, recomputed):
+        loss = subject.loss(IDS, IDS.roll(-1, 1), row_key_B=torch.tensor([1, 2]))
+        loss.total.backward()
+        found.append(loss.tally.means(lambda totals: totals))
+    assert found[0] == found[1] != {}
+
+
 @pytest.mark.parametrize(
     ("every", "passes"), [(None, [1, 1, 1, 1]), (1, [2, 2, 2, 2]), (2, [1, 2, 1, 2]), (3, [1, 1, 2, 1])]
 )

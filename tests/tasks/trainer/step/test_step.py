@@ -11,6 +11,7 @@ import torch
 from athanor.core.targets import IGNORE
 from athanor.data.loader import Batch
 from athanor.models.skeleton import Loss, counted_tokens
+from athanor.models.tally import Tally
 from athanor.tasks.trainer.engines.engine import Engine
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.step.step import Optimization
@@ -40,8 +41,9 @@ class OneWeight(torch.nn.Module):
         if len(ids_BT) > self.fits_rows:
             total.backward()
             raise torch.OutOfMemoryError
-        counted = counted_tokens(targets_BT, doc_start_BT).sum()
-        return Loss(total, counted_BT.sum(), {"balance": 0.5 * self.weight.sum()}, counted)
+        counted, tally = counted_tokens(targets_BT, doc_start_BT).sum(), Tally()
+        tally.add("target", targets_BT, counted_BT)
+        return Loss(total, counted_BT.sum(), {"balance": 0.5 * self.weight.sum()}, counted, tally)
 
 
 def batch(value: int = 3) -> Batch:
@@ -75,6 +77,7 @@ def test_every_target_weighs_the_same_however_rows_are_sliced(slice_rows):
     result, gradient = gradient_used(OneWeight(), slice_rows=slice_rows)
     assert result.loss == pytest.approx(2.0 * mean_target)
     assert result.aux == {"balance": pytest.approx(1.0)}
+    assert result.means == {"target": [pytest.approx(mean_target)]}
     assert gradient == pytest.approx(mean_target + 0.5)
     assert result.grad_norm == pytest.approx(mean_target + 0.5)
 
