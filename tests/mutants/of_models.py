@@ -267,7 +267,7 @@ MUTANTS = [
             "self._head_means(raw_q_BTC, self.key(x_BTD))",
             "head means of later runs hold the first keys",
         ),
-        ("Span(position_BN - subset.gather(self.age_BT)", "Span(0 * position_BN", "a subset's queries stay in their document"),
+        ("Span(position_BN - subset", "Span(0 * position_BN * subset", "a subset's queries stay in their document"),
         ("self.rotate = ROTATIONS[section.rope_pairing]", "self.rotate = rotate_interleaved", "pairing"),
     ),
     *_of(
