@@ -20,6 +20,7 @@ from athanor.kernels.cross_entropy import soft_cap
 from athanor.kernels.span import Span, in_window
 
 BLOCK = 128
+MOST_SHAPES = 64  # head widths, caps, windows, lengths that differ in kind: a dozen lengths take eight
 
 
 def seen_blocks(span: Span) -> tuple[Tensor, Tensor]:
@@ -70,7 +71,9 @@ def flex(q_BTHd: Tensor, k_BTGd: Tensor, v_BTGe: Tensor, span: Span, cap: float 
 
 @cache
 def _compiled() -> Any:
-    return torch.compile(flex_attention)
+    # Uncompiled it would hold all scores, so that too many shapes are an error and not slow.
+    options: dict[str, Any] = {"fullgraph": True, "recompile_limit": MOST_SHAPES}
+    return torch.compile(flex_attention, **options)
 
 
 @cache

@@ -15,7 +15,7 @@ CALLS = {  # window, sink, cap, query heads, key heads, key width, value width
     "documents": ("varlen", None, 0, None, 4, 4, 64, 64),
     "grouped heads": ("varlen", None, 0, None, 6, 2, 128, 128),
     "window": ("varlen", 50, 0, None, 4, 2, 64, 64),
-    "window of one": ("varlen", 1, 0, None, 4, 4, 32, 32),
+    "narrow window": ("varlen", 3, 0, None, 4, 4, 32, 32),
     "wide heads": ("varlen", None, 0, None, 2, 1, 256, 256),
     "odd heads": ("varlen", None, 0, None, 2, 2, 40, 40),
     "sinks": ("flex", 20, 4, None, 4, 2, 64, 64),
