@@ -27,6 +27,16 @@ FLEX_LEAST_CHANNELS = 16
 
 
 @dataclass(frozen=True)
+class Heads:
+    """What a layer asks of all its attention."""
+
+    head_dim: int
+    value_dim: int
+    cap: float | None = None
+    sink: int = 0
+
+
+@dataclass(frozen=True)
 class Call:
     """What the choice depends on."""
 
@@ -39,6 +49,12 @@ class Call:
     bounded: bool = True  # by a span
     whole_rows: bool = True
     sink: int = 0
+
+    @classmethod
+    def of_training(cls, heads: Heads, device: torch.device, dtype: torch.dtype) -> Call:
+        """That of packed rows, products in `dtype`."""
+        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        return cls(device.type, capability, dtype, heads.head_dim, heads.value_dim, heads.cap, sink=heads.sink)
 
     @classmethod
     def of(cls, q_BTHd: Tensor, v_BSGe: Tensor, span: Span | None, cap: float | None) -> Call:

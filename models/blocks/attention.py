@@ -15,6 +15,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from athanor.kernels.attention import attention
+from athanor.kernels.attention_choice import Heads
 from athanor.kernels.rope import rotate_half_split
 from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
@@ -72,6 +73,11 @@ class Attention(nn.Module, ABC):
         if remember is not None:
             k_BSGd, v_BSGd = remember(k_BSGd, v_BSGd)
         return self.out(attention(q_BTHd, k_BSGd, v_BSGd, span, self.cap).flatten(2))
+
+    @property
+    def attention_heads(self) -> Heads:
+        """What decides which backend attends."""
+        return Heads(self.head_dim, self.head_dim, self.cap, self.sink)
 
     def new_past(self) -> KeyValues | WindowKeyValues:
         """What is remembered, empty."""

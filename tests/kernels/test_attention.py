@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from athanor.kernels.attention import attention, prepare
+from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.span import Span
 
 
@@ -52,6 +53,15 @@ def test_values_may_have_a_width_of_their_own(cap):
     starts = torch.tensor([[0, 0, 0, 3, 3, 3, 3]])
     wide = torch.nn.functional.pad(v, (0, 3))
     torch.testing.assert_close(attention(q, k, v, Span(starts), cap), attention(q, k, wide, Span(starts), cap)[..., :3])
+
+
+@pytest.mark.parametrize("cap", [None, 0.7])
+def test_documents_of_a_packed_row_are_attended_to_one_by_one(cap):
+    packed = PackedRow((3, 1, 4))
+    q, k, v = torch.randn(1, 8, 4, 6), torch.randn(1, 8, 2, 6), torch.randn(1, 8, 2, 6)
+    starts = packed.doc_start(torch.device("cpu"))
+    found = attention(q, k, v, Span(starts, packed=packed), cap)
+    torch.testing.assert_close(found, attention(q, k, v, Span(starts), cap))
 
 
 def test_what_is_prepared_is_all_that_the_layers_make_of_a_span():

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.kernels.attention import attention
+from athanor.kernels.attention_choice import Heads
 from athanor.kernels.causal_conv import causal_conv_pair
 from athanor.kernels.packed_row import PackedRow, newest
 from athanor.kernels.rope import rotate_half_split, rotate_interleaved
@@ -126,6 +127,11 @@ class CCGQA(nn.Module):
         else:
             mixed_BNHd = attention(subset.gather(q_BTHd), k_BSGd, v_BSGd, positions.span_of(subset))
         return subset.spread(self.out(mixed_BNHd.flatten(2)))
+
+    @property
+    def attention_heads(self) -> Heads:
+        """What decides which backend attends."""
+        return Heads(self.head_dim, self.head_dim)
 
     def mixed(
         self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None, first: FirstKeys | None = None

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from athanor.kernels.attention import attention
+from athanor.kernels.attention_choice import Heads
 from athanor.kernels.latent_attention import latent_attention
 from athanor.kernels.rope import rotate_interleaved
 from athanor.kernels.span import Span
@@ -92,6 +93,11 @@ class LatentAttention(nn.Module):
     def queries_keys(self, x_BTD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of whole rows, both parts, `[B, T, H, dn + dr]`."""
         return torch.cat(self.queries(x_BTD, rope), dim=-1), self.keys_values(*self.latents(x_BTD, rope))[0]
+
+    @property
+    def attention_heads(self) -> Heads:
+        """What decides which backend attends, where keys and values are materialised."""
+        return Heads(sum(self.dims), self.out.in_features // self.heads)
 
     def new_past(self) -> KeyValues:
         """An empty cache."""
