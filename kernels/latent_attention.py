@@ -14,19 +14,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from athanor.kernels.attention import causal_mask
+from athanor.kernels.span import Span, causal_mask
 
 
 def latent_attention(
-    q_latent_BTHR: Tensor, q_rope_BTHr: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Tensor | None, scale: float
+    q_latent_BTHR: Tensor, q_rope_BTHr: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, span: Span | None, scale: float
 ) -> Tensor:
-    """Returns `[B, T, H, R]`; softmax in fp32. `visible` as in
-    athanor.kernels.attention.attention."""
+    """Returns `[B, T, H, R]`; softmax in fp32."""
     queries, keys = q_latent_BTHR.shape[1], c_BSR.shape[1]
     scores_BHTS = torch.einsum("bthr,bsr->bhts", q_latent_BTHR, c_BSR)
     scores_BHTS = (scores_BHTS + torch.einsum("bthr,bsr->bhts", q_rope_BTHr, k_rope_BSr)).float() * scale
-    if visible is None and queries > 1:
-        visible = causal_mask(queries, keys, c_BSR.device)
-    if visible is not None:
-        scores_BHTS = scores_BHTS.masked_fill(~visible, -torch.inf)
+    if span is not None:
+        scores_BHTS = scores_BHTS.masked_fill(~span.mask, -torch.inf)
+    elif queries > 1:
+        scores_BHTS = scores_BHTS.masked_fill(~causal_mask(queries, keys, c_BSR.device), -torch.inf)
     return torch.einsum("bhts,bsr->bthr", scores_BHTS.softmax(-1).to(c_BSR.dtype), c_BSR)

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 
 from athanor.core.errors import UserError
 from athanor.core.targets import IGNORE
-from athanor.kernels.attention import Visible, visible_keys
+from athanor.kernels.attention import prepare
 from athanor.kernels.cross_entropy import linear_cross_entropy, sample_classes, soft_cap
 from athanor.kernels.noise import uniform
 from athanor.kernels.packed_row import PackedRow, newest
+from athanor.kernels.span import Span
 from athanor.models.blocks.norm import RMSNorm
 from athanor.models.cache import Cache
 from athanor.models.curriculum import Curriculum
@@ -43,7 +44,7 @@ class Context:
     position_BT: Tensor  # of the new tokens within their documents, int64, one row for all or one each
     doc_start_BT: Tensor | None
     row_key_B: Tensor | None
-    visible: Visible
+    span: Span | None
     cache: Cache | None
     counted_BT: Tensor | None = None  # only while a loss is computed: see `counted_tokens`
     packed: PackedRow | None = None  # only while the documents of a row are read that become the cache's rows
@@ -225,13 +226,14 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         # Rows that have ended may run on while others of the batch are decoded.
         if offset + length > limit and bool((position_BT[:, -1] >= limit).all()):
             raise UserError(f"position {offset + length - 1} exceeds model.max_seq_len={limit}")
-        visible = packed or visible_keys(doc_start_BT, offset, length, ids_BT.device)
+        span = None if doc_start_BT is None else Span(doc_start_BT, offset, packed=packed)
+        prepare(span)
         context = Context(
             offset,
             position_BT,
             doc_start_BT,
             row_key_B,
-            visible,
+            span,
             cache,
             counted_BT,
             tallied_BT=counted_BT if self.training else None,

@@ -14,12 +14,13 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible, attention
+from athanor.kernels.attention import attention
+from athanor.kernels.attention_choice import Heads
 from athanor.kernels.rope import rotate_half_split
-from athanor.kernels.window_attention import window_attention
+from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
-from athanor.models.blocks.sliding_window import Span, WindowKeyValues, keys_seen
+from athanor.models.blocks.sliding_window import WindowKeyValues, keys_seen
 from athanor.models.cache import Remember
 from athanor.models.model_recipe import ModelRecipe
 
@@ -65,15 +66,18 @@ class Attention(nn.Module, ABC):
         return self.rotated(x_BTD, rope)[:2]
 
     def forward(
-        self, x_BTD: Tensor, rope: Tensor | None, seen: Visible | Span, remember: Remember | None = None
+        self, x_BTD: Tensor, rope: Tensor | None, span: Span | None, remember: Remember | None = None
     ) -> Tensor:
-        """`[B, T, D]`. `seen` is a Span where there is a window, else from kernels.attention.visible_keys."""
+        """`[B, T, D]`. `span` is that of sliding_window.Window where there is a window, else that of the context."""
         q_BTHd, k_BSGd, v_BSGd = self.rotated(x_BTD, rope)
         if remember is not None:
             k_BSGd, v_BSGd = remember(k_BSGd, v_BSGd)
-        if isinstance(seen, Span):
-            return self.out(window_attention(q_BTHd, k_BSGd, v_BSGd, seen.mask, self.cap).flatten(2))
-        return self.out(attention(q_BTHd, k_BSGd, v_BSGd, seen, self.cap).flatten(2))
+        return self.out(attention(q_BTHd, k_BSGd, v_BSGd, span, self.cap).flatten(2))
+
+    @property
+    def attention_heads(self) -> Heads:
+        """What decides which backend attends."""
+        return Heads(self.head_dim, self.head_dim, self.cap, self.sink)
 
     def new_past(self) -> KeyValues | WindowKeyValues:
         """What is remembered, empty."""

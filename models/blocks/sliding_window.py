@@ -1,9 +1,9 @@
-"""What queries see in a sliding window with document sinks, and the past of a layer that attends within one.
+"""A forward pass within a sliding window with document sinks, and the past of a layer that attends within one.
 
 That past has a fixed number of slots: one for each of the newest document's `sink` first tokens, and a ring of
 `window` in which the row's newest positions overwrite the oldest. Keys are stored rotated at their row position, so
 overwriting one leaves the others valid. Which position lies in which slot is known from the pass's offset and
-document starts alone: masks and slots are worked out once a forward pass, in `Span`, for all layers.
+document starts alone: what queries see and the slots are worked out once a forward pass, in `Window`, for all layers.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from athanor.kernels.attention import prepare
 from athanor.kernels.packed_row import PackedRow
-from athanor.kernels.window_attention import WindowMask, in_window, row_mask
+from athanor.kernels.span import Span
 from athanor.models.cache import Past, Remember
 from athanor.models.skeleton import Context
 
@@ -31,53 +32,40 @@ class Slots:
 
 
 @dataclass(frozen=True)
-class Span:
-    """What the queries of one forward pass see, and where their keys are kept. `doc_start_BT` may have one row."""
+class Window:
+    """What the queries of one forward pass see, and where their keys are kept."""
 
-    mask: WindowMask
-    doc_start_BT: Tensor
-    window: int
-    sink: int
+    span: Span
     slots: Slots | None
 
     @classmethod
-    def of(cls, context: Context, window: int, sink: int) -> Span:
-        """The span of a forward pass."""
-        doc_start_BT = context.doc_start_BT
+    def of(cls, context: Context, window: int, sink: int) -> Window:
+        """That of a forward pass."""
+        doc_start_BT, offset = context.doc_start_BT, context.offset
         if doc_start_BT is None:
             doc_start_BT = torch.zeros_like(context.position_BT)
-        if context.offset == 0:
-            mask = row_mask(doc_start_BT, window, sink)
-        else:
-            mask = WindowMask(_ring_mask(doc_start_BT, context.offset, window, sink))
-        slots = None if context.cache is None else _slots(doc_start_BT, context, window, sink)
-        return cls(mask, doc_start_BT, window, sink, slots)
+        ring_BS = None if offset == 0 else _ring(doc_start_BT, offset, window, sink)
+        span = Span(doc_start_BT, offset, window, sink, key_BS=ring_BS)
+        prepare(span)
+        return cls(span, None if context.cache is None else _slots(doc_start_BT, context, window, sink))
 
     def remember(self, past: WindowKeyValues | None) -> Remember | None:
         """How the pass's keys and values go into a past; None into none."""
         return None if past is None or self.slots is None else partial(past.append, self.slots)
 
-    def visible(self) -> Tensor:
-        """The mask of whole rows without blocks, `bool [B or 1, 1, T, T]`."""
-        position_T = torch.arange(self.doc_start_BT.shape[1], device=self.doc_start_BT.device)
-        start_BT1 = self.doc_start_BT[:, :, None]
-        return in_window(position_T[:, None], position_T, start_BT1, self.window, self.sink)[:, None]
 
-
-def _ring_mask(doc_start_BT: Tensor, offset: int, window: int, sink: int) -> Tensor:
-    """`bool [B or 1, 1, T, S]` over what `WindowKeyValues.append` returns behind a past of `offset` tokens."""
+def _ring(doc_start_BT: Tensor, offset: int, window: int, sink: int) -> Tensor:
+    """int64 `[B or 1, S]`: row positions of what `WindowKeyValues.append` returns behind a past of `offset` tokens."""
     rows, length = doc_start_BT.shape
     device = doc_start_BT.device
-    query_T = torch.arange(offset, offset + length, device=device)
     newest = offset if length == 1 else offset - 1  # a single key is stored before it is attended to
     ring_W = newest - (newest - torch.arange(window, device=device)) % window
     sinks_Bs = doc_start_BT[:, :1] + torch.arange(sink, device=device)
     hidden = -1  # a sink that has not arrived, or is still in the ring
     parts = [torch.where(sinks_Bs <= newest - window, sinks_Bs, hidden), ring_W.expand(rows, -1)]
     if length > 1:
-        parts.append(query_T.expand(rows, -1))
-    key_BS = torch.cat(parts, dim=1)
-    return in_window(query_T[:, None], key_BS[:, None], doc_start_BT[:, :, None], window, sink)[:, None]
+        parts.append(torch.arange(offset, offset + length, device=device).expand(rows, -1))
+    return torch.cat(parts, dim=1)
 
 
 def _slots(doc_start_BT: Tensor, context: Context, window: int, sink: int) -> Slots:

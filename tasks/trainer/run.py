@@ -26,6 +26,7 @@ from athanor.core.run_files import CHECKPOINTS, SCHEDULE, SUMMARY
 from athanor.data.epochs import epochs_text
 from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
+from athanor.models.attending import attention_backends
 from athanor.models.checkpoints.portable import write_portable
 from athanor.models.device import choose_device, choose_precision, peak_flops
 from athanor.tasks.trainer.course.course import Course
@@ -146,6 +147,8 @@ class TrainingRun:
         if self._position.step == 0:
             self._say(epochs_text(self._loader.epochs()))
             self._say(str(self._held_out))
+            if device.type != "cpu":  # where there is a choice
+                self._say(attention_backends(model, device, precision))
         if world.first:
             scheduled = model if spec.init_dir is None else None
             write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))

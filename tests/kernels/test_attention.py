@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from athanor.kernels.attention import attention, visible_keys
-
-CPU = torch.device("cpu")
+from athanor.kernels.attention import attention, prepare
+from athanor.kernels.packed_row import PackedRow
+from athanor.kernels.span import Span
 
 
 def reference(q, k, v, doc_start, offset, cap):
@@ -35,18 +35,41 @@ def test_attention_equals_the_definition(lengths, kept, packed, cap):
     starts = [sum(lengths[:i]) for i, n in enumerate(lengths) for _ in range(n)] if packed else [0] * total
     doc_start = torch.tensor([starts[offset:]] * 2)
     q, k, v = torch.randn(2, total - offset, 4, 6), torch.randn(2, total, 2, 6), torch.randn(2, total, 2, 6)
-    visible = visible_keys(doc_start if packed else None, offset, total - offset, CPU)
-    torch.testing.assert_close(attention(q, k, v, visible, cap), reference(q, k, v, doc_start, offset, cap))
+    span = Span(doc_start, offset) if packed else None
+    torch.testing.assert_close(attention(q, k, v, span, cap), reference(q, k, v, doc_start, offset, cap))
 
 
 @pytest.mark.parametrize("cap", [None, 0.7])
 @pytest.mark.parametrize("queries", [1, 2, 5])
-def test_without_a_mask_the_newest_queries_see_what_precedes_them(queries, cap):
+def test_without_a_span_the_newest_queries_see_what_precedes_them(queries, cap):
     q, k, v = torch.randn(2, queries, 4, 6), torch.randn(2, 5, 2, 6), torch.randn(2, 5, 2, 6)
     wanted = reference(q, k, v, torch.zeros(2, queries, dtype=torch.int64), 5 - queries, cap)
     torch.testing.assert_close(attention(q, k, v, None, cap), wanted)
 
 
-def test_one_document_needs_no_mask():
-    assert visible_keys(None, 0, 9, CPU) is None
-    assert visible_keys(None, 5, 1, CPU) is None
+@pytest.mark.parametrize("cap", [None, 0.7])
+def test_values_may_have_a_width_of_their_own(cap):
+    q, k, v = torch.randn(1, 7, 4, 6), torch.randn(1, 7, 2, 6), torch.randn(1, 7, 2, 3)
+    starts = torch.tensor([[0, 0, 0, 3, 3, 3, 3]])
+    wide = torch.nn.functional.pad(v, (0, 3))
+    torch.testing.assert_close(attention(q, k, v, Span(starts), cap), attention(q, k, wide, Span(starts), cap)[..., :3])
+
+
+@pytest.mark.parametrize("cap", [None, 0.7])
+def test_documents_of_a_packed_row_are_attended_to_one_by_one(cap):
+    packed = PackedRow((3, 1, 4))
+    q, k, v = torch.randn(1, 8, 4, 6), torch.randn(1, 8, 2, 6), torch.randn(1, 8, 2, 6)
+    starts = packed.doc_start(torch.device("cpu"))
+    found = attention(q, k, v, Span(starts, packed=packed), cap)
+    torch.testing.assert_close(found, attention(q, k, v, Span(starts), cap))
+
+
+def test_what_is_prepared_is_all_that_the_layers_make_of_a_span():
+    q, k, v = torch.randn(1, 20, 4, 6), torch.randn(1, 20, 2, 6), torch.randn(1, 20, 2, 6)
+    starts = torch.zeros(1, 20, dtype=torch.int64)
+    for span in (Span(starts), Span(starts, window=3, sink=1), Span(starts, window=30)):
+        prepare(span)
+        before = dict(span._made)
+        attention(q, k, v, span)
+        assert before and span._made.keys() == before.keys()
+        assert all(span._made[make] is made for make, made in before.items())

@@ -4,8 +4,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from athanor.kernels.attention import attention, visible_keys
+from athanor.kernels.attention import attention
 from athanor.kernels.packed_row import PackedRow, newest
+from athanor.kernels.span import Span
 
 CPU = torch.device("cpu")
 lengths = st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple)
@@ -33,5 +34,6 @@ def test_documents_begin_where_the_one_before_ends_and_rows_end_together():
 def test_attention_to_documents_one_by_one_is_attention_under_their_mask(lengths):
     total, packed = sum(lengths), PackedRow(lengths)
     q, k, v = (torch.randn(1, total, heads, 6) for heads in (4, 2, 2))
-    visible = visible_keys(packed.doc_start(CPU), 0, total, CPU)
-    torch.testing.assert_close(attention(q, k, v, packed), attention(q, k, v, visible))
+    starts = packed.doc_start(CPU)
+    found, wanted = (attention(q, k, v, Span(starts, packed=how)) for how in (packed, None))
+    torch.testing.assert_close(found, wanted)

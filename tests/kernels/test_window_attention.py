@@ -5,7 +5,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from visibility import doc_start, visible_by_definition
 
-from athanor.kernels.window_attention import row_mask, window_attention
+from athanor.kernels.attention import attention
+from athanor.kernels.span import Span
+from athanor.kernels.window_attention import WindowBlocks, in_blocks
 
 some_layouts = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 layouts = st.lists(st.integers(1, 12), min_size=1, max_size=4)
@@ -18,7 +20,9 @@ def test_blockwise_attention_equals_attention_under_the_whole_mask_with_its_grad
     generator = torch.Generator().manual_seed(0)
     length, starts = sum(lengths), doc_start(lengths)
     q, k, v = (torch.randn(2, length, h, 4, generator=generator, requires_grad=True) for h in (4, 2, 2))
-    mixed = window_attention(q, k, v, row_mask(starts, window, sink))
+    span = Span(starts, window=window, sink=sink)
+    mixed = attention(q, k, v, span)
+    assert in_blocks(span) == (sink + 2 * window < length)
     scores = torch.einsum("bthd,bshd->bhts", q, k.repeat_interleave(2, 2)) / 2.0
     weights = scores.masked_fill(~visible_by_definition(lengths, window, sink), -torch.inf).softmax(-1)
     wanted = torch.einsum("bhts,bshd->bthd", weights, v.repeat_interleave(2, 2))
@@ -29,6 +33,14 @@ def test_blockwise_attention_equals_attention_under_the_whole_mask_with_its_grad
 
 
 def test_long_rows_are_scored_in_blocks_and_not_whole():
-    mask = row_mask(torch.zeros(1, 1000, dtype=torch.int64), 10, 2)
-    assert mask.visible.shape == (1, 100, 1, 10, 22)
-    assert mask.visible.sum() == visible_by_definition([1000], 10, 2).sum()
+    span = Span(torch.zeros(1, 1000, dtype=torch.int64), window=10, sink=2)
+    visible = span.once(WindowBlocks.of).visible
+    assert visible.shape == (1, 100, 1, 10, 22)
+    assert visible.sum() == visible_by_definition([1000], 10, 2).sum()
+
+
+def test_only_whole_rows_in_a_window_are_cut_into_blocks():
+    starts = torch.zeros(1, 9, dtype=torch.int64)
+    assert in_blocks(Span(starts, window=3, sink=2)) and not in_blocks(Span(starts, window=3, sink=3))
+    assert not in_blocks(Span(starts)) and not in_blocks(Span(starts, 1, 3, 2))
+    assert not in_blocks(Span(starts, window=3, key_BS=torch.arange(9)[None]))

@@ -10,6 +10,48 @@ def _of(file: str, families: str, *changes: tuple[str, str, str]) -> list[Mutant
 
 
 MUTANTS = [
+    Mutant(
+        "models/families/swa_mla/latent.py",
+        "Heads(sum(self.dims), self.out.in_features // self.heads)",
+        "Heads(sum(self.dims), sum(self.dims))",
+        "the log knows the width of latent values",
+        ("tests/models/test_attending.py",),
+    ),
+    Mutant(
+        "models/blocks/attention.py",
+        "Heads(self.head_dim, self.head_dim, self.cap, self.sink)",
+        "Heads(self.head_dim, self.head_dim)",
+        "the log knows caps and sinks",
+        ("tests/models/test_attending.py",),
+    ),
+    Mutant(
+        "models/families/huginn/cache.py",
+        "left = replace(bounds, among_BTS=present_BTS)",
+        "left = bounds",
+        "the look-up that hides positions",
+        ("tests/models/families/huginn/test_decoding.py",),
+    ),
+    Mutant(
+        "models/families/huginn/model.py",
+        "span = replace(span, packed=None)",
+        "span = span",
+        "a packed row whose positions are decoded one by one",
+        ("tests/models/families/huginn/test_decoding.py", "tests/models/families/huginn/test_cache.py"),
+    ),
+    Mutant(
+        "models/families/huginn/probes.py",
+        "(span.doc_start_BT[:, 1:] < torch.arange(1,",
+        "(span.doc_start_BT[:, 1:] <= torch.arange(1,",
+        "loss by depth is not of a document's first token",
+        ("tests/models/families/huginn/test_probes.py",),
+    ),
+    Mutant(
+        "models/blocks/sliding_window.py",
+        "key_BS=ring_BS)",
+        "key_BS=None)",
+        "keys of a ring stand where they were written",
+        ("tests/models/blocks/test_sliding_window.py",),
+    ),
     *_of(
         "blocks/causal_mean.py",
         "polychromatic",
@@ -68,8 +110,8 @@ MUTANTS = [
     *_of(
         "blocks/attention.py",
         "vanilla",
-        ("seen, self.cap).flatten(2))", "seen, None).flatten(2))", "cap of scores"),
-        ("seen.mask, self.cap).flatten(2))", "seen.mask, None).flatten(2))", "cap of scores in a window"),
+        ("span, self.cap).flatten(2))", "span, None).flatten(2))", "cap of scores"),
+        ("span, self.cap).flatten(2))", "None, self.cap).flatten(2))", "windows and documents"),
     ),
     *_of(
         "blocks/norm.py",
@@ -122,8 +164,8 @@ MUTANTS = [
     *_of(
         "families/swa_mla/latent.py",
         "swa_mla",
-        ("visible, sum(self.dims) ** -0.5)", "visible, self.dims[0] ** -0.5)", "scale of absorbed scores"),
-        ("k_BSHd, v_BSHv, visible)\n", "k_BSHd * 1.1, v_BSHv, visible)\n", "scale of materialised scores"),
+        ("span, sum(self.dims) ** -0.5)", "span, self.dims[0] ** -0.5)", "scale of absorbed scores"),
+        ("k_BSHd, v_BSHv, span)\n", "k_BSHd * 1.1, v_BSHv, span)\n", "scale of materialised scores"),
         ("return self.kv_norm(c_BTR),", "return c_BTR,", "norm of the latent"),
         ("self.query_norm(self.query_reduce(x_BTD))", "self.query_reduce(x_BTD)", "norm of the queries' latent"),
         ("return q_nope, rotate_interleaved(q_rope, rope)", "return q_nope, q_rope", "latent queries are rotated"),
@@ -160,8 +202,8 @@ MUTANTS = [
         "families/huginn/model.py",
         "huginn",
         (
-            "self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, visible, remember))",
-            "x_BTD + self.attention_sum_norm(self.attention(self.attention_norm(x_BTD), rope, visible, remember))",
+            "self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, span, remember))",
+            "x_BTD + self.attention_sum_norm(self.attention(self.attention_norm(x_BTD), rope, span, remember))",
             "a sandwich norms the sum",
         ),
         (
@@ -267,7 +309,7 @@ MUTANTS = [
             "self._head_means(raw_q_BTC, self.key(x_BTD))",
             "head means of later runs hold the first keys",
         ),
-        ("key_S >= first_BN[:, :, None]", "key_S >= 0", "a subset's queries stay in their document"),
+        ("Span(position_BN - subset", "Span(0 * position_BN * subset", "a subset's queries stay in their document"),
         ("self.rotate = ROTATIONS[section.rope_pairing]", "self.rotate = rotate_interleaved", "pairing"),
     ),
     *_of(

@@ -24,15 +24,16 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from athanor.core.errors import UserError
-from athanor.kernels.attention import Visible
+from athanor.kernels.attention import prepare
 from athanor.kernels.noise import keys_at, uniform
 from athanor.kernels.packed_row import PackedRow
+from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.cache import RewindablePast
 from athanor.models.families.huginn.exit_criteria import ExitRule
@@ -158,14 +159,16 @@ class CoreCache(RewindablePast):
             past.append(*self.slots[self.lookup.slot(step - 1, layer)].held(past.length, length))
         return past
 
-    def visible(self, visible: Visible, step: int, start: int, length: int) -> Visible:
-        """What of `visible`, where it is needed a mask, is left at a step that has been entered."""
-        if isinstance(visible, PackedRow) or not self.lookup.hides or self.depth_BS is None:
-            return visible
-        key_S = torch.arange(start + length, device=self.depth_BS.device)
-        query_T1 = key_S[start:, None]
-        present = (self.depth_BS > step)[:, None, None, :] | (key_S == query_T1)
-        return present & (visible if visible is not None else key_S <= query_T1)
+    def span(self, span: Span | None, step: int, piece: Piece) -> Span | None:
+        """What of a piece's span, which is not packed if it `masks`, is left at a step that has been entered."""
+        if not self.lookup.hides or self.depth_BS is None:
+            return span
+        key_S = torch.arange(piece.start + piece.length, device=self.depth_BS.device)
+        present_BTS = (self.depth_BS > step)[:, None] | (key_S == key_S[piece.start :, None])
+        bounds = Span(torch.zeros_like(key_S[None, piece.start :]), piece.start) if span is None else span
+        left = replace(bounds, among_BTS=present_BTS)
+        prepare(left)
+        return left
 
     def unpack(self, packed: PackedRow) -> None:
         """The documents of the packed row that is held become rows of their own, in slots of one length."""

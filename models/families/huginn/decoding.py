@@ -65,7 +65,7 @@ def _decode_piece(
     for step in range(steps):
         done = step + 1
         core.enter(step, piece.start, running_BT)
-        seen = replace(piece, visible=core.visible(piece.visible, step, piece.start, piece.length))
+        seen = replace(piece, span=core.span(piece.span, step, piece))
         remember = partial(core.remember, step, piece, None if watch is None else running_BT)
         s_BTD = torch.where(running_BT[:, :, None], model.iterate(s_BTD, e_BTD, seen, step, remember), s_BTD)
         if watch is None or not watch.looks(done) or watch.next_check(done) >= steps:

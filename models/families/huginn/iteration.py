@@ -8,7 +8,8 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible
+from athanor.kernels.attention import prepare
+from athanor.kernels.span import Span
 from athanor.models.cache import Remember
 from athanor.models.families.huginn.recurrence import Recurrence
 
@@ -21,30 +22,32 @@ class Piece:
     length: int
     position_BT: Tensor  # within the documents; one row may serve all
     rope: Tensor
-    visible: Visible
+    span: Span | None  # prepared, for the blocks that share it
 
     def of_rows(self, rows: int) -> Piece:
         """The same of the first rows alone."""
-        visible = self.visible[:rows] if isinstance(self.visible, Tensor) else self.visible
-        return replace(self, position_BT=self.position_BT[:rows], rope=self.rope[:, :rows], visible=visible)
+        span = _prepared(None if self.span is None else self.span.of_rows(slice(rows)))
+        return replace(self, position_BT=self.position_BT[:rows], rope=self.rope[:, :rows], span=span)
 
     def among(self, row_N: Tensor) -> Piece:
         """The same of some rows."""
-        position_BT, rope, visible = self.position_BT, self.rope, self.visible
-        if isinstance(visible, Tensor) and len(visible) > 1:
-            visible = visible.index_select(0, row_N)
+        position_BT, rope = self.position_BT, self.rope
         if len(position_BT) > 1:
             position_BT, rope = position_BT.index_select(0, row_N), rope.index_select(1, row_N)
-        return replace(self, position_BT=position_BT, rope=rope, visible=visible)
+        span = _prepared(None if self.span is None else self.span.of_rows(row_N))
+        return replace(self, position_BT=position_BT, rope=rope, span=span)
 
     def columns(self) -> Iterator[tuple[slice, Piece]]:
         """Each position as a piece of its own."""
         for t in range(self.length):
-            visible = self.visible
-            if isinstance(visible, Tensor):
-                visible = visible[:, :, t : t + 1, : self.start + t + 1]
+            span = _prepared(None if self.span is None else self.span.newest_of(t))
             position_B1, rope = self.position_BT[:, t : t + 1], self.rope[:, :, t : t + 1]
-            yield slice(t, t + 1), Piece(self.start + t, 1, position_B1, rope, visible)
+            yield slice(t, t + 1), Piece(self.start + t, 1, position_B1, rope, span)
+
+
+def _prepared(span: Span | None) -> Span | None:
+    prepare(span)
+    return span
 
 
 class Recurrent(Protocol):

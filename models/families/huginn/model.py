@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from statistics import fmean
 from typing import Any, cast
@@ -27,10 +28,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible, visible_keys
+from athanor.kernels.attention import prepare
 from athanor.kernels.noise import keys_at, truncated_normal
-from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.rope import rope_table
+from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
 from athanor.models.cache import Remember
@@ -66,8 +67,8 @@ class HuginnBlock(nn.Module):
         self.ffn = PackedSwiGLU(recipe.d_model, recipe.d_ff)
         self.ffn_sum_norm = after()
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, remember: Remember | None = None) -> Tensor:
-        x_BTD = self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, visible, remember))
+    def forward(self, x_BTD: Tensor, rope: Tensor, span: Span | None, remember: Remember | None = None) -> Tensor:
+        x_BTD = self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, span, remember))
         return self.ffn_sum_norm(x_BTD + self.ffn(self.ffn_norm(x_BTD)))
 
     def flops_per_token(self, context_tokens: float) -> float:
@@ -99,7 +100,7 @@ class Core(nn.Module):
         x_BTD = self.injected(s_BTD, e_BTD)
         for layer, block in enumerate(self.blocks):
             past = None if remember is None else partial(remember, layer)
-            x_BTD = block(x_BTD, piece.rope, piece.visible, past)
+            x_BTD = block(x_BTD, piece.rope, piece.span, past)
         return x_BTD
 
     def injected(self, s_BTD: Tensor, e_BTD: Tensor) -> Tensor:
@@ -192,15 +193,16 @@ class Huginn(LanguageModel):
         return self.embedding(ids_BT) * self.embedding_scale
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
-        recipe, length, visible = self.recipe, x_BTD.shape[1], context.visible
+        recipe, span = self.recipe, context.span
         past = context.cache.layers if context.cache is not None else None
-        if past is not None and past[len(self.prelude)].masks and isinstance(visible, PackedRow):
-            visible = visible_keys(context.doc_start_BT, context.offset, length, x_BTD.device)
+        if span is not None and past is not None and past[len(self.prelude)].masks:
+            span = replace(span, packed=None)
+            prepare(span)
         rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)
-        piece = Piece(context.offset, length, context.position_BT, rope, visible)
+        piece = Piece(context.offset, x_BTD.shape[1], context.position_BT, rope, span)
         e_BTD = x_BTD
         for layer, block in enumerate(self.prelude):
-            e_BTD = block(e_BTD, piece.rope, piece.visible, None if past is None else past[layer].append)
+            e_BTD = block(e_BTD, piece.rope, piece.span, None if past is None else past[layer].append)
         s_BTD = self.initial_state(e_BTD, context)
         if past is None:
             before_BTD, s_BTD = self._iterated(s_BTD, e_BTD, piece, context.row_key_B)
@@ -275,7 +277,7 @@ class Huginn(LanguageModel):
         """What the coda makes of a state; the final norm, here before it, is used again after it."""
         x_BTD = self.final_norm(s_BTD)
         for layer, block in enumerate(self.coda):
-            x_BTD = block(x_BTD, piece.rope, piece.visible, None if remember is None else remember[layer])
+            x_BTD = block(x_BTD, piece.rope, piece.span, None if remember is None else remember[layer])
         return x_BTD
 
     def new_layer_states(self) -> list[Any]:

@@ -34,11 +34,11 @@ class ProbedRows:
 
     def followed(self) -> Tensor:
         """Whether the next token continues the document, bool `[B, T-1]`."""
-        visible = self.piece.visible
-        if visible is None:
-            return torch.ones_like(self.ids_BT[:, 1:], dtype=torch.bool)
-        assert isinstance(visible, Tensor)  # packed rows are read only to fill a cache
-        return visible[:, 0].diagonal(-1, 1, 2).expand(len(self.ids_BT), -1)
+        followed_BT = torch.ones_like(self.ids_BT[:, 1:], dtype=torch.bool)
+        span = self.piece.span
+        if span is None:
+            return followed_BT
+        return followed_BT & (span.doc_start_BT[:, 1:] < torch.arange(1, span.queries, device=followed_BT.device))
 
 
 class RecurrenceProbe:

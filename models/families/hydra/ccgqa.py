@@ -20,10 +20,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible, attention
+from athanor.kernels.attention import attention
+from athanor.kernels.attention_choice import Heads
 from athanor.kernels.causal_conv import causal_conv_pair
 from athanor.kernels.packed_row import PackedRow, newest
 from athanor.kernels.rope import rotate_half_split, rotate_interleaved
+from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.cache import Past
 from athanor.models.families.hydra.recipe import HydraRecipe
@@ -41,19 +43,18 @@ class Positions:
     offset: int  # row position of the first
     age_BT: Tensor  # tokens of the same document before each
     rope: Tensor  # from athanor.kernels.rope.rope_table
-    visible: Visible
+    span: Span | None
 
     @property
     def packed(self) -> PackedRow | None:
         """The row whose documents become rows of the cache, if this is one."""
-        return self.visible if isinstance(self.visible, PackedRow) else None
+        return None if self.span is None else self.span.packed
 
-    def visible_to(self, subset: TokenSubset) -> Tensor:
-        """Like `visible`, for the subset's queries."""
+    def span_of(self, subset: TokenSubset) -> Span:
+        """That of the subset's queries, which see all keys that they would see among the others."""
         position_BN = subset.index_BN + self.offset
-        key_S = torch.arange(self.offset + self.age_BT.shape[1], device=position_BN.device)
-        first_BN = position_BN - subset.gather(self.age_BT)
-        return ((key_S <= position_BN[:, :, None]) & (key_S >= first_BN[:, :, None]))[:, None]
+        key_1S = torch.arange(self.offset + self.age_BT.shape[1], device=position_BN.device)[None]
+        return Span(position_BN - subset.gather(self.age_BT), self.offset, query_BT=position_BN, key_BS=key_1S)
 
 
 class FirstKeys:
@@ -118,14 +119,19 @@ class CCGQA(nn.Module):
             if first is not None:
                 first.keys_values = k_BSGd, v_BSGd
         if subset is None:
-            return self.out(attention(q_BTHd, k_BSGd, v_BSGd, positions.visible).flatten(2))
+            return self.out(attention(q_BTHd, k_BSGd, v_BSGd, positions.span).flatten(2))
         if subset.index_BN.shape[1] == 0:
             return torch.zeros_like(x_BTD)
         if positions.packed is not None:  # a mask would be larger than what it spares
-            mixed_BNHd = subset.gather(attention(q_BTHd, k_BSGd, v_BSGd, positions.packed))
+            mixed_BNHd = subset.gather(attention(q_BTHd, k_BSGd, v_BSGd, positions.span))
         else:
-            mixed_BNHd = attention(subset.gather(q_BTHd), k_BSGd, v_BSGd, positions.visible_to(subset))
+            mixed_BNHd = attention(subset.gather(q_BTHd), k_BSGd, v_BSGd, positions.span_of(subset))
         return subset.spread(self.out(mixed_BNHd.flatten(2)))
+
+    @property
+    def attention_heads(self) -> Heads:
+        """What decides which backend attends."""
+        return Heads(self.head_dim, self.head_dim)
 
     def mixed(
         self, x_BTD: Tensor, positions: Positions, past: CCGQAState | None = None, first: FirstKeys | None = None

@@ -139,7 +139,7 @@ class Hydra(LanguageModel):
 
     def _positions(self, x_BTD: Tensor, context: Context) -> Positions:
         rope = rope_table(context.position_BT, self.recipe.head_dim, self.recipe.rope_base)
-        return Positions(context.offset, context.position_BT.expand(x_BTD.shape[:2]), rope, context.visible)
+        return Positions(context.offset, context.position_BT.expand(x_BTD.shape[:2]), rope, context.span)
 
     def _routing(self, x_BTD: Tensor, context: Context) -> Routing:
         mod_open = torch.maximum(self.mod_floor, self.mod_ramp)

@@ -15,10 +15,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible, attention
+from athanor.kernels.attention import attention
+from athanor.kernels.attention_choice import Heads
 from athanor.kernels.latent_attention import latent_attention
-from athanor.kernels.packed_row import PackedRow
 from athanor.kernels.rope import rotate_interleaved
+from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import LayerNorm, RMSNorm
 from athanor.models.families.swa_mla.recipe import SwaMlaRecipe
@@ -46,15 +47,15 @@ class LatentAttention(nn.Module):
         self.kv_expand = nn.Linear(section.kv_rank, recipe.n_heads * (section.qk_nope_dim + section.v_dim), bias=False)
         self.out = nn.Linear(recipe.n_heads * section.v_dim, recipe.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, rope: Tensor, visible: Visible, past: KeyValues | None = None) -> Tensor:
-        """`rope` from kernels.rope.rope_table, `visible` from kernels.attention.visible_keys. `past` keeps c
-        where others keep keys, and k_rope where they keep values."""
+    def forward(self, x_BTD: Tensor, rope: Tensor, span: Span | None, past: KeyValues | None = None) -> Tensor:
+        """`rope` from kernels.rope.rope_table. `past` keeps c where others keep keys, and k_rope where they keep
+        values."""
         queries = self.queries(x_BTD, rope)
         latents = self.latents(x_BTD, rope)
         attend = self.materialised if past is None or past.length == 0 else self.absorbed
         if past is not None:
             latents = past.append(*latents)
-        return self.out(attend(*queries, *latents, visible).flatten(2))
+        return self.out(attend(*queries, *latents, span).flatten(2))
 
     def queries(self, x_BTD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, T, H, dn]` and, rotated, `[B, T, H, dr]`."""
@@ -69,19 +70,19 @@ class LatentAttention(nn.Module):
         return self.kv_norm(c_BTR), rotate_interleaved(k_rope_BTr[:, :, None], rope)[:, :, 0]
 
     def materialised(
-        self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Visible
+        self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, span: Span | None
     ) -> Tensor:
         """Mixed values `[B, T, H, dv]`, from keys and values of every position."""
         k_BSHd, v_BSHv = self.keys_values(c_BSR, k_rope_BSr)
-        return attention(torch.cat((q_nope, q_rope), dim=-1), k_BSHd, v_BSHv, visible)
+        return attention(torch.cat((q_nope, q_rope), dim=-1), k_BSHd, v_BSHv, span)
 
-    def absorbed(self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, visible: Visible) -> Tensor:
+    def absorbed(self, q_nope: Tensor, q_rope: Tensor, c_BSR: Tensor, k_rope_BSr: Tensor, span: Span | None) -> Tensor:
         """The same numbers, the up-projection folded into the queries and taken out of the mix."""
-        assert not isinstance(visible, PackedRow)  # those begin a cache
+        assert span is None or span.packed is None  # those begin a cache
         up_HdR = self.kv_expand.weight.unflatten(0, (self.heads, -1))
         key_up_HnR, value_up_HvR = up_HdR.tensor_split((self.dims[0],), dim=1)
         q_latent = torch.einsum("bthn,hnr->bthr", q_nope, key_up_HnR)
-        mixed = latent_attention(q_latent, q_rope, c_BSR, k_rope_BSr, visible, sum(self.dims) ** -0.5)
+        mixed = latent_attention(q_latent, q_rope, c_BSR, k_rope_BSr, span, sum(self.dims) ** -0.5)
         return torch.einsum("bthr,hvr->bthv", mixed, value_up_HvR)
 
     def keys_values(self, c_BSR: Tensor, k_rope_BSr: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,6 +93,11 @@ class LatentAttention(nn.Module):
     def queries_keys(self, x_BTD: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys of whole rows, both parts, `[B, T, H, dn + dr]`."""
         return torch.cat(self.queries(x_BTD, rope), dim=-1), self.keys_values(*self.latents(x_BTD, rope))[0]
+
+    @property
+    def attention_heads(self) -> Heads:
+        """What decides which backend attends, where keys and values are materialised."""
+        return Heads(sum(self.dims), self.out.in_features // self.heads)
 
     def new_past(self) -> KeyValues:
         """An empty cache."""

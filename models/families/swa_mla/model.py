@@ -21,12 +21,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible
 from athanor.kernels.rope import rope_table, rotate_interleaved
+from athanor.kernels.span import Span
 from athanor.models.blocks.attention import GroupedQueryAttention
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import RMSNorm
-from athanor.models.blocks.sliding_window import Span, WindowKeyValues
+from athanor.models.blocks.sliding_window import Window, WindowKeyValues
 from athanor.models.blocks.swiglu import SwiGLU
 from athanor.models.cache import Remember
 from athanor.models.families.swa_mla.dropout import Dropout
@@ -63,13 +63,13 @@ class SwaMlaBlock(nn.Module):
         self,
         x_BTD: Tensor,
         rope: Tensor,
-        seen: Span | Visible,
+        span: Span | None,
         past: Remember | KeyValues | None,
         dropout: Dropout,
         stream: int,
     ) -> Tensor:
         """`past` remembers for a window, or is that of latents. The branches take two streams of `dropout`."""
-        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, seen, past)
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, span, past)
         x_BTD = x_BTD + dropout(mixed_BTD, stream)
         return x_BTD + dropout(self.ffn(self.ffn_norm(x_BTD)), stream + 1)
 
@@ -95,7 +95,7 @@ class SwaMla(LanguageModel):
 
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe, section = self.recipe, self.section
-        span = Span.of(context, section.visible_window, section.sink)
+        near = Window.of(context, section.visible_window, section.sink)
         window_rope, latent_rope = (
             rope_table(context.position_BT, dim, recipe.rope_base, section.rope_factor)
             for dim in (recipe.head_dim, section.qk_rope_dim)
@@ -111,9 +111,9 @@ class SwaMla(LanguageModel):
         for layer, block in enumerate(self.blocks):
             past, stream = context.past(layer), _EMBEDDED_STREAM + 1 + 2 * layer
             if isinstance(block.attention, LatentAttention):
-                x_BTD = block(x_BTD, latent_rope, context.visible, past, dropout, stream)
+                x_BTD = block(x_BTD, latent_rope, context.span, past, dropout, stream)
             else:
-                x_BTD = block(x_BTD, window_rope, span, span.remember(past), dropout, stream)
+                x_BTD = block(x_BTD, window_rope, near.span, near.remember(past), dropout, stream)
         return x_BTD
 
     def new_layer_states(self) -> list[WindowKeyValues | KeyValues]:

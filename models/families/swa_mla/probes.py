@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from athanor.kernels.span import Span, in_window
 from athanor.models.blocks.attention import GroupedQueryAttention
-from athanor.models.blocks.sliding_window import Span
 from athanor.models.families.swa_mla.latent import LatentAttention
 from athanor.models.maps import Map
 
@@ -37,29 +37,28 @@ class AttentionReach:
         return [layer.register_forward_hook(partial(self._see, i)) for i, layer in enumerate(self._layers)]
 
     def _see(self, i: int, _layer: nn.Module, args: tuple[Any, ...], _out: Tensor) -> None:
-        x_BTD, rope, seen = args[:3]
+        x_BTD, rope, span = args[:3]
         layer = self._layers[i]
         q_BTHd, k_BTGd = layer.queries_keys(x_BTD, rope)
         rows, length = x_BTD.shape[:2]
         position_T = torch.arange(length, device=x_BTD.device)
-        visible = seen.visible() if isinstance(seen, Span) else seen
-        if visible is None:
-            visible = (position_T[:, None] >= position_T)[None, None]
-        visible = visible[:, 0].expand(rows, -1, -1)
+        span = span or Span(torch.zeros_like(position_T)[None])
         self._tokens += rows * length if i == 0 else 0
-        for row in range(rows):
+        for row, start_T in enumerate(span.doc_start_BT.expand(rows, -1)):
             for some_t in position_T.split(max(1, _CHUNK_ELEMENTS // (length * q_BTHd.shape[2]))):
-                weights_HtS = _weights(q_BTHd[row, some_t], k_BTGd[row], visible[row, some_t])
+                start_t = start_T[some_t]
+                visible_tS = in_window(some_t[:, None], position_T, start_t[:, None], span.window, span.sink)
+                weights_HtS = _weights(q_BTHd[row, some_t], k_BTGd[row], visible_tS)
                 distance_tS = (some_t[:, None] - position_T).double()
                 self._distance_LH[i] = self._distance_LH[i] + (weights_HtS * distance_tS).sum((1, 2)).cpu()
-                if isinstance(seen, Span):
-                    self._see_sinks(i, weights_HtS, some_t, seen.doc_start_BT.expand(rows, -1)[row, some_t], seen)
+                if span.window is not None:
+                    self._see_sinks(i, weights_HtS, some_t, start_t, span.window, span.sink)
 
-    def _see_sinks(self, i: int, weights_HtS: Tensor, query_t: Tensor, start_t: Tensor, span: Span) -> None:
+    def _see_sinks(self, i: int, weights_HtS: Tensor, query_t: Tensor, start_t: Tensor, window: int, sink: int) -> None:
         since_start_tS = torch.arange(weights_HtS.shape[-1], device=query_t.device) - start_t[:, None]
-        on_sinks_tS = (since_start_tS >= 0) & (since_start_tS < span.sink)
+        on_sinks_tS = (since_start_tS >= 0) & (since_start_tS < sink)
         mass_t = (weights_HtS * on_sinks_tS).sum(-1).mean(0)
-        far_t = query_t - start_t - span.sink >= span.window - 1  # the last sink lies behind the window
+        far_t = query_t - start_t - sink >= window - 1  # the last sink lies behind the window
         self._sink_mass[i] += torch.stack((mass_t.sum(), mass_t[far_t].sum())).cpu()
         self._far_tokens += int(far_t.sum()) if i == self._windows[0] else 0
 

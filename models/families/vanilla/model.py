@@ -16,12 +16,12 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from athanor.kernels.attention import Visible
 from athanor.kernels.rope import rope_table
+from athanor.kernels.span import Span
 from athanor.models.blocks.attention import GroupedQueryAttention
 from athanor.models.blocks.key_values import KeyValues
 from athanor.models.blocks.norm import LayerNorm, RMSNorm
-from athanor.models.blocks.sliding_window import Span, WindowKeyValues
+from athanor.models.blocks.sliding_window import Window, WindowKeyValues
 from athanor.models.blocks.swiglu import SwiGLU
 from athanor.models.cache import Remember
 from athanor.models.families.vanilla.gelu import GELU, GeGLU
@@ -57,8 +57,8 @@ class VanillaBlock(nn.Module):
         self.ffn = FFN[section.ffn](recipe.d_model, recipe.d_ff, section.bias)
         self.ffn_branch_norm = branch_norm()
 
-    def forward(self, x_BTD: Tensor, rope: Tensor | None, seen: Visible | Span, remember: Remember | None) -> Tensor:
-        x_BTD = x_BTD + self.attention_branch_norm(self.attention(self.attention_norm(x_BTD), rope, seen, remember))
+    def forward(self, x_BTD: Tensor, rope: Tensor | None, span: Span | None, remember: Remember | None) -> Tensor:
+        x_BTD = x_BTD + self.attention_branch_norm(self.attention(self.attention_norm(x_BTD), rope, span, remember))
         return x_BTD + self.ffn_branch_norm(self.ffn(self.ffn_norm(x_BTD)))
 
 
@@ -93,13 +93,13 @@ class Vanilla(LanguageModel):
         else:
             # Rows that have ended may run on beyond the last position.
             x_BTD = x_BTD + self.position_embedding(context.position_BT.clamp(max=recipe.max_seq_len - 1))
-        near = None if window is None else Span.of(context, window, sink=0)
+        near = None if window is None else Window.of(context, window, sink=0)
         for layer, block in enumerate(self.blocks):
             past = context.past(layer)
             if near is None or block.attention.window is None:
-                x_BTD = block(x_BTD, rope, context.visible, None if past is None else past.append)
+                x_BTD = block(x_BTD, rope, context.span, None if past is None else past.append)
             else:
-                x_BTD = block(x_BTD, rope, near, near.remember(past))
+                x_BTD = block(x_BTD, rope, near.span, near.remember(past))
         return x_BTD
 
     def new_layer_states(self) -> list[KeyValues | WindowKeyValues]:

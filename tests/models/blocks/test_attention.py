@@ -7,7 +7,7 @@ from definitions import Weights, attention, in_window, rms_norm, rope
 from athanor.kernels.rope import rope_table, rotate_half_split, rotate_interleaved
 from athanor.models.blocks.attention import GroupedQueryAttention
 from athanor.models.blocks.key_values import KeyValues
-from athanor.models.blocks.sliding_window import Span, WindowKeyValues
+from athanor.models.blocks.sliding_window import Window, WindowKeyValues
 from athanor.models.cache import Cache
 from athanor.models.skeleton import Context
 
@@ -65,7 +65,7 @@ def test_full_attention_is_its_formula(make, pairing, options):
 @torch.no_grad()
 def test_within_a_window_it_sees_the_window_and_the_sinks(make):
     module, (x_BTD, table) = make(window=3, sink=2), x_and_rope()
-    span = Span.of(Context(0, torch.arange(LENGTH)[None], None, None, None, None), 3, 2)
+    span = Window.of(Context(0, torch.arange(LENGTH)[None], None, None, None, None), 3, 2).span
     is_close(module(x_BTD, table, span), by_definition(module, x_BTD, 3, 2))
 
 
@@ -104,8 +104,8 @@ def test_its_past_has_the_bytes_it_counts(make, options, kind):
     assert isinstance(past, kind)
     if options:
         context = Context(0, torch.arange(LENGTH)[None], None, None, None, Cache(2, [past]))
-        span = Span.of(context, 4, 1)
-        module(x_BTD, rope, span, span.remember(past))
+        near = Window.of(context, 4, 1)
+        module(x_BTD, rope, near.span, near.remember(past))
     else:
         module(x_BTD, rope, None, past.append)
     held = [tensor for tensor in vars(past).values() if isinstance(tensor, torch.Tensor)]

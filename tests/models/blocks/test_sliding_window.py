@@ -4,15 +4,15 @@ import pytest
 import torch
 from visibility import visible_by_definition
 
-from athanor.models.blocks.sliding_window import Span, WindowKeyValues, keys_seen
+from athanor.models.blocks.sliding_window import Window, WindowKeyValues, keys_seen
 from athanor.models.cache import Cache
 from athanor.models.skeleton import Context
 
 
-def span(offset, length, window, sink, past):
+def near(offset, length, window, sink, past):
     position_BT = torch.arange(offset, offset + length)[None]
     doc_start_BT = torch.zeros_like(position_BT)
-    return Span.of(Context(offset, position_BT, doc_start_BT, None, None, Cache(1, [past])), window, sink)
+    return Window.of(Context(offset, position_BT, doc_start_BT, None, None, Cache(1, [past])), window, sink)
 
 
 @pytest.mark.parametrize(("window", "sink"), [(4, 2), (3, 0), (20, 1)])
@@ -21,18 +21,17 @@ def test_what_is_attended_to_is_what_is_visible_however_the_row_is_cut(window, s
     visible = visible_by_definition([15], window, sink)
     past, at = WindowKeyValues(window, sink), 0
     for length in (5, 1, 1, 6, 2):
-        one = span(at, length, window, sink, past)
+        one = near(at, length, window, sink, past)
         found = one.remember(past)(keys[:, at : at + length], keys[:, at : at + length])[0].flatten()
-        if at:  # of the first piece the mask is made in blocks
-            for query, mask in enumerate(one.mask.visible[0, 0]):
-                assert sorted(found[mask].tolist()) == (visible[at + query].nonzero().flatten() + 1.0).tolist()
+        for query, mask in enumerate(one.span.mask[0, 0]):
+            assert sorted(found[mask].tolist()) == (visible[at + query].nonzero().flatten() + 1.0).tolist()
         at += length
         held = [tensor for tensor in vars(past).values() if isinstance(tensor, torch.Tensor)]
         assert [tensor.shape[1] for tensor in held] == [window + sink] * 2
 
 
 def test_nothing_is_remembered_without_a_past():
-    assert span(0, 3, 2, 1, None).remember(None) is None
+    assert near(0, 3, 2, 1, None).remember(None) is None
 
 
 @pytest.mark.parametrize(("length", "most"), [(7, 3), (7, 7), (7, 20), (40, 1)])

@@ -76,7 +76,7 @@ def test_oracle_explicit_noise_logits(published):
     ids, recipe = file["input_ids"], model.recipe
     position_BT = torch.arange(ids.shape[1])[None]
     rope = rope_table(position_BT, recipe.head_dim, recipe.rope_base)
-    context = Context(offset=0, position_BT=position_BT, doc_start_BT=None, row_key_B=None, visible=None, cache=None)
+    context = Context(offset=0, position_BT=position_BT, doc_start_BT=None, row_key_B=None, span=None, cache=None)
     x = model.embedding(ids)
     for block, noise_BFK in zip(model.blocks, file["gumbel"], strict=True):
         x = block(x, context, rope, model.tau, noise_BFK)

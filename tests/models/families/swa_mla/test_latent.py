@@ -4,8 +4,8 @@ import pytest
 import torch
 from visibility import doc_start
 
-from athanor.kernels.attention import visible_keys
 from athanor.kernels.rope import rope_table
+from athanor.kernels.span import Span
 
 
 def random_ids(rows, length, seed=0):
@@ -24,14 +24,13 @@ def test_only_the_rope_slice_of_a_latent_head_turns(model_of):
 
 @pytest.mark.parametrize("q_rank", [0, 5])
 @torch.no_grad()
-def test_absorbed_equals_materialised_under_any_mask(model_of, q_rank):
+def test_absorbed_equals_materialised_whatever_is_visible(model_of, q_rank):
     attention = model_of(q_rank=q_rank).blocks[2].attention
     x = torch.randn(2, 9, 24, generator=torch.Generator().manual_seed(0))
     rope = rope_table(torch.arange(9)[None], 4, 10_000.0)
     parts = *attention.queries(x, rope), *attention.latents(x, rope)
-    for starts in (None, doc_start([4, 5])):
-        visible = visible_keys(starts, 0, 9, x.device)
-        absorbed, materialised = attention.absorbed(*parts, visible), attention.materialised(*parts, visible)
+    for span in (None, Span(doc_start([4, 5]))):
+        absorbed, materialised = attention.absorbed(*parts, span), attention.materialised(*parts, span)
         torch.testing.assert_close(absorbed, materialised, atol=1e-5, rtol=1e-5)
 
 
