@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from athanor.core.errors import UserError
 from athanor.core.kinds import Kinds
 
+ENVIRONMENT = "ATHANOR_KERNELS"
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.10 changes the default, and with it results
 
 STORED = (torch.float32, torch.bfloat16, torch.float16)  # what Triton forms load and store; they compute in fp32
@@ -120,14 +122,25 @@ def switch(names: str) -> None:
     """From now on this process uses these Triton forms: `all`, `none`, or names with commas between them. UserError for
     a name that no kernel has."""
     global _off
-    _off = frozenset() if names == "all" else frozenset(KERNELS) - named(names)
+    _off = frozenset() if names == "all" else frozenset(KERNELS) - _named(names)
 
 
-def named(names: str) -> frozenset[str]:
-    """The kernels that `all`, `none` or names with commas between them mean. UserError for a name that none has."""
-    if names in ("all", "none"):
-        return frozenset(KERNELS) if names == "all" else frozenset()
-    return frozenset(KERNELS[name.strip()].name for name in names.split(","))
+def _named(names: str) -> frozenset[str]:
+    """The kernels that `none` or names with commas between them mean."""
+    return frozenset() if names == "none" else frozenset(KERNELS[name.strip()].name for name in names.split(","))
+
+
+def asked(setting: str) -> str:
+    """What to `switch` to: what ATHANOR_KERNELS in the environment says, or else `setting`, the runtime's field.
+    UserError for a name that no kernel has."""
+    from_environment = os.environ.get(ENVIRONMENT)
+    where, names = ("runtime.kernels", setting) if from_environment is None else (ENVIRONMENT, from_environment)
+    if names != "all":
+        try:
+            _named(names)
+        except UserError as error:
+            raise UserError(f"{where}={names}: {error}; or all, or none") from None
+    return names
 
 
 @contextmanager
