@@ -93,16 +93,16 @@ def uses_triton(kernel: Kernel, *arguments: Any) -> bool:
     return _why_reference(kernel, *arguments) is None
 
 
-def choice(kernel: Kernel, *arguments: Any) -> str:
-    """The same for people: `Triton`, or `reference: ` and why."""
-    reason = _why_reference(kernel, *arguments)
+def choice(kernel: Kernel, *arguments: Any, on: torch.device | None = None) -> str:
+    """The same for people: `Triton`, or `reference: ` and why; as if the arguments were on the device `on`."""
+    reason = _why_reference(kernel, *arguments, on=on)
     return "Triton" if reason is None else f"reference: {reason}"
 
 
-def _why_reference(kernel: Kernel, *arguments: Any) -> str | None:
+def _why_reference(kernel: Kernel, *arguments: Any, on: torch.device | None = None) -> str | None:
     if kernel.name in _off:
         return "switched off"
-    device_type = next(x.device.type for x in arguments if isinstance(x, Tensor))
+    device_type = (on or next(x.device for x in arguments if isinstance(x, Tensor))).type
     if device_type == "cpu" and not _interpreted:
         return "Triton compiles nothing for a CPU"
     if device_type not in ("cpu", "cuda"):
