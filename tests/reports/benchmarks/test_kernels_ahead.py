@@ -1,4 +1,4 @@
-"""The table has a row for every specialisation that a kernel declares and every capability, and the committed one too."""
+"""The table has a row for every declared specialisation and every capability; so has the committed one."""
 
 from pathlib import Path
 
