@@ -9,10 +9,8 @@ CHANGES = [
     ("dy_x * u_x * gate, mask=inside", "dy_x * u_x, mask=inside", "derivative by the value"),
     ("tl.store(y + row * width + column, u_x", "tl.store(y + row * u_stride + column, u_x", "rows of the result"),
     (
-        "tl.load(u + row * u_stride + column, mask=inside).to(tl.float32)\n    v_x = tl.load(v + row * v_stride + column, "
-        "mask=inside).to(tl.float32)\n    tl.store(y",
-        "tl.load(u + row * width + column, mask=inside).to(tl.float32)\n    v_x = tl.load(v + row * v_stride + column, "
-        "mask=inside).to(tl.float32)\n    tl.store(y",
+        "v_stride + column, mask=inside).to(tl.float32)\n    tl.store",
+        "width + column, mask=inside).to(tl.float32)\n    tl.store",
         "rows of an argument lie apart",
     ),
     ("    dy = dy if rows_of(dy) else dy.contiguous()\n", "", "a gradient of any strides"),
