@@ -53,6 +53,10 @@ class Runtime(BaseModel):
         description="Of every so many blocks one is recomputed in the backward pass; none recomputes none",
     )
     compile: bool = Field(default=False, description="torch.compile each block; minutes of warm-up, then faster")
+    kernels: str = Field(
+        default="all",
+        description="Triton kernels on a GPU: all, none, or names with commas between them (`athanor kernels`)",
+    )
     retries: int = Field(default=2, ge=0, description="Restarts after a preemption, out-of-memory or I/O failure")
     price_usd_per_hour: float = Field(
         default=0.0,

@@ -1,4 +1,4 @@
-"""Where and in what precision to compute, and how fast the device could be."""
+"""Where, in what precision and with which kernels to compute, and how fast the device could be."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import re
 import torch
 
 from athanor.core.errors import UserError
+from athanor.core.runtime import Runtime
+from athanor.kernels.kind import asked, switch
 
 # Dense bf16 peak, FLOP/s, by words of the device's name; the vendors' data sheets. First match wins.
 PEAK_FLOPS_PER_S = {
@@ -40,6 +42,14 @@ def choose_device(name: str, local_rank: int = 0) -> torch.device:
             f"runtime.ranks is more than the {found} GPUs torch sees on this machine: lower it, or use device=cpu"
         )
     return torch.device(name, local_rank) if name == "cuda" else torch.device(name)
+
+
+def set_up(runtime: Runtime) -> None:
+    """This process computes with the threads and the kernels that the runtime, or ATHANOR_KERNELS, says. UserError for
+    a kernel that is not there."""
+    if runtime.threads is not None:
+        torch.set_num_threads(runtime.threads)
+    switch(asked(runtime.kernels))
 
 
 def choose_precision(name: str, device: torch.device) -> torch.dtype:

@@ -50,15 +50,12 @@ def cost(recipe: InterpretStageRecipe, preset: Preset, *, shards: dict[str, Cost
 
 def build(recipe: InterpretStageRecipe, run: StageRun, *, model: Artifact, shards: dict[str, Artifact]) -> dict:
     """Write `maps.json`: every map the model's family declares."""
-    import torch
-
     from athanor.data.loader import held_out_batches
     from athanor.data.shards import TokenShards
     from athanor.models.checkpoints.portable import load_portable
-    from athanor.models.device import choose_device
+    from athanor.models.device import choose_device, set_up
 
-    if run.runtime.threads is not None:
-        torch.set_num_threads(run.runtime.threads)
+    set_up(run.runtime)
     network = load_portable(model.path, choose_device(run.runtime.device)).eval()
     asked = recipe.interpret
     batches = chain.from_iterable(

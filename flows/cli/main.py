@@ -26,6 +26,7 @@ from athanor.core.errors import UserError
 from athanor.core.threads import SHARING_CORES
 from athanor.flows.cli import (
     data_commands,
+    kernel_commands,
     model_commands,
     new_command,
     plan_command,
@@ -216,6 +217,7 @@ def prepare_server() -> None:
 app.add_typer(new_command.app)
 app.add_typer(plan_command.app)
 app.add_typer(model_commands.app)
+app.add_typer(kernel_commands.app)
 app.add_typer(data_commands.app)
 app.add_typer(store_commands.app)
 app.add_typer(task_commands.app)

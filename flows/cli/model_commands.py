@@ -18,6 +18,7 @@ import typer
 
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
+from athanor.core.runtime import Runtime
 from athanor.flows.cli.completing import models_beginning
 from athanor.flows.cli.options import PresetName
 
@@ -232,10 +233,11 @@ def generate(
     from athanor.models.checkpoints.portable import load_portable
     from athanor.models.decoding.generate import stream_text
     from athanor.models.decoding.sampling import Sampling
-    from athanor.models.device import choose_device, choose_precision
+    from athanor.models.device import choose_device, choose_precision, set_up
 
     _one_line_warnings()
     sampling = Sampling(temperature, top_k, top_p, min_p)
+    set_up(Runtime())
     where = choose_device(device.value)
     folder = _model_folder(model)
     _say_where_the_other_was_meant(folder, model, chat)

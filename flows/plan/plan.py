@@ -22,6 +22,7 @@ from athanor.flows.plan.preflight import (
     access_findings,
     disk_finding,
     foreseen_findings,
+    kernel_findings,
     learn_commits,
     rank_findings,
     recipe_findings,
@@ -79,7 +80,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
 
     _ = OPTIMIZERS.table  # looked up one by one until here, so that two of a name would not be noticed
     answers = learn_commits(preset)
-    findings = [*recipe_findings(preset), *rank_findings(preset)]
+    findings = [*recipe_findings(preset), *rank_findings(preset), *kernel_findings(preset)]
     try:
         machine = this_machine(preset.runtime) if on is None else rented_machine(on, preset.runtime)
     except UserError as error:

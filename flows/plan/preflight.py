@@ -57,6 +57,13 @@ def rank_findings(preset: Preset) -> list[Finding]:
     return [f for name, run in runs for f in _caught(name, lambda run=run: check_ranks(preset.runtime, run))]
 
 
+def kernel_findings(preset: Preset) -> list[Finding]:
+    """Errors of the names of kernels, in the runtime or the environment."""
+    from athanor.kernels.kind import asked
+
+    return list(_caught("kernels", lambda: asked(preset.runtime.kernels)))
+
+
 def learn_commits(preset: Preset) -> Answers:
     """Fix the commits of the repositories that were never seen, of which keys are made; what the hub said of them."""
     unseen = [repository for _, repository in _repositories(preset, None) if commit_of(repository) is None]

@@ -33,7 +33,7 @@ from athanor.models.checkpoints.portable import load_portable
 from athanor.models.decoding.cuts import Cuts
 from athanor.models.decoding.generate import stream_text
 from athanor.models.decoding.sampling import Sampling
-from athanor.models.device import choose_device, choose_precision
+from athanor.models.device import choose_device, choose_precision, set_up
 from athanor.models.skeleton import LanguageModel
 
 LOGITS_AT_ONCE = 1 << 26  # values held while scoring: 256 MiB of fp32 whatever the vocabulary
@@ -109,8 +109,7 @@ class HarnessLM(LM):
     ) -> HarnessLM:
         """The model of a portable checkpoint, computing as `runtime` says. Raises UserError."""
         device = choose_device(runtime.device)
-        if runtime.threads is not None:
-            torch.set_num_threads(runtime.threads)
+        set_up(runtime)
         return cls(
             load_portable(folder, str(device)),
             load_tokenizer(folder),

@@ -28,7 +28,7 @@ from athanor.data.loader import Batch
 from athanor.data.permutation import hash64
 from athanor.models.attending import attention_backends
 from athanor.models.checkpoints.portable import write_portable
-from athanor.models.device import choose_device, choose_precision, peak_flops
+from athanor.models.device import choose_device, choose_precision, peak_flops, set_up
 from athanor.tasks.trainer.course.course import Course
 from athanor.tasks.trainer.course.declaration import declared_schedule
 from athanor.tasks.trainer.course.guard import Guard
@@ -101,8 +101,7 @@ class TrainingRun:
         self._devices = runtime.devices(device.type)
         self._journal = Journal(run_dir, spec, world, self._devices, running_s, cleanup)
         seed_everything(recipe.seed)
-        if runtime.threads is not None:
-            torch.set_num_threads(runtime.threads)
+        set_up(runtime)
         precision = choose_precision(runtime.precision, device)
         autocast = torch.autocast(device.type, precision, enabled=precision != torch.float32)
         self._loader = build_loader(spec)

@@ -3,11 +3,31 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_checks import (
+    assert_compiles_well,
+    assert_equals_reference,
+    assert_near,
+    assert_one_graph,
+    on_triton,
+)
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from athanor.core.targets import IGNORE
-from athanor.kernels.cross_entropy import CHUNKS, linear_cross_entropy, sample_classes
+from athanor.kernels.cross_entropy import (
+    CHUNKS,
+    KERNEL,
+    LANE,
+    _loss_and_gradient,
+    _pass,
+    linear_cross_entropy,
+    linear_cross_entropy_reference,
+    pass_cost,
+    sample_classes,
+)
+from athanor.kernels.kind import choice, interpreted
 
 
 @pytest.fixture
@@ -23,6 +43,10 @@ def example(positions=40, vocab=50, width=8, dtype=torch.float32):
     target = torch.randint(0, vocab, (positions,), generator=generator)
     target[::5] = IGNORE
     return h, weight, target
+
+
+def padded(classes):
+    return -(-classes // LANE) * LANE
 
 
 def plain(h, weight, target, cap=None, smoothing=0.0):
@@ -104,3 +128,86 @@ def test_the_ends_of_the_distribution_are_classes_that_can_be_drawn():
     h, weight = torch.ones(2, 1), torch.tensor([[-200.0], [0.0], [0.0], [-200.0]])
     ends = torch.tensor([2.0**-53, 1 - 2.0**-53], dtype=torch.float64)
     assert sample_classes(h, weight, ends).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("cap", [None, 1.5])
+@pytest.mark.parametrize("vocab", [50, 64, 4103])
+def test_the_pass_over_the_logits_equals_the_reference(cap, smoothing, vocab):
+    h, weight, target = example(vocab=vocab)
+    with CHUNKS.instead(7 * vocab):
+        assert_equals_reference(
+            linear_cross_entropy, linear_cross_entropy_reference, (h, weight, target, cap, smoothing)
+        )
+
+
+@settings(max_examples=15, deadline=None)
+@given(positions=st.sampled_from([0, 1, 3, 17]), vocab=st.integers(1, 40), seed=st.integers(0, 99))
+def test_losses_and_gradients_of_any_shape_equal_the_reference(positions, vocab, seed):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(positions, padded(vocab), generator=generator).mul(20)
+    target = torch.randint(0, vocab, (positions,), generator=generator)
+    target[::3] = IGNORE
+    wanted, gradient = _loss_and_gradient(logits[:, :vocab].double(), target, 30.0, 0.1, True)
+    with on_triton():
+        losses = _pass(logits, target, vocab, 30.0, 0.1, True)
+    torch.testing.assert_close(losses.sum().double(), wanted, rtol=2e-6, atol=1e-5)  # of logits up to 30
+    torch.testing.assert_close(logits[:, :vocab].double(), gradient, rtol=1e-5, atol=2e-6)
+    assert not losses[::3].any() and not logits[::3, :vocab].any()
+
+
+def test_bf16_logits_become_their_gradient_within_the_rounding_of_its_storage():
+    logits = torch.randn(6, padded(130), generator=torch.Generator().manual_seed(0)).mul(5).bfloat16()
+    target = torch.tensor([0, 5, 129, IGNORE, 64, 7])
+    wanted, gradient = _loss_and_gradient(logits[:, :130].double(), target, None, 0.0, True)
+    with on_triton():
+        losses = _pass(logits, target, 130, None, 0.0, True)
+    torch.testing.assert_close(losses.sum().double(), wanted, rtol=1e-6, atol=0.0)
+    assert_near(logits[:, :130], gradient)
+
+
+def test_logits_of_any_size_neither_overflow_nor_lose_the_loss():
+    logits = torch.tensor([[3e4, -3e4, 0.0], [-3e38, -3e38, -3e38], [88.0, 89.0, 3e38]])
+    found = torch.full((3, 16), float("nan"))
+    found[:, :3] = logits
+    target = torch.tensor([1, 2, 2])
+    with on_triton():
+        losses = _pass(found, target, 3, None, 0.0, True)
+    wanted, gradient = _loss_and_gradient(logits.double(), target, None, 0.0, True)
+    torch.testing.assert_close(losses.sum().double(), wanted, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(found[:, :3].double(), gradient, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_logits_are_read_twice_and_written_once_or_only_read(gradient):
+    logits = torch.randn(5, padded(4103)).bfloat16()
+    with on_triton() as traffic:
+        _pass(logits, torch.arange(5), 4103, None, 0.0, gradient)
+    least = pass_cost(5, 4103, 2, gradient)
+    assert least.read_bytes <= traffic.read_bytes <= 1.05 * least.read_bytes
+    assert least.written_bytes <= traffic.written_bytes <= 1.05 * least.written_bytes
+    assert traffic.launches == 1
+
+
+def test_without_a_gradient_to_take_the_logits_are_only_read():
+    h, weight, target = (x.detach() for x in example(vocab=4103))
+    with on_triton() as traffic:
+        linear_cross_entropy(h, weight, target)
+    assert traffic.written_bytes == 4 * len(target)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_torch_compile_sees_one_graph():
+    h, weight, target = example()
+    assert_one_graph(lambda *arguments: linear_cross_entropy(*arguments, 1.5, 0.1), (h, weight, target))
+
+
+def test_fp64_goes_to_the_reference():
+    h, weight, target = example(dtype=torch.float64)
+    with interpreted():
+        assert choice(KERNEL, h, weight, target) == "reference: float64 is computed by torch"
+        assert choice(KERNEL, h.float(), weight.float(), target) == "Triton"
+
+
+def test_compiled_for_a_gpu_it_spills_nothing_and_moves_128_bits_at_a_time():
+    assert_compiles_well("linear_cross_entropy", every_access_wide=False)

@@ -6,9 +6,23 @@ import pytest
 import torch
 
 from athanor.core.errors import UserError
-from athanor.models.device import choose_device, choose_precision, peak_flops, peak_flops_of
+from athanor.core.runtime import Runtime
+from athanor.kernels.kind import KERNELS, choice, interpreted
+from athanor.models.device import choose_device, choose_precision, peak_flops, peak_flops_of, set_up
 
 CPU = torch.device("cpu")
+
+
+def test_a_process_is_set_up_with_the_threads_and_kernels_of_its_runtime():
+    threads, pair = torch.get_num_threads(), (torch.ones(2), torch.ones(2))
+    try:
+        with interpreted():
+            set_up(Runtime(threads=2, kernels="none"))
+            assert (torch.get_num_threads(), choice(KERNELS["swiglu"], *pair)) == (2, "reference: switched off")
+            set_up(Runtime(kernels="swiglu"))
+            assert (torch.get_num_threads(), choice(KERNELS["swiglu"], *pair)) == (2, "Triton")
+    finally:
+        set_up(Runtime(threads=threads))
 
 
 def test_auto_takes_what_is_there(monkeypatch):

@@ -189,6 +189,18 @@ def test_ranks_that_cannot_train_a_recipe_fail_the_plan(small_preset, settings, 
     assert f"{error.subject}: {error.message}".startswith(message)
 
 
+def test_a_kernel_that_is_not_there_fails_the_plan(small_preset):
+    (error,) = make_plan(small_preset("runtime.kernels=swigl"), timing=False).errors
+    assert error.subject == "kernels"
+    assert error.message.startswith("runtime.kernels=swigl: no kernel 'swigl': did you mean swiglu?")
+
+
+def test_kernels_are_part_of_no_key(small_preset):
+    plain, without = (make_plan(small_preset(*s), timing=False) for s in ([], ["runtime.kernels=none"]))
+    keys = [[stage.artifact.key for stage, _ in plan.stages] for plan in (plain, without)]
+    assert keys[0] == keys[1] != []
+
+
 def test_bits_per_byte_of_sources_that_hold_nothing_out_fail_the_plan(small_preset):
     settings = [f"data.sources.{name}.held_out_fraction=0" for name in ("math", "stem", "code")]
     preset = small_preset(*settings, "evaluate.tasks.held-out={name: bits_per_byte}")
