@@ -131,6 +131,7 @@ def refused_flow(preset: Preset) -> None:
 def test_what_is_refused_after_training_is_refused_before_it_as_soon_as_that_can_be_told(server):
     problems = '{"builtin": "word-problems", "max_documents": 20}'
     lossy = (f"sft.source={problems}", "sft.train.seq_len_tokens=16", "sft.train.batch_tokens=64")
+    lossy += ("pretrain.steps=2", "pretrain.warmup_steps=1", "pretrain.batch_tokens=256", "pretrain.eval_tokens=256")
     state = refused_flow(load_preset("quickstart", [*TINY, *lossy]), return_state=True)
     error = state.result(raise_on_failure=False)
     assert isinstance(error, UserError) and "sft.max_lost_fraction" in str(error)
@@ -200,6 +201,15 @@ def ran(monkeypatch) -> list[tuple[str, Runtime]]:
     monkeypatch.setattr(athanor.flows.chain, "run_stage", run)
     monkeypatch.setattr(SideBySide, "places_for", lambda self, ready: [])
     return given
+
+
+def test_conversations_come_before_training_however_much_is_cached(small_preset, publish, ran):
+    preset = small_preset()
+    for stage in Survey(preset).needed_by("data"):
+        publish(stage)
+    Chain(preset).make("sft")
+    built = [name for name, _ in ran]
+    assert max(built.index("chat"), len(built) - 1 - built[::-1].index("acquire")) < built.index("pretrain")
 
 
 def test_only_what_may_be_built_is_given_a_runtime_of_its_own(small_preset, publish, ran):

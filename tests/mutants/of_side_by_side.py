@@ -40,7 +40,7 @@ MUTANTS = [
         "if asked.key not in needs_training]:",
         "if False]:",
         "what needs no training comes first",
-        (f"{SIDE}::test_training_waits_for_what_needs_none_and_comes_alone_and_then_all_that_is_made_from_it",),
+        ("tests/flows/test_chain.py::test_conversations_come_before_training_however_much_is_cached",),
     ),
     Mutant(
         "flows/chain.py",
