@@ -1,14 +1,199 @@
-"""Dynamic tanh (Zhu et al. 2025), a norm without statistics: y = gain * tanh(alpha x) + bias.
+"""Dynamic tanh (Zhu et al. 2025), a norm without statistics: y = gain * tanh(alpha x) + bias, computed in fp32.
 
-Bytes moved per element: forward reads x and writes y; backward reads x and dy and writes dx.
+With t = tanh(alpha x) and u = gain dy (1 - t^2), over rows of D channels:
+
+    dx = alpha u      d alpha = sum of u x      d gain = sum over rows of dy t      d bias = sum over rows of dy
+
+Bytes moved: forward reads x and writes y; backward reads x and dy and writes dx. t is computed again in the backward
+pass: nothing is saved beside the arguments. Each program reads gain and bias once, and writes its part of their
+gradients and of alpha's once; the parts are added up in one order (kernels/row_tiles.py).
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
+
+from athanor.kernels.row_tiles import RowTiles, as_rows
+
+
+def dynamic_tanh_reference(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    """See dynamic_tanh."""
+    return torch.addcmul(bias.float(), gain.float(), torch.tanh(alpha.float() * x.float())).to(x.dtype)
+
+
+@triton.jit
+def _tanh(x):
+    """To the last bits of fp32: the quotient of exponentials, which cancels near 0, and there the series."""
+    size = tl.abs(x)
+    square = x * x
+    series = 1.0 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * (62 / 2835))))
+    shrunk = tl.exp(-2.0 * size)
+    quotient = (1.0 - shrunk) / (1.0 + shrunk)
+    return tl.where(size < 0.25, x * series, tl.where(x < 0, -quotient, quotient))
+
+
+@triton.jit
+def _forward_kernel(
+    x_ptr,
+    alpha_ptr,
+    gain_ptr,
+    bias_ptr,
+    y_ptr,
+    rows,
+    channels,
+    x_stride,
+    rows_each,
+    TILE_ROWS: tl.constexpr,
+    TILE_CHANNELS: tl.constexpr,
+):
+    column = tl.arange(0, TILE_CHANNELS)
+    alpha = tl.load(alpha_ptr).to(tl.float32)
+    gain = tl.load(gain_ptr + column, mask=column < channels, other=0.0).to(tl.float32)
+    bias = tl.load(bias_ptr + column, mask=column < channels, other=0.0).to(tl.float32)
+    first = tl.program_id(0) * rows_each
+    last = tl.minimum(first + rows_each, rows)
+    for start in range(first, last, TILE_ROWS):
+        row = (start + tl.arange(0, TILE_ROWS)).to(tl.int64)[:, None]
+        inside = (row < last) & (column < channels)[None, :]
+        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+        y = gain[None, :] * _tanh(alpha * x) + bias[None, :]
+        tl.store(y_ptr + row * channels + column, y.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _backward_kernel(
+    dy_ptr,
+    x_ptr,
+    alpha_ptr,
+    gain_ptr,
+    dx_ptr,
+    dalpha_ptr,
+    dgain_ptr,
+    dbias_ptr,
+    rows,
+    channels,
+    dy_stride,
+    x_stride,
+    rows_each,
+    TILE_ROWS: tl.constexpr,
+    TILE_CHANNELS: tl.constexpr,
+):
+    column = tl.arange(0, TILE_CHANNELS)
+    alpha = tl.load(alpha_ptr).to(tl.float32)
+    gain = tl.load(gain_ptr + column, mask=column < channels, other=0.0).to(tl.float32)
+    dalpha = tl.zeros((TILE_ROWS, TILE_CHANNELS), tl.float32)
+    dgain = tl.zeros((TILE_ROWS, TILE_CHANNELS), tl.float32)
+    dbias = tl.zeros((TILE_ROWS, TILE_CHANNELS), tl.float32)
+    program = tl.program_id(0)
+    first = program * rows_each
+    last = tl.minimum(first + rows_each, rows)
+    for start in range(first, last, TILE_ROWS):
+        row = (start + tl.arange(0, TILE_ROWS)).to(tl.int64)[:, None]
+        inside = (row < last) & (column < channels)[None, :]
+        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+        dy = tl.load(dy_ptr + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
+        t = _tanh(alpha * x)
+        u = gain[None, :] * dy * (1.0 - t * t)
+        dalpha += u * x
+        dgain += dy * t
+        dbias += dy
+        dx = alpha * u
+        tl.store(dx_ptr + row * channels + column, dx.to(dx_ptr.dtype.element_ty), mask=inside)
+    part = program.to(tl.int64) * channels + column
+    tl.store(dalpha_ptr + program, tl.sum(tl.sum(dalpha, axis=1), axis=0))
+    tl.store(dgain_ptr + part, tl.sum(dgain, axis=0), mask=column < channels)
+    tl.store(dbias_ptr + part, tl.sum(dbias, axis=0), mask=column < channels)
+
+
+def _launch_forward(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    x_ND, y = as_rows(x), torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    tiles = RowTiles.of(*x_ND.shape)
+    if x.numel():
+        _forward_kernel[(tiles.programs,)](
+            x_ND,
+            alpha,
+            gain,
+            bias,
+            y,
+            *x_ND.shape,
+            x_ND.stride(0),
+            tiles.rows_each,
+            TILE_ROWS=tiles.tile_rows,
+            TILE_CHANNELS=tiles.tile_channels,
+            num_warps=tiles.num_warps,
+        )
+    return y
+
+
+def _launch_backward(
+    dy: Tensor, x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    dy_ND, x_ND = as_rows(dy), as_rows(x)
+    tiles = RowTiles.of(*x_ND.shape)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    dalpha_P1 = torch.empty((tiles.programs, 1), dtype=torch.float32, device=x.device)
+    dgain_PD, dbias_PD = torch.empty((2, tiles.programs, x.shape[-1]), dtype=torch.float32, device=x.device)
+    if x.numel():
+        _backward_kernel[(tiles.programs,)](
+            dy_ND,
+            x_ND,
+            alpha,
+            gain,
+            dx,
+            dalpha_P1,
+            dgain_PD,
+            dbias_PD,
+            *x_ND.shape,
+            dy_ND.stride(0),
+            x_ND.stride(0),
+            tiles.rows_each,
+            TILE_ROWS=tiles.tile_rows,
+            TILE_CHANNELS=tiles.tile_channels,
+            num_warps=tiles.num_warps,
+        )
+    parts = ((dalpha_P1, alpha), (dgain_PD, gain), (dbias_PD, bias))
+    dalpha, dgain, dbias = (part.sum(0).to(of.dtype) for part, of in parts)
+    return dx, dalpha, dgain, dbias
+
+
+@torch.library.custom_op("athanor::dynamic_tanh", mutates_args=())
+def _op(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    return _launch_forward(x, alpha, gain, bias)
+
+
+@_op.register_fake
+def _(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+
+
+@torch.library.custom_op("athanor::dynamic_tanh_backward", mutates_args=())
+def _backward_op(
+    dy: Tensor, x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return _launch_backward(dy, x, alpha, gain, bias)
+
+
+@_backward_op.register_fake
+def _(dy: Tensor, *saved: Tensor) -> tuple[Tensor, ...]:
+    return tuple(torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device) for tensor in saved)
+
+
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
+    return _backward_op(dy, *ctx.saved_tensors)
+
+
+_op.register_autograd(_gradients, setup_context=_save)
 
 
 def dynamic_tanh(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """`x [..., D]`, `alpha [1]`, `gain` and `bias [D]`; computed in fp32, returns x's shape and dtype."""
-    return torch.addcmul(bias.float(), gain.float(), torch.tanh(alpha.float() * x.float())).to(x.dtype)
+    return dynamic_tanh_reference(x, alpha, gain, bias)
