@@ -18,23 +18,27 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from athanor.kernels.row_tiles import RowTiles, as_rows
+from athanor.kernels.precision import at_least_fp32
+from athanor.kernels.row_tiles import LEAST_ROWS, RowTiles, as_rows, launch
 
 
 def dynamic_tanh_reference(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """See dynamic_tanh."""
-    return torch.addcmul(bias.float(), gain.float(), torch.tanh(alpha.float() * x.float())).to(x.dtype)
+    fine_x, fine_alpha, fine_gain, fine_bias = map(at_least_fp32, (x, alpha, gain, bias))
+    return torch.addcmul(fine_bias, fine_gain, torch.tanh(fine_alpha * fine_x)).to(x.dtype)
 
 
 @triton.jit
 def _tanh(x):
-    """To the last bits of fp32: the quotient of exponentials, which cancels near 0, and there the series."""
+    """tanh(x) and its slope 1 - tanh(x)^2, to the last bits of fp32: quotients of exponentials, of which that of tanh
+    cancels near 0, and there the series."""
     size = tl.abs(x)
     square = x * x
     series = 1.0 + square * (-1 / 3 + square * (2 / 15 + square * (-17 / 315 + square * (62 / 2835))))
     shrunk = tl.exp(-2.0 * size)
     quotient = (1.0 - shrunk) / (1.0 + shrunk)
-    return tl.where(size < 0.25, x * series, tl.where(x < 0, -quotient, quotient))
+    tanh = tl.where(size < 0.25, x * series, tl.where(x < 0, -quotient, quotient))
+    return tanh, 4.0 * shrunk / ((1.0 + shrunk) * (1.0 + shrunk))
 
 
 @triton.jit
@@ -61,7 +65,8 @@ def _forward_kernel(
         row = (start + tl.arange(0, TILE_ROWS)).to(tl.int64)[:, None]
         inside = (row < last) & (column < channels)[None, :]
         x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
-        y = gain[None, :] * _tanh(alpha * x) + bias[None, :]
+        t, _ = _tanh(alpha * x)
+        y = gain[None, :] * t + bias[None, :]
         tl.store(y_ptr + row * channels + column, y.to(y_ptr.dtype.element_ty), mask=inside)
 
 
@@ -97,8 +102,8 @@ def _backward_kernel(
         inside = (row < last) & (column < channels)[None, :]
         x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
         dy = tl.load(dy_ptr + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
-        t = _tanh(alpha * x)
-        u = gain[None, :] * dy * (1.0 - t * t)
+        t, slope = _tanh(alpha * x)
+        u = gain[None, :] * dy * slope
         dalpha += u * x
         dgain += dy * t
         dbias += dy
@@ -112,21 +117,22 @@ def _backward_kernel(
 
 def _launch_forward(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     x_ND, y = as_rows(x), torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tiles = RowTiles.of(*x_ND.shape)
-    if x.numel():
-        _forward_kernel[(tiles.programs,)](
-            x_ND,
-            alpha,
-            gain,
-            bias,
-            y,
-            *x_ND.shape,
-            x_ND.stride(0),
-            tiles.rows_each,
-            TILE_ROWS=tiles.tile_rows,
-            TILE_CHANNELS=tiles.tile_channels,
-            num_warps=tiles.num_warps,
-        )
+    tiles = RowTiles.of(*x_ND.shape, least_rows=2 * LEAST_ROWS)
+    launch(
+        _forward_kernel,
+        (tiles.programs,),
+        x_ND,
+        alpha,
+        gain,
+        bias,
+        y,
+        *x_ND.shape,
+        x_ND.stride(0),
+        tiles.rows_each,
+        TILE_ROWS=tiles.tile_rows,
+        TILE_CHANNELS=tiles.tile_channels,
+        num_warps=tiles.num_warps,
+    )
     return y
 
 
@@ -134,28 +140,29 @@ def _launch_backward(
     dy: Tensor, x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dy_ND, x_ND = as_rows(dy), as_rows(x)
-    tiles = RowTiles.of(*x_ND.shape)
+    tiles = RowTiles.of(*x_ND.shape, least_rows=2 * LEAST_ROWS)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dalpha_P1 = torch.empty((tiles.programs, 1), dtype=torch.float32, device=x.device)
     dgain_PD, dbias_PD = torch.empty((2, tiles.programs, x.shape[-1]), dtype=torch.float32, device=x.device)
-    if x.numel():
-        _backward_kernel[(tiles.programs,)](
-            dy_ND,
-            x_ND,
-            alpha,
-            gain,
-            dx,
-            dalpha_P1,
-            dgain_PD,
-            dbias_PD,
-            *x_ND.shape,
-            dy_ND.stride(0),
-            x_ND.stride(0),
-            tiles.rows_each,
-            TILE_ROWS=tiles.tile_rows,
-            TILE_CHANNELS=tiles.tile_channels,
-            num_warps=tiles.num_warps,
-        )
+    launch(
+        _backward_kernel,
+        (tiles.programs,),
+        dy_ND,
+        x_ND,
+        alpha,
+        gain,
+        dx,
+        dalpha_P1,
+        dgain_PD,
+        dbias_PD,
+        *x_ND.shape,
+        dy_ND.stride(0),
+        x_ND.stride(0),
+        tiles.rows_each,
+        TILE_ROWS=tiles.tile_rows,
+        TILE_CHANNELS=tiles.tile_channels,
+        num_warps=tiles.num_warps,
+    )
     parts = ((dalpha_P1, alpha), (dgain_PD, gain), (dbias_PD, bias))
     dalpha, dgain, dbias = (part.sum(0).to(of.dtype) for part, of in parts)
     return dx, dalpha, dgain, dbias

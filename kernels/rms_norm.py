@@ -25,12 +25,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from athanor.kernels.row_tiles import RowTiles, as_rows
+from athanor.kernels.precision import at_least_fp32
+from athanor.kernels.row_tiles import RowTiles, as_rows, launch
 
 
 def rms_norm_reference(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """See rms_norm."""
-    return F.rms_norm(x.float(), x.shape[-1:], None if gain is None else gain.float(), eps).to(x.dtype)
+    fine_gain = None if gain is None else at_least_fp32(gain)
+    return F.rms_norm(at_least_fp32(x), x.shape[-1:], fine_gain, eps).to(x.dtype)
 
 
 def add_rms_norm_reference(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
@@ -128,9 +130,7 @@ def _backward_kernel(
         tl.store(dgain_ptr + part, tl.sum(dgain, axis=0), mask=column < channels)
 
 
-def _launch_forward(
-    x: Tensor, branch: Tensor | None, gain: Tensor | None, eps: float
-) -> tuple[Tensor | None, Tensor]:
+def _launch_forward(x: Tensor, branch: Tensor | None, gain: Tensor | None, eps: float) -> tuple[Tensor | None, Tensor]:
     """x + branch, if there is one, and its norm."""
     x_ND, branch_ND = as_rows(x), None if branch is None else as_rows(branch)
     dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
@@ -138,25 +138,26 @@ def _launch_forward(
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
     rows, channels = x_ND.shape
     tiles = RowTiles.of(rows, channels)
-    if x.numel():
-        _forward_kernel[(tiles.programs,)](
-            x_ND,
-            branch_ND,
-            gain,
-            total,
-            y,
-            rows,
-            channels,
-            x_ND.stride(0),
-            0 if branch_ND is None else branch_ND.stride(0),
-            tiles.rows_each,
-            eps,
-            ADDS=branch is not None,
-            HAS_GAIN=gain is not None,
-            TILE_ROWS=tiles.tile_rows,
-            TILE_CHANNELS=tiles.tile_channels,
-            num_warps=tiles.num_warps,
-        )
+    launch(
+        _forward_kernel,
+        (tiles.programs,),
+        x_ND,
+        branch_ND,
+        gain,
+        total,
+        y,
+        rows,
+        channels,
+        x_ND.stride(0),
+        0 if branch_ND is None else branch_ND.stride(0),
+        tiles.rows_each,
+        eps,
+        ADDS=branch is not None,
+        HAS_GAIN=gain is not None,
+        TILE_ROWS=tiles.tile_rows,
+        TILE_CHANNELS=tiles.tile_channels,
+        num_warps=tiles.num_warps,
+    )
     return total, y
 
 
@@ -171,29 +172,30 @@ def _launch_backward(
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dother = None if other is None else torch.empty(x.shape, dtype=other, device=x.device)
     parts_PD = None if gain is None else gain.new_empty((tiles.programs, channels), dtype=torch.float32)
-    if x.numel():
-        _backward_kernel[(tiles.programs,)](
-            dy_ND,
-            dtotal_ND,
-            x_ND,
-            gain,
-            dx,
-            dother,
-            parts_PD,
-            rows,
-            channels,
-            dy_ND.stride(0),
-            0 if dtotal_ND is None else dtotal_ND.stride(0),
-            x_ND.stride(0),
-            tiles.rows_each,
-            eps,
-            ADDS=dtotal is not None,
-            HAS_OTHER=other is not None,
-            HAS_GAIN=gain is not None,
-            TILE_ROWS=tiles.tile_rows,
-            TILE_CHANNELS=tiles.tile_channels,
-            num_warps=tiles.num_warps,
-        )
+    launch(
+        _backward_kernel,
+        (tiles.programs,),
+        dy_ND,
+        dtotal_ND,
+        x_ND,
+        gain,
+        dx,
+        dother,
+        parts_PD,
+        rows,
+        channels,
+        dy_ND.stride(0),
+        0 if dtotal_ND is None else dtotal_ND.stride(0),
+        x_ND.stride(0),
+        tiles.rows_each,
+        eps,
+        ADDS=dtotal is not None,
+        HAS_OTHER=other is not None,
+        HAS_GAIN=gain is not None,
+        TILE_ROWS=tiles.tile_rows,
+        TILE_CHANNELS=tiles.tile_channels,
+        num_warps=tiles.num_warps,
+    )
     dgain = None if gain is None or parts_PD is None else parts_PD.sum(0).to(gain.dtype)
     return dx, dother, dgain
 
@@ -263,7 +265,7 @@ def _add_gradients(ctx: Any, dtotal: Tensor | None, dy: Tensor | None) -> tuple[
     other = [dtype for dtype in ctx.dtypes if dtype != total.dtype]
     found = _backward_op(dy, dtotal, total, gain, ctx.eps, other[0] if other else None)
     dgain = None if gain is None else found[-1]
-    by_dtype = {tensor.dtype: tensor for tensor in found[:1 + len(other)]}
+    by_dtype = {tensor.dtype: tensor for tensor in found[: 1 + len(other)]}
     return by_dtype[ctx.dtypes[0]], by_dtype[ctx.dtypes[1]], dgain, None
 
 

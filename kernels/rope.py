@@ -4,6 +4,12 @@ Half-split: channel i turns with channel i + d/2. Interleaved: channel 2i turns 
 permutation of the head's channels away from the other, and not interchangeable for trained weights. Frequencies
 are base^(-2i/d), i = 0 .. d/2-1. Scores depend on position differences alone; positions within the document keep
 the angles small, and the same wherever in a row the document stands.
+
+    y1 = x1 cos - x2 sin,  y2 = x1 sin + x2 cos        d x1 = d y1 cos + d y2 sin,  d x2 = d y2 cos - d y1 sin
+
+Bytes moved, either way: reads x, or dy, writes y, or dx, and reads the table once for each row of the batch: all
+but the first time, where rows share a table, from the cache. Heads are taken with any strides: slices of a joint
+projection, or of a head's channels, are not copied. Nothing is saved but the table, which has no gradient.
 """
 
 from __future__ import annotations
@@ -15,7 +21,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from athanor.kernels.row_tiles import TILE_VALUES, warps_for
+from athanor.kernels.precision import at_least_fp32
+from athanor.kernels.row_tiles import TILE_VALUES, launch, warps_for
 
 
 def rope_table(position_BT: Tensor, head_dim: int, base: float, factor: float = 1.0) -> Tensor:
@@ -32,15 +39,44 @@ def rope_table(position_BT: Tensor, head_dim: int, base: float, factor: float = 
 def rotate_half_split_reference(x_BTHd: Tensor, table: Tensor) -> Tensor:
     """Turn every channel pair (i, i + d/2) of each head by its position's angle; x's shape and dtype."""
     cos, sin = table[:, :, :, None].unbind(0)
-    low, high = x_BTHd.float().chunk(2, dim=-1)
+    low, high = at_least_fp32(x_BTHd).chunk(2, dim=-1)
     return torch.cat((low * cos - high * sin, low * sin + high * cos), dim=-1).to(x_BTHd.dtype)
 
 
 def rotate_interleaved_reference(x_BTHd: Tensor, table: Tensor) -> Tensor:
     """Turn every channel pair (2i, 2i + 1) of each head by its position's angle; x's shape and dtype."""
     cos, sin = table[:, :, :, None].unbind(0)
-    even, odd = x_BTHd.float().unflatten(-1, (-1, 2)).unbind(-1)
+    even, odd = at_least_fp32(x_BTHd).unflatten(-1, (-1, 2)).unbind(-1)
     return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2).to(x_BTHd.dtype)
+
+
+@triton.jit
+def load_pairs(ptr, inside, half, HALF: tl.constexpr, INTERLEAVED: tl.constexpr):
+    """Both channels of each pair, fp32 `[P, H, HALF]`, of the heads `[P, H, 1]` that begin at `ptr`."""
+    if INTERLEAVED:
+        channel = tl.arange(0, 2 * HALF)[None, None, :]
+        x = tl.load(ptr + channel, mask=inside & (channel < 2 * half), other=0.0).to(tl.float32)
+        first, second = tl.split(tl.reshape(x, (x.shape[0], x.shape[1], HALF, 2)))
+    else:
+        pair = tl.arange(0, HALF)[None, None, :]
+        first = tl.load(ptr + pair, mask=inside & (pair < half), other=0.0).to(tl.float32)
+        second = tl.load(ptr + half + pair, mask=inside & (pair < half), other=0.0).to(tl.float32)
+    return first, second
+
+
+@triton.jit
+def store_pairs(ptr, first, second, inside, half, HALF: tl.constexpr, INTERLEAVED: tl.constexpr):
+    """The inverse of `load_pairs`."""
+    dtype = ptr.dtype.element_ty
+    if INTERLEAVED:
+        channel = tl.arange(0, 2 * HALF)[None, None, :]
+        x = tl.reshape(tl.join(first, second), (first.shape[0], first.shape[1], 2 * HALF))
+        tl.store(ptr + channel, x.to(dtype), mask=inside & (channel < 2 * half))
+    else:
+        pair = tl.arange(0, HALF)[None, None, :]
+        tl.store(ptr + pair, first.to(dtype), mask=inside & (pair < half))
+        tl.store(ptr + half + pair, second.to(dtype), mask=inside & (pair < half))
+
 
 @triton.jit
 def _rotation_kernel(
@@ -53,7 +89,7 @@ def _rotation_kernel(
     x_row_stride,
     x_position_stride,
     x_head_stride,
-    sine_offset,
+    sines_at,
     table_row_stride,
     table_position_stride,
     INTERLEAVED: tl.constexpr,
@@ -62,7 +98,7 @@ def _rotation_kernel(
     TILE_HEADS: tl.constexpr,
     TILE_HALF: tl.constexpr,
 ):
-    """One row of the batch, TILE_POSITIONS positions, all heads."""
+    """All heads at TILE_POSITIONS positions of one row of the batch."""
     row = tl.program_id(1).to(tl.int64)
     position = (tl.program_id(0) * TILE_POSITIONS + tl.arange(0, TILE_POSITIONS)).to(tl.int64)[:, None, None]
     head = tl.arange(0, TILE_HEADS)[None, :, None]
@@ -70,25 +106,15 @@ def _rotation_kernel(
     in_table = (position < positions) & (pair < half)
     angle_ptr = table_ptr + row * table_row_stride + position * table_position_stride + pair
     cos = tl.load(angle_ptr, mask=in_table, other=0.0)
-    sin = tl.load(angle_ptr + sine_offset, mask=in_table, other=0.0)
+    sin = tl.load(angle_ptr + sines_at, mask=in_table, other=0.0)
     if BACKWARD:
         sin = -sin
+    inside = (position < positions) & (head < heads)
     x_ptr += row * x_row_stride + position * x_position_stride + head * x_head_stride
+    first, second = load_pairs(x_ptr, inside, half, TILE_HALF, INTERLEAVED)
     y_ptr += ((row * positions + position) * heads + head) * (2 * half)
-    if INTERLEAVED:
-        channel = tl.arange(0, 2 * TILE_HALF)[None, None, :]
-        inside = (position < positions) & (head < heads) & (channel < 2 * half)
-        x = tl.load(x_ptr + channel, mask=inside, other=0.0).to(tl.float32)
-        even, odd = tl.split(tl.reshape(x, (TILE_POSITIONS, TILE_HEADS, TILE_HALF, 2)))
-        y = tl.join(even * cos - odd * sin, even * sin + odd * cos)
-        y = tl.reshape(y, (TILE_POSITIONS, TILE_HEADS, 2 * TILE_HALF))
-        tl.store(y_ptr + channel, y.to(y_ptr.dtype.element_ty), mask=inside)
-    else:
-        inside = in_table & (head < heads)
-        low = tl.load(x_ptr + pair, mask=inside, other=0.0).to(tl.float32)
-        high = tl.load(x_ptr + half + pair, mask=inside, other=0.0).to(tl.float32)
-        tl.store(y_ptr + pair, (low * cos - high * sin).to(y_ptr.dtype.element_ty), mask=inside)
-        tl.store(y_ptr + half + pair, (low * sin + high * cos).to(y_ptr.dtype.element_ty), mask=inside)
+    turned = first * cos - second * sin, first * sin + second * cos
+    store_pairs(y_ptr, turned[0], turned[1], inside, half, TILE_HALF, INTERLEAVED)
 
 
 def _launch(x_BTHd: Tensor, table: Tensor, interleaved: bool, backward: bool) -> Tensor:
@@ -97,26 +123,30 @@ def _launch(x_BTHd: Tensor, table: Tensor, interleaved: bool, backward: bool) ->
     rows, positions, heads, head_dim = x_BTHd.shape
     y_BTHd = torch.empty(x_BTHd.shape, dtype=x_BTHd.dtype, device=x_BTHd.device)
     tile_heads, tile_half = triton.next_power_of_2(heads), triton.next_power_of_2(head_dim // 2)
-    tile_positions = max(1, TILE_VALUES // (2 * tile_heads * tile_half))
-    if x_BTHd.numel():
-        _rotation_kernel[(-(-positions // tile_positions), rows)](
-            x_BTHd,
-            table,
-            y_BTHd,
-            positions,
-            heads,
-            head_dim // 2,
-            *x_BTHd.stride()[:3],
-            table.stride(0),
-            table.stride(1) if table.shape[1] > 1 else 0,
-            table.stride(2),
-            INTERLEAVED=interleaved,
-            BACKWARD=backward,
-            TILE_POSITIONS=tile_positions,
-            TILE_HEADS=tile_heads,
-            TILE_HALF=tile_half,
-            num_warps=warps_for(2 * tile_positions * tile_heads * tile_half),
-        )
+    values_a_position = 2 * tile_heads * tile_half
+    tile_positions = max(1, TILE_VALUES // values_a_position)
+    launch(
+        _rotation_kernel,
+        (-(-positions // tile_positions), rows),
+        x_BTHd,
+        table,
+        y_BTHd,
+        positions,
+        heads,
+        head_dim // 2,
+        x_BTHd.stride(0),
+        x_BTHd.stride(1),
+        x_BTHd.stride(2),
+        table.stride(0),
+        table.stride(1) if table.shape[1] > 1 else 0,
+        table.stride(2),
+        INTERLEAVED=interleaved,
+        BACKWARD=backward,
+        TILE_POSITIONS=tile_positions,
+        TILE_HEADS=tile_heads,
+        TILE_HALF=tile_half,
+        num_warps=warps_for(tile_positions * values_a_position),
+    )
     return y_BTHd
 
 

@@ -1,13 +1,14 @@
 """How kernels that treat the rows of a tensor `[..., D]` one like the other share them out.
 
 A program holds a tile of whole rows in registers and goes through its share of the rows tile by tile. What belongs to
-the channels (gains, their gradients) it reads or writes once, so a share is LEAST_ROWS rows or more. The shares follow
-from the shape alone: sums over the rows, added up program by program, have the same bits every time.
+the channels (gains, their gradients) it reads or writes once, so that shares have a least size. They follow from the
+shape alone: sums over the rows, added up program by program, have the same bits every time.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import triton
 from torch import Tensor
@@ -28,9 +29,9 @@ class RowTiles:
     num_warps: int
 
     @classmethod
-    def of(cls, rows: int, channels: int) -> RowTiles:
-        """Those of `rows` rows of `channels` channels."""
-        rows_each = max(LEAST_ROWS, -(-rows // MOST_PROGRAMS))
+    def of(cls, rows: int, channels: int, least_rows: int = LEAST_ROWS) -> RowTiles:
+        """Those of `rows` rows of `channels` channels, where a program has `least_rows` rows or more."""
+        rows_each = max(least_rows, -(-rows // MOST_PROGRAMS))
         tile_channels = max(1, triton.next_power_of_2(channels))
         tile_rows = min(LEAST_ROWS, max(1, TILE_VALUES // tile_channels))
         return cls(-(-rows // rows_each), rows_each, tile_rows, tile_channels, warps_for(tile_rows * tile_channels))
@@ -39,6 +40,12 @@ class RowTiles:
 def warps_for(tile_values: int) -> int:
     """How many warps hold that many values in their registers, at a few tensors' worth of them."""
     return min(16, max(1, tile_values // VALUES_A_WARP))
+
+
+def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int, **constants: Any) -> None:
+    """Run the programs of a grid; none where there is nothing to compute."""
+    if 0 not in grid:
+        kernel[grid](*arguments, num_warps=num_warps, **constants)
 
 
 def as_rows(x: Tensor) -> Tensor:

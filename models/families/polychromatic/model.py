@@ -66,9 +66,9 @@ class PolychromaticBlock(nn.Module):
         past: LayerState | None = None,
     ) -> Tensor:
         remember, pooled = (past.keys_values.append, past.pooled) if past is not None else (None, None)
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.visible, remember)
-        ffn_input_BTD = self.ffn_norm(x_BTD)
-        return x_BTD + self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, context.visible, remember)
+        x_BTD, normed_BTD = self.ffn_norm(x_BTD, mixed_BTD)
+        return x_BTD + self.ffn(normed_BTD, tau, context, noise_BFK, pooled)
 
 
 class Polychromatic(LanguageModel):
