@@ -12,7 +12,11 @@ MUTANTS = [
     *_of(
         "rms_norm",
         "rms_norm",
-        ("y *= gain[None, :]", "y *= 1.0", "gain of the kernel's norm"),
+        (
+            "            y *= gain[None, :]\n        tl.store",
+            "            y *= 1.0\n        tl.store",
+            "the kernel's gain",
+        ),
         (
             "tl.sum(x * x, axis=1) / channels + eps)[:, None]\n        if",
             "tl.sum(x * x, axis=1) / channels)[:, None]\n        if",
@@ -27,7 +31,7 @@ MUTANTS = [
         ("dx = root * (dy - normed * (", "dx = root * (dy - 0.0 * (", "the gradient through the statistics"),
         ("dx += tl.load(dtotal_ptr", "dx = tl.load(dtotal_ptr", "the sum's gradient is added to the norm's"),
         ("dgain += dy * normed", "dgain = dy * normed", "the gain's gradient sums over all tiles"),
-        ("            dy *= gain[None, :]\n", "", "the gain in the gradient of x"),
+        ("dy *= gain[None, :]", "dy *= 1.0", "the gain in the gradient of x"),
         ("parts_PD.sum(0)", "parts_PD[0]", "the gain's gradient sums over all programs"),
         (
             "        dy = torch.zeros_like(total)\n",
