@@ -5,8 +5,8 @@ With t = tanh(alpha x) and u = gain dy (1 - t^2), over rows of D channels:
     dx = alpha u      d alpha = sum of u x      d gain = sum over rows of dy t      d bias = sum over rows of dy
 
 Bytes moved: forward reads x and writes y; backward reads x and dy and writes dx. t is computed again in the backward
-pass: nothing is saved beside the arguments. Each program reads gain and bias once, and writes its part of their
-gradients and of alpha's once; the parts are added up in one order (kernels/row_tiles.py).
+pass: nothing is saved beside the arguments. Each program writes its part of the gradients of alpha, gain and bias, in
+fp32 (kernels/row_tiles.py).
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from athanor.kernels.kind import Compiled, Cost, Example, Kernel, unfit, uses_triton
+from athanor.kernels.launch import launch
 from athanor.kernels.precision import at_least_fp32
-from athanor.kernels.row_tiles import LEAST_ROWS, RowTiles, as_rows, launch
+from athanor.kernels.row_tiles import LEAST_ROWS, RowTiles, as_rows, size_bytes, unfit_rows
+
+FORWARD_FLOPS, BACKWARD_FLOPS = 16, 24  # an element, an exponential counted as one
 
 
 def dynamic_tanh_reference(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
@@ -115,12 +119,16 @@ def _backward_kernel(
     tl.store(dbias_ptr + part, tl.sum(dbias, axis=0), mask=column < channels)
 
 
+def _tiles(x: Tensor) -> RowTiles:
+    return RowTiles.of(x.numel() // x.shape[-1], x.shape[-1], least_rows=2 * LEAST_ROWS)
+
+
 def _launch_forward(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     x_ND, y = as_rows(x), torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    tiles = RowTiles.of(*x_ND.shape, least_rows=2 * LEAST_ROWS)
+    tiles = _tiles(x)
     launch(
         _forward_kernel,
-        (tiles.programs,),
+        tiles.programs,
         x_ND,
         alpha,
         gain,
@@ -140,13 +148,13 @@ def _launch_backward(
     dy: Tensor, x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     dy_ND, x_ND = as_rows(dy), as_rows(x)
-    tiles = RowTiles.of(*x_ND.shape, least_rows=2 * LEAST_ROWS)
+    tiles = _tiles(x)
     dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     dalpha_P1 = torch.empty((tiles.programs, 1), dtype=torch.float32, device=x.device)
     dgain_PD, dbias_PD = torch.empty((2, tiles.programs, x.shape[-1]), dtype=torch.float32, device=x.device)
     launch(
         _backward_kernel,
-        (tiles.programs,),
+        tiles.programs,
         dy_ND,
         x_ND,
         alpha,
@@ -201,6 +209,56 @@ def _gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, ...]:
 _op.register_autograd(_gradients, setup_context=_save)
 
 
+def _refuses(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> str | None:
+    return unfit_rows(x) or unfit(x, alpha, gain, bias)
+
+
+def _forward_cost(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Cost:
+    read_bytes = sum(size_bytes(tensor) for tensor in (x, alpha, gain, bias))
+    return Cost(read_bytes, size_bytes(x), FORWARD_FLOPS * x.numel())
+
+
+def _backward_cost(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Cost:
+    parts_bytes = 4 * (2 * x.shape[-1] + 1) * _tiles(x).programs
+    read_bytes = 2 * size_bytes(x) + size_bytes(alpha) + size_bytes(gain)
+    return Cost(read_bytes, size_bytes(x) + parts_bytes, BACKWARD_FLOPS * x.numel())
+
+
+def _compiled(channels: int, dtype: str) -> tuple[Compiled, ...]:
+    tiles = RowTiles.of(16 * 4096, channels)
+    sizes = dict.fromkeys(("rows", "channels", "rows_each", "x_stride"), "i32:16")
+    constants = {"TILE_ROWS": tiles.tile_rows, "TILE_CHANNELS": tiles.tile_channels}
+    vectors = dict.fromkeys(("alpha_ptr", "gain_ptr"), "*fp32")
+    forward = dict.fromkeys(("x_ptr", "y_ptr"), f"*{dtype}") | vectors | {"bias_ptr": "*fp32"} | sizes
+    backward = dict.fromkeys(("dy_ptr", "x_ptr", "dx_ptr"), f"*{dtype}") | vectors | sizes | {"dy_stride": "i32:16"}
+    backward |= dict.fromkeys(("dalpha_ptr", "dgain_ptr", "dbias_ptr"), "*fp32")
+    return (
+        Compiled(f"forward {channels} {dtype}", _forward_kernel, forward, constants, tiles.num_warps),
+        Compiled(f"backward {channels} {dtype}", _backward_kernel, backward, constants, tiles.num_warps),
+    )
+
+
+KERNEL = Kernel(
+    name="dynamic_tanh",
+    what="gain tanh(alpha x) + bias in place of a norm",
+    reference=dynamic_tanh_reference,
+    refuses=_refuses,
+    forward_cost=_forward_cost,
+    backward_cost=_backward_cost,
+    compiled=(*_compiled(1024, "bf16"), *_compiled(1024, "fp32")),
+    examples=(
+        Example(
+            "swa-mla-small with dynamic tanh",
+            lambda device, dtype: (
+                torch.empty(16, 4096, 1024, device=device, dtype=dtype),
+                *(torch.empty(channels, device=device) for channels in (1, 1024, 1024)),
+            ),
+        ),
+    ),
+)
+
+
 def dynamic_tanh(x: Tensor, alpha: Tensor, gain: Tensor, bias: Tensor) -> Tensor:
     """`x [..., D]`, `alpha [1]`, `gain` and `bias [D]`; computed in fp32, returns x's shape and dtype."""
-    return dynamic_tanh_reference(x, alpha, gain, bias)
+    form = _op if uses_triton(KERNEL, x, alpha, gain, bias) else dynamic_tanh_reference
+    return form(x, alpha, gain, bias)

@@ -11,8 +11,8 @@ To that the sum adds ds; it is the gradient of x and of the branch alike.
 
 Bytes moved: forward reads x (and the branch) and writes (s and) y; backward reads x, or s, and dy (and ds) and writes
 dx, once more where the branch has another dtype. r is computed again in the backward pass, which has the row in
-registers anyway: nothing is saved beside x, or s, and gain. Each program reads the gain and writes its part of d gain
-once (kernels/row_tiles.py).
+registers anyway: nothing is saved beside x, or s, and gain. Each program writes its part of d gain, in fp32
+(kernels/row_tiles.py).
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-import triton
-import triton.language as tl
 from torch import Tensor
 
+from athanor.kernels import rms_norm_triton
+from athanor.kernels.kind import Compiled, Cost, Example, Kernel, unfit, uses_triton
 from athanor.kernels.precision import at_least_fp32
-from athanor.kernels.row_tiles import RowTiles, as_rows, launch
+from athanor.kernels.row_tiles import RowTiles, size_bytes, unfit_rows
+
+FORWARD_FLOPS, BACKWARD_FLOPS = 4, 9  # an element
 
 
 def rms_norm_reference(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
@@ -41,168 +43,9 @@ def add_rms_norm_reference(x: Tensor, branch: Tensor, gain: Tensor | None, eps: 
     return total, rms_norm_reference(total, gain, eps)
 
 
-@triton.jit
-def _forward_kernel(
-    x_ptr,
-    branch_ptr,
-    gain_ptr,
-    total_ptr,
-    y_ptr,
-    rows,
-    channels,
-    x_stride,
-    branch_stride,
-    rows_each,
-    eps,
-    ADDS: tl.constexpr,
-    HAS_GAIN: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_CHANNELS: tl.constexpr,
-):
-    column = tl.arange(0, TILE_CHANNELS)
-    if HAS_GAIN:
-        gain = tl.load(gain_ptr + column, mask=column < channels, other=0.0).to(tl.float32)
-    first = tl.program_id(0) * rows_each
-    last = tl.minimum(first + rows_each, rows)
-    for start in range(first, last, TILE_ROWS):
-        row = (start + tl.arange(0, TILE_ROWS)).to(tl.int64)[:, None]
-        inside = (row < last) & (column < channels)[None, :]
-        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
-        out = row * channels + column
-        if ADDS:
-            x += tl.load(branch_ptr + row * branch_stride + column, mask=inside, other=0.0).to(tl.float32)
-            stored = x.to(total_ptr.dtype.element_ty)
-            tl.store(total_ptr + out, stored, mask=inside)
-            x = stored.to(tl.float32)
-        y = x * tl.rsqrt(tl.sum(x * x, axis=1) / channels + eps)[:, None]
-        if HAS_GAIN:
-            y *= gain[None, :]
-        tl.store(y_ptr + out, y.to(y_ptr.dtype.element_ty), mask=inside)
-
-
-@triton.jit
-def _backward_kernel(
-    dy_ptr,
-    dtotal_ptr,
-    x_ptr,
-    gain_ptr,
-    dx_ptr,
-    dother_ptr,
-    dgain_ptr,
-    rows,
-    channels,
-    dy_stride,
-    dtotal_stride,
-    x_stride,
-    rows_each,
-    eps,
-    ADDS: tl.constexpr,
-    HAS_OTHER: tl.constexpr,
-    HAS_GAIN: tl.constexpr,
-    TILE_ROWS: tl.constexpr,
-    TILE_CHANNELS: tl.constexpr,
-):
-    column = tl.arange(0, TILE_CHANNELS)
-    if HAS_GAIN:
-        gain = tl.load(gain_ptr + column, mask=column < channels, other=0.0).to(tl.float32)
-        dgain = tl.zeros((TILE_ROWS, TILE_CHANNELS), tl.float32)
-    first = tl.program_id(0) * rows_each
-    last = tl.minimum(first + rows_each, rows)
-    for start in range(first, last, TILE_ROWS):
-        row = (start + tl.arange(0, TILE_ROWS)).to(tl.int64)[:, None]
-        inside = (row < last) & (column < channels)[None, :]
-        x = tl.load(x_ptr + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
-        dy = tl.load(dy_ptr + row * dy_stride + column, mask=inside, other=0.0).to(tl.float32)
-        root = tl.rsqrt(tl.sum(x * x, axis=1) / channels + eps)[:, None]
-        normed = x * root
-        if HAS_GAIN:
-            dgain += dy * normed
-            dy *= gain[None, :]
-        dx = root * (dy - normed * (tl.sum(dy * normed, axis=1) / channels)[:, None])
-        if ADDS:
-            dx += tl.load(dtotal_ptr + row * dtotal_stride + column, mask=inside, other=0.0).to(tl.float32)
-        out = row * channels + column
-        tl.store(dx_ptr + out, dx.to(dx_ptr.dtype.element_ty), mask=inside)
-        if HAS_OTHER:
-            tl.store(dother_ptr + out, dx.to(dother_ptr.dtype.element_ty), mask=inside)
-    if HAS_GAIN:
-        part = tl.program_id(0).to(tl.int64) * channels + column
-        tl.store(dgain_ptr + part, tl.sum(dgain, axis=0), mask=column < channels)
-
-
-def _launch_forward(x: Tensor, branch: Tensor | None, gain: Tensor | None, eps: float) -> tuple[Tensor | None, Tensor]:
-    """x + branch, if there is one, and its norm."""
-    x_ND, branch_ND = as_rows(x), None if branch is None else as_rows(branch)
-    dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
-    total = None if branch is None else torch.empty(x.shape, dtype=dtype, device=x.device)
-    y = torch.empty(x.shape, dtype=dtype, device=x.device)
-    rows, channels = x_ND.shape
-    tiles = RowTiles.of(rows, channels)
-    launch(
-        _forward_kernel,
-        (tiles.programs,),
-        x_ND,
-        branch_ND,
-        gain,
-        total,
-        y,
-        rows,
-        channels,
-        x_ND.stride(0),
-        0 if branch_ND is None else branch_ND.stride(0),
-        tiles.rows_each,
-        eps,
-        ADDS=branch is not None,
-        HAS_GAIN=gain is not None,
-        TILE_ROWS=tiles.tile_rows,
-        TILE_CHANNELS=tiles.tile_channels,
-        num_warps=tiles.num_warps,
-    )
-    return total, y
-
-
-def _launch_backward(
-    dy: Tensor, dtotal: Tensor | None, x: Tensor, gain: Tensor | None, eps: float, other: torch.dtype | None
-) -> tuple[Tensor, Tensor | None, Tensor | None]:
-    """dx in x's dtype and, if asked for, in another; d gain."""
-    dy_ND, x_ND = as_rows(dy), as_rows(x)
-    dtotal_ND = None if dtotal is None else as_rows(dtotal)
-    rows, channels = x_ND.shape
-    tiles = RowTiles.of(rows, channels)
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dother = None if other is None else torch.empty(x.shape, dtype=other, device=x.device)
-    parts_PD = None if gain is None else gain.new_empty((tiles.programs, channels), dtype=torch.float32)
-    launch(
-        _backward_kernel,
-        (tiles.programs,),
-        dy_ND,
-        dtotal_ND,
-        x_ND,
-        gain,
-        dx,
-        dother,
-        parts_PD,
-        rows,
-        channels,
-        dy_ND.stride(0),
-        0 if dtotal_ND is None else dtotal_ND.stride(0),
-        x_ND.stride(0),
-        tiles.rows_each,
-        eps,
-        ADDS=dtotal is not None,
-        HAS_OTHER=other is not None,
-        HAS_GAIN=gain is not None,
-        TILE_ROWS=tiles.tile_rows,
-        TILE_CHANNELS=tiles.tile_channels,
-        num_warps=tiles.num_warps,
-    )
-    dgain = None if gain is None or parts_PD is None else parts_PD.sum(0).to(gain.dtype)
-    return dx, dother, dgain
-
-
 @torch.library.custom_op("athanor::rms_norm", mutates_args=())
 def _norm_op(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
-    return _launch_forward(x, None, gain, eps)[1]
+    return rms_norm_triton.forward(x, None, gain, eps)[1]
 
 
 @_norm_op.register_fake
@@ -212,7 +55,7 @@ def _(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
 
 @torch.library.custom_op("athanor::add_rms_norm", mutates_args=())
 def _add_op(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
-    total, y = _launch_forward(x, branch, gain, eps)
+    total, y = rms_norm_triton.forward(x, branch, gain, eps)
     assert total is not None
     return total, y
 
@@ -228,7 +71,7 @@ def _(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> tuple[Tenso
 def _backward_op(
     dy: Tensor, dtotal: Tensor | None, x: Tensor, gain: Tensor | None, eps: float, other: torch.dtype | None
 ) -> list[Tensor]:
-    found = _launch_backward(dy, dtotal, x, gain, eps, other)
+    found = rms_norm_triton.backward(dy, dtotal, x, gain, eps, other)
     return [tensor for tensor in found if tensor is not None]
 
 
@@ -273,12 +116,143 @@ _norm_op.register_autograd(_norm_gradients, setup_context=_save_norm)
 _add_op.register_autograd(_add_gradients, setup_context=_save_add)
 
 
+def _refuses(x: Tensor, gain: Tensor | None, eps: float) -> str | None:
+    return unfit_rows(x) or unfit(x, gain)
+
+
+def _refuses_sum(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> str | None:
+    if x.shape != branch.shape:
+        return "x and the branch differ in shape"
+    if torch.promote_types(x.dtype, branch.dtype) not in (x.dtype, branch.dtype):
+        return "x and the branch add up to a third dtype"
+    return unfit_rows(x) or unfit(x, branch, gain)
+
+
+def _gain_bytes(x: Tensor, gain: Tensor | None) -> tuple[int, int]:
+    """Of the gain, and of the parts of its gradient."""
+    if gain is None:
+        return 0, 0
+    rows, channels = x.numel() // x.shape[-1], x.shape[-1]
+    return size_bytes(gain), 4 * channels * RowTiles.of(rows, channels).programs
+
+
+def _forward_cost(x: Tensor, gain: Tensor | None, eps: float) -> Cost:
+    return Cost(size_bytes(x) + _gain_bytes(x, gain)[0], size_bytes(x), FORWARD_FLOPS * x.numel())
+
+
+def _backward_cost(x: Tensor, gain: Tensor | None, eps: float) -> Cost:
+    gain_bytes, parts_bytes = _gain_bytes(x, gain)
+    return Cost(2 * size_bytes(x) + gain_bytes, size_bytes(x) + parts_bytes, BACKWARD_FLOPS * x.numel())
+
+
+def _forward_cost_of_sum(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> Cost:
+    read_bytes = size_bytes(x) + size_bytes(branch) + _gain_bytes(x, gain)[0]
+    return Cost(read_bytes, 2 * max(size_bytes(x), size_bytes(branch)), (FORWARD_FLOPS + 1) * x.numel())
+
+
+def _backward_cost_of_sum(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> Cost:
+    gain_bytes, parts_bytes = _gain_bytes(x, gain)
+    of_inputs = {size_bytes(x), size_bytes(branch)}  # one tensor serves both where they are alike
+    read_bytes = 3 * max(of_inputs) + gain_bytes
+    return Cost(read_bytes, sum(of_inputs) + parts_bytes, (BACKWARD_FLOPS + 1) * x.numel())
+
+
+def _compiled(rows: int, channels: int, stream: str, branch: str | None) -> tuple[Compiled, ...]:
+    """Forward and backward with a gain; `branch` is the dtype of what is added."""
+    tiles, other = RowTiles.of(rows, channels), None if branch in (None, stream) else branch
+    shape = {"rows": "i32:16", "channels": "i32:16", "rows_each": "i32:16", "eps": "fp32"}
+    flags: dict[str, Any] = {"ADDS": branch is not None, "HAS_GAIN": True}
+    flags |= {"TILE_ROWS": tiles.tile_rows, "TILE_CHANNELS": tiles.tile_channels}
+    x, added = dict.fromkeys(("x_ptr", "y_ptr"), f"*{stream}"), {"branch_ptr": f"*{branch}", "total_ptr": f"*{stream}"}
+    forward = x | {"gain_ptr": "*fp32", "x_stride": "i32:16", "branch_stride": "i32:16"} | shape
+    gradients = dict.fromkeys(("dy_ptr", "x_ptr", "dx_ptr"), f"*{stream}") | {"gain_ptr": "*fp32", "dgain_ptr": "*fp32"}
+    backward = gradients | dict.fromkeys(("dy_stride", "dtotal_stride", "x_stride"), "i32:16") | shape
+    none: dict[str, Any] = {}
+    if branch is None:
+        none, no_gradient = dict.fromkeys(added), {"dtotal_ptr": None}
+    else:
+        forward, backward, no_gradient = forward | added, backward | {"dtotal_ptr": f"*{stream}"}, {}
+    if other is None:
+        no_gradient = no_gradient | {"dother_ptr": None}
+    else:
+        backward = backward | {"dother_ptr": f"*{other}"}
+    name = f"{channels} {stream}" + ("" if branch is None else f" + {branch}")
+    return (
+        Compiled(f"forward {name}", rms_norm_triton.forward_kernel, forward, flags | none, tiles.num_warps),
+        Compiled(
+            f"backward {name}",
+            rms_norm_triton.backward_kernel,
+            backward,
+            flags | no_gradient | {"HAS_OTHER": other is not None},
+            tiles.num_warps,
+        ),
+    )
+
+
+TOKENS = 16 * 4096  # of a micro-batch of the presets
+
+KERNEL = (
+    Kernel(
+        name="rms_norm",
+        what="root-mean-square norm of a stream, a latent or a head",
+        reference=rms_norm_reference,
+        refuses=_refuses,
+        forward_cost=_forward_cost,
+        backward_cost=_backward_cost,
+        compiled=(
+            *_compiled(16 * TOKENS, 64, "bf16", None),
+            *_compiled(16 * TOKENS, 128, "bf16", None),
+            *_compiled(TOKENS, 1024, "fp32", None),
+            *_compiled(TOKENS, 5280, "bf16", None),
+        ),
+        examples=(
+            Example(
+                "queries of polychromatic-600m",
+                lambda device, dtype: (
+                    torch.empty(16, 4096, 16, 64, device=device, dtype=dtype),
+                    torch.empty(64, device=device),
+                    1e-6,
+                ),
+            ),
+        ),
+    ),
+    Kernel(
+        name="add_rms_norm",
+        what="the residual stream plus a branch, and its norm",
+        reference=add_rms_norm_reference,
+        refuses=_refuses_sum,
+        forward_cost=_forward_cost_of_sum,
+        backward_cost=_backward_cost_of_sum,
+        compiled=(
+            *_compiled(TOKENS, 1024, "fp32", "bf16"),
+            *_compiled(TOKENS, 1280, "fp32", "bf16"),
+            *_compiled(TOKENS, 5280, "fp32", "bf16"),
+            *_compiled(TOKENS, 1024, "bf16", "bf16"),
+        ),
+        examples=(
+            Example(
+                "polychromatic-600m",
+                lambda device, dtype: (
+                    torch.empty(16, 4096, 1024, device=device),
+                    torch.empty(16, 4096, 1024, device=device, dtype=dtype),
+                    torch.empty(1024, device=device),
+                    1e-6,
+                ),
+            ),
+        ),
+    ),
+)
+_RMS_NORM, _ADD_RMS_NORM = KERNEL
+
+
 def rms_norm(x: Tensor, gain: Tensor | None, eps: float) -> Tensor:
     """Normalise the last axis of `x [..., D]` and scale by `gain [D]`, if any; returns x's shape and dtype."""
-    return rms_norm_reference(x, gain, eps)
+    return _norm_op(x, gain, eps) if uses_triton(_RMS_NORM, x, gain, eps) else rms_norm_reference(x, gain, eps)
 
 
 def add_rms_norm(x: Tensor, branch: Tensor, gain: Tensor | None, eps: float) -> tuple[Tensor, Tensor]:
     """x + branch, both `[..., D]`, and its norm over the last axis, scaled by `gain [D]`, if any; both in the dtype
     that x and branch add up to."""
+    if uses_triton(_ADD_RMS_NORM, x, branch, gain, eps):
+        return _add_op(x, branch, gain, eps)
     return add_rms_norm_reference(x, branch, gain, eps)

@@ -14,6 +14,7 @@ projection, or of a head's channels, are not copied. Nothing is saved but the ta
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,8 +22,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from athanor.kernels.kind import Compiled, Cost, Example, Kernel, unfit, uses_triton
+from athanor.kernels.launch import launch
 from athanor.kernels.precision import at_least_fp32
-from athanor.kernels.row_tiles import TILE_VALUES, launch, warps_for
+from athanor.kernels.row_tiles import TILE_VALUES, size_bytes, warps_for
+
+MOST_VALUES = 16_384  # of all heads at a position, which a program holds at once
 
 
 def rope_table(position_BT: Tensor, head_dim: int, base: float, factor: float = 1.0) -> Tensor:
@@ -99,8 +104,11 @@ def _rotation_kernel(
     TILE_HALF: tl.constexpr,
 ):
     """All heads at TILE_POSITIONS positions of one row of the batch."""
-    row = tl.program_id(1).to(tl.int64)
-    position = (tl.program_id(0) * TILE_POSITIONS + tl.arange(0, TILE_POSITIONS)).to(tl.int64)[:, None, None]
+    tiles_a_row = tl.cdiv(positions, TILE_POSITIONS)
+    row = (tl.program_id(0) // tiles_a_row).to(tl.int64)
+    position = (tl.program_id(0) % tiles_a_row * TILE_POSITIONS + tl.arange(0, TILE_POSITIONS)).to(tl.int64)[
+        :, None, None
+    ]
     head = tl.arange(0, TILE_HEADS)[None, :, None]
     pair = tl.arange(0, TILE_HALF)[None, None, :]
     in_table = (position < positions) & (pair < half)
@@ -117,17 +125,21 @@ def _rotation_kernel(
     store_pairs(y_ptr, turned[0], turned[1], inside, half, TILE_HALF, INTERLEAVED)
 
 
+def _tile(heads: int, head_dim: int) -> tuple[int, int, int]:
+    """Positions, heads and channel pairs of a program."""
+    tile_heads, tile_half = triton.next_power_of_2(heads), triton.next_power_of_2(head_dim // 2)
+    return max(1, TILE_VALUES // (2 * tile_heads * tile_half)), tile_heads, tile_half
+
+
 def _launch(x_BTHd: Tensor, table: Tensor, interleaved: bool, backward: bool) -> Tensor:
     """The rotated heads, or the gradient of x from theirs."""
     x_BTHd = x_BTHd if x_BTHd.stride(3) == 1 else x_BTHd.contiguous()
     rows, positions, heads, head_dim = x_BTHd.shape
     y_BTHd = torch.empty(x_BTHd.shape, dtype=x_BTHd.dtype, device=x_BTHd.device)
-    tile_heads, tile_half = triton.next_power_of_2(heads), triton.next_power_of_2(head_dim // 2)
-    values_a_position = 2 * tile_heads * tile_half
-    tile_positions = max(1, TILE_VALUES // values_a_position)
+    tile_positions, tile_heads, tile_half = _tile(heads, head_dim)
     launch(
         _rotation_kernel,
-        (-(-positions // tile_positions), rows),
+        rows * triton.cdiv(positions, tile_positions),
         x_BTHd,
         table,
         y_BTHd,
@@ -145,7 +157,7 @@ def _launch(x_BTHd: Tensor, table: Tensor, interleaved: bool, backward: bool) ->
         TILE_POSITIONS=tile_positions,
         TILE_HEADS=tile_heads,
         TILE_HALF=tile_half,
-        num_warps=warps_for(tile_positions * values_a_position),
+        num_warps=warps_for(2 * tile_positions * tile_heads * tile_half),
     )
     return y_BTHd
 
@@ -173,11 +185,82 @@ def _gradients(ctx: Any, dy_BTHd: Tensor) -> tuple[Tensor | None, ...]:
 _op.register_autograd(_gradients, setup_context=_save)
 
 
+def _refuses(x_BTHd: Tensor, table: Tensor) -> str | None:
+    heads, head_dim = x_BTHd.shape[2:]
+    if not 0 < heads * head_dim <= MOST_VALUES:
+        return f"{heads * head_dim:,} channels at a position, not 1 to {MOST_VALUES:,}"
+    if table.dtype != torch.float32 or table.stride(3) != 1 or table.requires_grad:
+        return "the table is not as rope_table makes it"
+    return unfit(x_BTHd)
+
+
+def _cost(x_BTHd: Tensor, table: Tensor) -> Cost:
+    """Forward and backward alike."""
+    times = 1 if table.shape[1] == x_BTHd.shape[0] else x_BTHd.shape[0]
+    return Cost(size_bytes(x_BTHd) + times * size_bytes(table), size_bytes(x_BTHd), 3 * x_BTHd.numel())
+
+
+def _compiled(heads: int, head_dim: int, dtype: str, interleaved: bool, backward: bool) -> Compiled:
+    tile_positions, tile_heads, tile_half = _tile(heads, head_dim)
+    sizes = ("half", "x_row_stride", "x_position_stride", "x_head_stride")
+    angles = ("sines_at", "table_row_stride", "table_position_stride")
+    signature = {
+        "x_ptr": f"*{dtype}",
+        "table_ptr": "*fp32",
+        "y_ptr": f"*{dtype}",
+        "positions": "i32:16",
+        "heads": "i32",
+    }
+    signature |= dict.fromkeys((*sizes, *angles), "i32:16")
+    constants = {"INTERLEAVED": interleaved, "BACKWARD": backward}
+    constants |= {"TILE_POSITIONS": tile_positions, "TILE_HEADS": tile_heads, "TILE_HALF": tile_half}
+    name = f"{'backward' if backward else 'forward'} {heads} x {head_dim} {dtype}"
+    return Compiled(
+        name, _rotation_kernel, signature, constants, warps_for(2 * tile_positions * tile_heads * tile_half)
+    )
+
+
+def _kernel(name: str, pairs: str, reference: Callable[[Tensor, Tensor], Tensor], interleaved: bool) -> Kernel:
+    return Kernel(
+        name=name,
+        what=f"RoPE that turns channel {pairs}",
+        reference=reference,
+        refuses=_refuses,
+        forward_cost=_cost,
+        backward_cost=_cost,
+        compiled=tuple(
+            _compiled(heads, head_dim, "bf16", interleaved, backward)
+            for heads, head_dim in ((1, 64), (16, 64), (55, 96))
+            for backward in (False, True)
+        ),
+        examples=(
+            Example(
+                "queries of polychromatic-600m",
+                lambda device, dtype: (
+                    torch.empty(16, 4096, 16, 64, device=device, dtype=dtype),
+                    torch.empty(2, 16, 4096, 32, device=device),
+                ),
+            ),
+        ),
+    )
+
+
+KERNEL = (
+    _kernel("rotate_half_split", "i with i + d/2", rotate_half_split_reference, interleaved=False),
+    _kernel("rotate_interleaved", "2i with 2i + 1", rotate_interleaved_reference, interleaved=True),
+)
+_HALF_SPLIT, _INTERLEAVED = KERNEL
+
+
 def rotate_half_split(x_BTHd: Tensor, table: Tensor) -> Tensor:
     """Turn every channel pair (i, i + d/2) of each head by its position's angle; x's shape and dtype."""
+    if uses_triton(_HALF_SPLIT, x_BTHd, table):
+        return _op(x_BTHd, table, False, False)
     return rotate_half_split_reference(x_BTHd, table)
 
 
 def rotate_interleaved(x_BTHd: Tensor, table: Tensor) -> Tensor:
     """Turn every channel pair (2i, 2i + 1) of each head by its position's angle; x's shape and dtype."""
+    if uses_triton(_INTERLEAVED, x_BTHd, table):
+        return _op(x_BTHd, table, True, False)
     return rotate_interleaved_reference(x_BTHd, table)

@@ -8,7 +8,6 @@ shape alone: sums over the rows, added up program by program, have the same bits
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 from torch import Tensor
@@ -42,18 +41,18 @@ def warps_for(tile_values: int) -> int:
     return min(16, max(1, tile_values // VALUES_A_WARP))
 
 
-def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, num_warps: int, **constants: Any) -> None:
-    """Run the programs of a grid; none where there is nothing to compute."""
-    if 0 not in grid:
-        kernel[grid](*arguments, num_warps=num_warps, **constants)
-
-
 def as_rows(x: Tensor) -> Tensor:
     """`[..., D]` -> `[N, D]` whose channels are neighbours in memory: a view where there is one, else a copy."""
     rows_ND = x.reshape(-1, x.shape[-1])
     return rows_ND if rows_ND.stride(1) == 1 else rows_ND.contiguous()
 
 
-def too_wide(channels: int) -> str | None:
-    """Why rows of that many channels have no tile; None where they have one."""
-    return f"rows of {channels:,} channels, more than {MOST_CHANNELS:,}" if channels > MOST_CHANNELS else None
+def unfit_rows(x: Tensor) -> str | None:
+    """Why the rows of `x [..., D]` cannot be held in tiles; None where they can. For `refuses`."""
+    channels = x.shape[-1]
+    return None if 0 < channels <= MOST_CHANNELS else f"rows of {channels:,} channels, not 1 to {MOST_CHANNELS:,}"
+
+
+def size_bytes(x: Tensor) -> int:
+    """Of all elements, once."""
+    return x.numel() * x.element_size()

@@ -10,7 +10,7 @@ def _of(name: str, tests: str, *changes: tuple[str, str, str]) -> list[Mutant]:
 
 MUTANTS = [
     *_of(
-        "rms_norm",
+        "rms_norm_triton",
         "rms_norm",
         (
             "            y *= gain[None, :]\n        tl.store",
@@ -33,12 +33,17 @@ MUTANTS = [
         ("dgain += dy * normed", "dgain = dy * normed", "the gain's gradient sums over all tiles"),
         ("dy *= gain[None, :]", "dy *= 1.0", "the gain in the gradient of x"),
         ("parts_PD.sum(0)", "parts_PD[0]", "the gain's gradient sums over all programs"),
+    ),
+    *_of(
+        "rms_norm",
+        "rms_norm",
         (
-            "        dy = torch.zeros_like(total)\n",
-            "        return dtotal, dtotal, None, None\n",
-            "gradients in the dtypes of x and branch",
+            "    if dy is None:\n        dy = torch.zeros_like(total)\n",
+            "",
+            "a sum may be read whose norm is not",
         ),
         ("return by_dtype[ctx.dtypes[0]], by_dtype[ctx.dtypes[1]]", "return found[0], found[0]", "the branch's dtype"),
+        ("3 * max(of_inputs) + gain_bytes", "2 * max(of_inputs)", "the record counts all that is read"),
     ),
     *_of(
         "row_tiles",
