@@ -1,14 +1,54 @@
-"""Norms with a learned gain, over the last axis."""
+"""Norms with a learned gain, over the last axis; of a tensor, or of the residual stream with what a branch adds to it.
+
+    y = norm(x);    s, y = norm(x, branch),  s = x + branch,  y = norm(s)
+
+A block that adds and norms in one call reads and writes the stream once where two calls would read it again.
+"""
 
 from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor, nn
 
-from athanor.kernels.rms_norm import rms_norm
+from athanor.kernels.rms_norm import add_rms_norm, rms_norm
 
 
-class RMSNorm(nn.Module):
+class Norm(nn.Module, ABC):
+    """What stands before or after a branch."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(self, x: Tensor) -> Tensor: ...
+        @overload
+        def __call__(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]: ...
+        def __call__(self, x: Tensor, branch: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]: ...
+
+    def forward(self, x: Tensor, branch: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """The norm of x; or x + branch, and its norm."""
+        return self.normed(x) if branch is None else self.add_normed(x, branch)
+
+    @abstractmethod
+    def normed(self, x: Tensor) -> Tensor:
+        """The norm of x, of its shape and dtype."""
+
+    def add_normed(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        """x + branch and its norm."""
+        total = x + branch
+        return total, self.normed(total)
+
+
+class NoNorm(Norm):
+    """In place of one."""
+
+    def normed(self, x: Tensor) -> Tensor:
+        return x
+
+
+class RMSNorm(Norm):
     """x * gain / sqrt(mean(x^2) + eps); `gain=False` leaves the gain out."""
 
     def __init__(self, width: int, eps: float, gain: bool = True):
@@ -16,11 +56,14 @@ class RMSNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width)) if gain else None
         self.eps = eps
 
-    def forward(self, x: Tensor) -> Tensor:
+    def normed(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.gain, self.eps)
 
+    def add_normed(self, x: Tensor, branch: Tensor) -> tuple[Tensor, Tensor]:
+        return add_rms_norm(x, branch, self.gain, self.eps)
 
-class LayerNorm(nn.Module):
+
+class LayerNorm(Norm):
     """(x - mean(x)) * gain / sqrt(var(x) + 1e-5) + bias, statistics in fp32."""
 
     def __init__(self, width: int):
@@ -28,6 +71,6 @@ class LayerNorm(nn.Module):
         self.gain = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def normed(self, x: Tensor) -> Tensor:
         normed = nn.functional.layer_norm(x.float(), self.gain.shape, self.gain.float(), self.bias.float(), 1e-5)
         return normed.to(x.dtype)

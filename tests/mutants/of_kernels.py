@@ -11,7 +11,7 @@ def _of(name: str, *changes: tuple[str, str, str]) -> list[Mutant]:
 MUTANTS = [
     *_of(
         "rope",
-        ("x_BTHd.float().chunk(2, dim=-1)", "x_BTHd.float().unflatten(-1, (-1, 2)).unbind(-1)", "half-split pairs"),
+        ("(x_BTHd).chunk(2, dim=-1)", "(x_BTHd).unflatten(-1, (-1, 2)).unbind(-1)", "half-split pairs"),
         ("unflatten(-1, (-1, 2)).unbind(-1)", "chunk(2, dim=-1)", "interleaved pairs"),
         ("low * sin + high * cos", "high * cos - low * sin", "sense of rotation, half-split"),
         ("even * sin + odd * cos", "odd * cos - even * sin", "sense of rotation, interleaved"),
@@ -23,13 +23,13 @@ MUTANTS = [
     ),
     *_of(
         "rms_norm",
-        ("gain.float(), eps)", "gain.float(), 1e-6)", "eps of the norm"),
-        ("None if gain is None else gain.float()", "None", "gain of the norm"),
+        ("fine_gain, eps)", "fine_gain, 1e-6)", "eps of the norm"),
+        ("None if gain is None else at_least_fp32(gain)", "None", "gain of the norm"),
     ),
     *_of(
         "dynamic_tanh",
-        ("alpha.float() * x.float()", "x.float()", "alpha of dynamic tanh"),
-        ("bias.float(), gain.float()", "gain.float(), bias.float()", "gain and bias of dynamic tanh"),
+        ("fine_alpha * fine_x", "fine_x", "alpha of dynamic tanh"),
+        ("addcmul(fine_bias, fine_gain,", "addcmul(fine_gain, fine_bias,", "gain and bias of dynamic tanh"),
     ),
     *_of("swiglu", ("F.silu(u_BTF) * v_BTF", "F.silu(v_BTF) * u_BTF", "gate and value of SwiGLU")),
     *_of(

@@ -138,7 +138,7 @@ MUTANTS = [
         "vanilla",
         ("x_BTD * self.recipe.d_model**0.5 if", "x_BTD * self.recipe.d_model if", "scale of the embedding"),
         ("layer % 2 == 0", "layer % 2 == 1", "which blocks have a window"),
-        ("x_BTD = x_BTD + self.attention_branch_norm(", "x_BTD = x_BTD + (", "norm of what a branch adds"),
+        ("self.attention_branch_norm(mixed_BTD))", "mixed_BTD)", "norm of what a branch adds"),
         ("recipe.head_dim, recipe.rope_base)", "recipe.head_dim, 10_000.0)", "base of the rotations"),
     ),
     *_of(
@@ -159,7 +159,7 @@ MUTANTS = [
         ("if not self.training or context.row_key_B is None", "if context.row_key_B is None", "no noise when serving"),
         ("gumbel(context.row_key_B, layer, count)", "gumbel(context.row_key_B, 0, count)", "noise of each layer"),
         ("start * (1.0 - progress) + end * progress", "start * (1.0 - progress)", "end of the temperature"),
-        ("self.ffn(ffn_input_BTD,", "self.ffn(x_BTD,", "norm before PolyGLU"),
+        ("self.ffn(normed_BTD,", "self.ffn(x_BTD,", "norm before PolyGLU"),
     ),
     *_of(
         "families/swa_mla/latent.py",
@@ -202,8 +202,8 @@ MUTANTS = [
         "families/huginn/model.py",
         "huginn",
         (
-            "self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, span, remember))",
-            "x_BTD + self.attention_sum_norm(self.attention(self.attention_norm(x_BTD), rope, span, remember))",
+            "_, x_BTD = self.attention_sum_norm(x_BTD, mixed_BTD)",
+            "x_BTD = x_BTD + self.attention_sum_norm(mixed_BTD)",
             "a sandwich norms the sum",
         ),
         (
@@ -354,8 +354,8 @@ MUTANTS = [
             "which blocks are gated",
         ),
         (
-            "h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, attending, first)",
-            "h_BTD = h_BTD + self.attention(h_BTD, positions, past, attending, first)",
+            "self.attention(self.attention_norm(h_BTD), positions, past, attending, first)",
+            "self.attention(h_BTD, positions, past, attending, first)",
             "norm before attention",
         ),
         (

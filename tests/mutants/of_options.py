@@ -85,7 +85,7 @@ MUTANTS = [
         "families/swa_mla/model.py",
         SWA_MLA,
         ("dropout(mixed_BTD, stream)", "mixed_BTD", "dropout of attention"),
-        ("dropout(self.ffn(self.ffn_norm(x_BTD)), stream + 1)", "self.ffn(self.ffn_norm(x_BTD))", "dropout of SwiGLU"),
+        ("dropout(self.ffn(normed_BTD), stream + 1)", "self.ffn(normed_BTD)", "dropout of SwiGLU"),
         ("x_BTD = dropout(x_BTD, _EMBEDDED_STREAM)", "pass", "dropout of embedded tokens"),
         ("section.dropout if self.training else None", "section.dropout", "no dropout outside training"),
         ("_EMBEDDED_STREAM + 1 + 2 * layer", "_EMBEDDED_STREAM + 1", "masks of each layer"),

@@ -33,7 +33,7 @@ from athanor.kernels.noise import keys_at, truncated_normal
 from athanor.kernels.rope import rope_table
 from athanor.kernels.span import Span
 from athanor.models.blocks.key_values import KeyValues
-from athanor.models.blocks.norm import RMSNorm
+from athanor.models.blocks.norm import NoNorm, RMSNorm
 from athanor.models.cache import Remember
 from athanor.models.families.huginn.attention import BiasedAttention
 from athanor.models.families.huginn.decoding import DepthPolicy, decode
@@ -58,8 +58,8 @@ class HuginnBlock(nn.Module):
     def __init__(self, recipe: ModelRecipe, section: HuginnRecipe):
         super().__init__()
         norm = partial(RMSNorm, recipe.d_model, recipe.norm_eps, section.norm_gain)
-        before = norm if section.block != "post-norm" else nn.Identity
-        after = norm if section.block != "pre-norm" else nn.Identity
+        before = norm if section.block != "post-norm" else NoNorm
+        after = norm if section.block != "pre-norm" else NoNorm
         self.attention_norm = before()
         self.attention = BiasedAttention(recipe, section.qk_bias)
         self.attention_sum_norm = after()
@@ -68,8 +68,9 @@ class HuginnBlock(nn.Module):
         self.ffn_sum_norm = after()
 
     def forward(self, x_BTD: Tensor, rope: Tensor, span: Span | None, remember: Remember | None = None) -> Tensor:
-        x_BTD = self.attention_sum_norm(x_BTD + self.attention(self.attention_norm(x_BTD), rope, span, remember))
-        return self.ffn_sum_norm(x_BTD + self.ffn(self.ffn_norm(x_BTD)))
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, span, remember)
+        _, x_BTD = self.attention_sum_norm(x_BTD, mixed_BTD)
+        return self.ffn_sum_norm(x_BTD, self.ffn(self.ffn_norm(x_BTD)))[1]
 
     def flops_per_token(self, context_tokens: float) -> float:
         """Forward matrix-product FLOPs of a token."""

@@ -78,10 +78,12 @@ class Layer(nn.Module):
     ) -> Tensor:
         """Attention for the tokens `attending`, then the feed-forward layer for those `fed`, times `weight_BT`; the
         others come back as they are."""
-        h_BTD = h_BTD + self.attention(self.attention_norm(h_BTD), positions, past, attending, first)
+        mixed_BTD = self.attention(self.attention_norm(h_BTD), positions, past, attending, first)
         if fed is None:
-            added_BTD = self.ffn(self.ffn_norm(h_BTD))
+            h_BTD, normed_BTD = self.ffn_norm(h_BTD, mixed_BTD)
+            added_BTD = self.ffn(normed_BTD)
         else:
+            h_BTD = h_BTD + mixed_BTD
             added_BTD = fed.spread(self.ffn(self.ffn_norm(fed.gather(h_BTD))))
         return h_BTD + (added_BTD if weight_BT is None else weight_BT[:, :, None].to(added_BTD.dtype) * added_BTD)
 

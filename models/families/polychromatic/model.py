@@ -68,9 +68,9 @@ class PolychromaticBlock(nn.Module):
     ) -> tuple[Tensor, Usage | None]:
         """The new stream; in training, how the neurons chose."""
         remember, pooled = (past.keys_values.append, past.pooled) if past is not None else (None, None)
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), rope, context.span, remember)
-        ffn_input_BTD = self.ffn_norm(x_BTD)
-        y_BTD, chosen = self.ffn(ffn_input_BTD, tau, context, noise_BFK, pooled)
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, context.span, remember)
+        x_BTD, normed_BTD = self.ffn_norm(x_BTD, mixed_BTD)
+        y_BTD, chosen = self.ffn(normed_BTD, tau, context, noise_BFK, pooled)
         return x_BTD + y_BTD, chosen
 
 

@@ -19,14 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from athanor.kernels.polyglu import ACTIVATIONS, polyglu
+from athanor.kernels.precision import at_least_fp32
 from athanor.models.blocks.causal_mean import RunningSum, causal_mean
 from athanor.models.families.polychromatic.recipe import PolychromaticRecipe
 from athanor.models.skeleton import Context
-
-
-def at_least_fp32(x: Tensor) -> Tensor:
-    """x, in fp32 where it is coarser."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from athanor.kernels.dynamic_tanh import dynamic_tanh
+from athanor.models.blocks.norm import Norm
 
 
-class DynamicTanh(nn.Module):
+class DynamicTanh(Norm):
     """gain * tanh(alpha x) + bias in place of a norm."""
 
     def __init__(self, width: int):
@@ -17,5 +18,5 @@ class DynamicTanh(nn.Module):
         self.gain = nn.Parameter(torch.ones(width))
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def normed(self, x: Tensor) -> Tensor:
         return dynamic_tanh(x, self.alpha, self.gain, self.bias)

@@ -25,7 +25,7 @@ from athanor.kernels.rope import rope_table, rotate_interleaved
 from athanor.kernels.span import Span
 from athanor.models.blocks.attention import GroupedQueryAttention
 from athanor.models.blocks.key_values import KeyValues
-from athanor.models.blocks.norm import RMSNorm
+from athanor.models.blocks.norm import Norm, RMSNorm
 from athanor.models.blocks.sliding_window import Window, WindowKeyValues
 from athanor.models.blocks.swiglu import SwiGLU
 from athanor.models.cache import Remember
@@ -43,7 +43,7 @@ LOGIT_SCALE_WINDOW = 128
 _EMBEDDED_STREAM = 0  # of dropout; two of each layer's follow
 
 
-def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> nn.Module:
+def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> Norm:
     if section.norm == "dynamic_tanh":
         return DynamicTanh(recipe.d_model)
     return RMSNorm(recipe.d_model, recipe.norm_eps)
@@ -70,8 +70,8 @@ class SwaMlaBlock(nn.Module):
     ) -> Tensor:
         """`past` remembers for a window, or is that of latents. The branches take two streams of `dropout`."""
         mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, span, past)
-        x_BTD = x_BTD + dropout(mixed_BTD, stream)
-        return x_BTD + dropout(self.ffn(self.ffn_norm(x_BTD)), stream + 1)
+        x_BTD, normed_BTD = self.ffn_norm(x_BTD, dropout(mixed_BTD, stream))
+        return x_BTD + dropout(self.ffn(normed_BTD), stream + 1)
 
 
 class SwaMla(LanguageModel):

@@ -20,7 +20,7 @@ from athanor.kernels.rope import rope_table
 from athanor.kernels.span import Span
 from athanor.models.blocks.attention import GroupedQueryAttention
 from athanor.models.blocks.key_values import KeyValues
-from athanor.models.blocks.norm import LayerNorm, RMSNorm
+from athanor.models.blocks.norm import LayerNorm, NoNorm, Norm, RMSNorm
 from athanor.models.blocks.sliding_window import Window, WindowKeyValues
 from athanor.models.blocks.swiglu import SwiGLU
 from athanor.models.cache import Remember
@@ -33,7 +33,7 @@ from athanor.models.skeleton import Context, LanguageModel
 FFN = {"swiglu": SwiGLU, "geglu": GeGLU, "gelu": GELU}
 
 
-def _norm(recipe: ModelRecipe, section: VanillaRecipe) -> nn.Module:
+def _norm(recipe: ModelRecipe, section: VanillaRecipe) -> Norm:
     return LayerNorm(recipe.d_model) if section.norm == "layernorm" else RMSNorm(recipe.d_model, recipe.norm_eps)
 
 
@@ -43,7 +43,7 @@ class VanillaBlock(nn.Module):
     def __init__(self, recipe: ModelRecipe, section: VanillaRecipe, layer: int):
         super().__init__()
         norm = partial(_norm, recipe, section)
-        branch_norm = norm if section.branch_norm else nn.Identity
+        branch_norm = norm if section.branch_norm else NoNorm
         self.attention_norm = norm()
         self.attention = GroupedQueryAttention(
             recipe,
@@ -58,8 +58,9 @@ class VanillaBlock(nn.Module):
         self.ffn_branch_norm = branch_norm()
 
     def forward(self, x_BTD: Tensor, rope: Tensor | None, span: Span | None, remember: Remember | None) -> Tensor:
-        x_BTD = x_BTD + self.attention_branch_norm(self.attention(self.attention_norm(x_BTD), rope, span, remember))
-        return x_BTD + self.ffn_branch_norm(self.ffn(self.ffn_norm(x_BTD)))
+        mixed_BTD = self.attention(self.attention_norm(x_BTD), rope, span, remember)
+        x_BTD, normed_BTD = self.ffn_norm(x_BTD, self.attention_branch_norm(mixed_BTD))
+        return x_BTD + self.ffn_branch_norm(self.ffn(normed_BTD))
 
 
 class Vanilla(LanguageModel):
