@@ -50,8 +50,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dh_ND = torch.empty_like(h_ND) if wants_h else None
         dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if wants_weight else None
         total = torch.zeros((), dtype=sum_dtype, device=h.device)
-        step = chunk_positions(weight.shape[0], h.device)
-        for h_nD, target_n, start in zip(h.split(step), target_N.split(step), range(0, len(h), step), strict=True):
+        for chunk in CHUNKS.slices(len(h), weight.shape[0], h.device.type):
+            h_nD, target_n = h[chunk], target_N[chunk]
             counted_n1 = (target_n != IGNORE)[:, None]
             safe_n1 = target_n.clamp(min=0)[:, None]
             logits_nV = soft_cap(F.linear(h_nD, weight).to(sum_dtype), cap)
@@ -71,7 +71,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 dlogits_nV = dlogits_nV.mul_(slope_nV)
             dlogits_nV = dlogits_nV.mul_(counted_n1).to(h.dtype)
             if dh_ND is not None:
-                dh_ND[start : start + step] = dlogits_nV @ weight
+                dh_ND[chunk] = dlogits_nV @ weight
             if dweight_VD is not None:
                 dweight_VD += dlogits_nV.T @ h_nD
         ctx.save_for_backward(dh_ND, dweight_VD)

@@ -1,0 +1,154 @@
+"""A training step on tensors that have shapes but no storage: what it keeps in memory, and what it launches.
+
+The step is that of the model's own code, forward and backward, whatever its family (`FakeTensorMode`); every storage
+that appears and goes is followed, and every operation is entered with what it moves and computes (models/op_cost.py).
+models/memory.py and models/roofline.py read the two out. What a storage-less run cannot know, how many tokens a router
+sends to each expert, is taken as even; a core that runs a random number of times runs as often as on average.
+
+A build of torch without CUDA cannot pretend a GPU in the backward pass, so the tensors are a processor's. On a GPU
+the same code casts a few more sums to fp32 under autocast, repeats keys and values for grouped heads under a mask, and
+takes its own kernels where there are such. Chunks are those of the device that is asked about.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from athanor.kernels.chunks import counted_as_on
+from athanor.models.build import build_on_meta
+from athanor.models.model_recipe import ModelRecipe
+from athanor.models.op_cost import OpCost, op_cost
+from athanor.models.skeleton import LanguageModel
+
+aten, prim = torch.ops.aten, torch.ops.prim
+Prepare = Callable[[LanguageModel], None]
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """Of one micro-batch. `gathered_parameters` are those of the largest unit and of all that is no unit; `peak_bytes`
+    is the most that came and went beside weights and gradients; `launches` says how often each cost was met, and
+    `host_reads` how often the host waited for a value."""
+
+    parameters: int
+    weights_bytes: int
+    gathered_parameters: int
+    peak_bytes: int
+    launches: Mapping[OpCost, int]
+    host_reads: int
+
+
+@lru_cache(maxsize=32)
+def count_step(
+    recipe: ModelRecipe,
+    rows: int,
+    seq_len_tokens: int,
+    precision: torch.dtype,
+    device_type: str,
+    prepare: Prepare | None = None,
+) -> StepCount:
+    """Forward and backward of `rows` packed rows. `precision` other than float32 means autocast; `prepare` is called
+    with the model before the step, e.g. to switch recomputation on. recipe.vocab_size must be filled in."""
+    model = build_on_meta(recipe)
+    tensors = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
+    parameters = sum(p.numel() for p in model.parameters())
+    units = [sum(p.numel() for p in unit.parameters()) for unit in model.units()]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model.to_empty(device="cpu").train()
+        if prepare is not None:
+            prepare(model)
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        there = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None), *model.buffers()]
+        ids_BT, doc_start_BT = (torch.zeros(rows, seq_len_tokens, dtype=torch.long) for _ in range(2))
+        row_key_B = torch.zeros(rows, dtype=torch.long)
+        with _Watch(there, _scheduled_values(model)) as watch, counted_as_on(device_type, watch.repeat):
+            with torch.autocast("cpu", precision, enabled=precision != torch.float32):
+                loss = model.loss(ids_BT, ids_BT.clone(), doc_start_BT, row_key_B)
+            torch.stack([loss.total, *loss.aux.values()]).sum().backward()
+    return StepCount(
+        parameters,
+        sum(tensor.nbytes for tensor in tensors.values()),
+        parameters - sum(units) + max(units, default=0),
+        watch.storages.peak_bytes,
+        watch.launches,
+        watch.host_reads,
+    )
+
+
+def _scheduled_values(model: LanguageModel) -> dict[int, float]:
+    """Storage -> value of the scalar buffers, as at the end of training, when every mechanism is at work."""
+    values = model.schedule(1.0)
+    return {buffer.untyped_storage()._cdata: values.get(name, 0.0) for name, buffer in model.named_buffers()}
+
+
+class _Watch(TorchDispatchMode):
+    """Enters every operation. `known` are the values of scalars by storage."""
+
+    def __init__(self, there: list[Tensor], known: dict[int, float]):
+        super().__init__()
+        self.storages = _Storages(there)
+        self.launches: Counter[OpCost] = Counter()
+        self.host_reads = 0
+        self._repeats = 1
+        self._known = known
+        self._even_counts: Iterator[int] = cycle([0])
+
+    def repeat(self, times: int) -> None:
+        """What comes stands for so many of its like."""
+        self._repeats = times
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is prim.device.default:
+            return args[0].fake_device  # half of all calls, and no operation
+        kwargs = kwargs or {}
+        if func is aten._local_scalar_dense.default:
+            self.host_reads += self._repeats
+            place = args[0].untyped_storage()._cdata
+            return self._known[place] if place in self._known else next(self._even_counts)
+        if func is aten.bincount.default:
+            bins = kwargs.get("minlength", args[-1])
+            tokens = args[0].numel()
+            self._even_counts = cycle([(tokens + place) // bins for place in range(bins)])
+            result = args[0].new_zeros(bins)
+        else:
+            result = func(*args, **kwargs)
+        if (cost := op_cost(func, args, kwargs, result)) is not None:
+            self.launches[cost] += self._repeats
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self.storages.add(leaf.untyped_storage())
+        return result
+
+
+class _Storages:
+    """Bytes of the storages that are referenced, beside those that are `there`, now and at most."""
+
+    def __init__(self, there: list[Tensor]):
+        self.peak_bytes = 0
+        self._live_bytes = 0
+        self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in there}
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        """Follow a storage from now on until it goes."""
+        place = storage._cdata
+        if place not in self._sizes:
+            self._sizes[place] = storage.nbytes()
+            self._live_bytes += storage.nbytes()
+            self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+            weakref.finalize(storage, self._remove, place)
+
+    def _remove(self, place: int) -> None:
+        self._live_bytes -= self._sizes.pop(place)
