@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -44,7 +45,7 @@ _REDUCTIONS = {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softm
     *("native_layer_norm", "native_layer_norm_backward", "_fused_rms_norm", "_fused_rms_norm_backward", "norm"),
     *("linalg_vector_norm", "max", "min", "argmax", "argmin", "logsumexp", "var_mean", "count_nonzero"),
 }
-_SCANS = {"cumsum", "cumprod", "cummax", "logcumsumexp", "sort", "topk", "kthvalue", "searchsorted", "argsort"}
+_SCANS = {"cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "topk", "kthvalue", "searchsorted", "argsort"}
 
 
 class OpCost(NamedTuple):
@@ -102,8 +103,9 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
     return _tensors([value for one, value in given if one.alias_info is not None and one.alias_info.is_write])
 
 
+@cache
 def _kind(func: Any, name: str) -> Kind:
-    plain = name.removesuffix("_").removesuffix("_backward") if name != "_" else name
+    plain = name.removesuffix("_").removesuffix("_backward")
     if func.namespace not in ("aten", "prims"):
         return "kernels"
     if "scaled_dot_product" in name or "flash_attention" in name or "efficient_attention" in name:

@@ -12,6 +12,7 @@ takes its own kernels where there are such. Chunks are those of the device that 
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -50,7 +51,6 @@ class StepCount:
     host_reads: int
 
 
-@lru_cache(maxsize=32)
 def count_step(
     recipe: ModelRecipe,
     rows: int,
@@ -58,13 +58,95 @@ def count_step(
     precision: torch.dtype,
     device_type: str,
     prepare: Prepare | None = None,
+    prepare_period: int = 1,
 ) -> StepCount:
     """Forward and backward of `rows` packed rows. `precision` other than float32 means autocast; `prepare` is called
-    with the model before the step, e.g. to switch recomputation on. recipe.vocab_size must be filled in."""
+    with the model before the step, e.g. to switch recomputation on, and treats blocks alike after `prepare_period` of
+    them. recipe.vocab_size must be filled in.
+
+    Where blocks are alike, two shallow models are counted and the line through them is followed. All that is launched
+    lies on it; an operation that itself grows with depth, such as a stack of every layer's loss, appears as a
+    difference of two. The peak lies on it once it grows by what a block keeps for the backward pass: nothing grows
+    faster, so what is the most then stays the most. Where it does not yet grow so, the whole model is counted.
+    """
+    return _count(recipe.model_dump_json(), rows, seq_len_tokens, precision, device_type, prepare, prepare_period)
+
+
+@lru_cache(maxsize=64)
+def _count(
+    recipe_json: str,
+    rows: int,
+    seq_len_tokens: int,
+    precision: torch.dtype,
+    device_type: str,
+    prepare: Prepare | None,
+    prepare_period: int,
+) -> StepCount:
+    recipe = ModelRecipe.model_validate_json(recipe_json)
     model = build_on_meta(recipe)
     tensors = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
     parameters = sum(p.numel() for p in model.parameters())
     units = [sum(p.numel() for p in unit.parameters()) for unit in model.units()]
+    asked = (rows, seq_len_tokens, precision, device_type, prepare)
+    one = _followed(recipe, model.repeating_layers, prepare_period, asked) or _counted(recipe, *asked)
+    return StepCount(
+        parameters,
+        sum(tensor.nbytes for tensor in tensors.values()),
+        parameters - sum(units) + max(units, default=0),
+        one.peak_bytes,
+        one.launches,
+        one.host_reads,
+    )
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """`kept_bytes` live when the backward pass begins."""
+
+    peak_bytes: int
+    kept_bytes: int
+    launches: Mapping[OpCost, int]
+    host_reads: int
+
+
+def _followed(
+    recipe: ModelRecipe, repeating: tuple[int, int] | None, prepare_period: int, asked: tuple[Any, ...]
+) -> _Counted | None:
+    """A deep model from two shallow ones; None where that would not be exact."""
+    if repeating is None:
+        return None
+    least, period = repeating[0], math.lcm(repeating[1], prepare_period)
+    shallow = least + (recipe.n_layers - least) % period
+    if 2 * shallow + period >= recipe.n_layers:
+        return None
+    steps = (recipe.n_layers - shallow) // period
+    one, two = (
+        _counted(recipe.model_copy(update={"n_layers": layers}), *asked) for layers in (shallow, shallow + period)
+    )
+    if two.peak_bytes - one.peak_bytes != two.kept_bytes - one.kept_bytes:
+        return None
+
+    def at(first: int, second: int) -> int:
+        return first + steps * (second - first)
+
+    costs = one.launches.keys() | two.launches.keys()
+    return _Counted(
+        at(one.peak_bytes, two.peak_bytes),
+        at(one.kept_bytes, two.kept_bytes),
+        {cost: at(one.launches.get(cost, 0), two.launches.get(cost, 0)) for cost in costs},
+        at(one.host_reads, two.host_reads),
+    )
+
+
+def _counted(
+    recipe: ModelRecipe,
+    rows: int,
+    seq_len_tokens: int,
+    precision: torch.dtype,
+    device_type: str,
+    prepare: Prepare | None,
+) -> _Counted:
+    model = build_on_meta(recipe)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model.to_empty(device="cpu").train()
         if prepare is not None:
@@ -77,15 +159,10 @@ def count_step(
         with _Watch(there, _scheduled_values(model)) as watch, counted_as_on(device_type, watch.repeat):
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
                 loss = model.loss(ids_BT, ids_BT.clone(), doc_start_BT, row_key_B)
-            torch.stack([loss.total, *loss.aux.values()]).sum().backward()
-    return StepCount(
-        parameters,
-        sum(tensor.nbytes for tensor in tensors.values()),
-        parameters - sum(units) + max(units, default=0),
-        watch.storages.peak_bytes,
-        watch.launches,
-        watch.host_reads,
-    )
+            objective = torch.stack([loss.total, *loss.aux.values()]).sum()
+            kept_bytes = watch.storages.live_bytes
+            objective.backward()
+    return _Counted(watch.storages.peak_bytes, kept_bytes, watch.launches, watch.host_reads)
 
 
 def _scheduled_values(model: LanguageModel) -> dict[int, float]:
@@ -138,7 +215,7 @@ class _Storages:
 
     def __init__(self, there: list[Tensor]):
         self.peak_bytes = 0
-        self._live_bytes = 0
+        self.live_bytes = 0
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in there}
 
     def add(self, storage: torch.UntypedStorage) -> None:
@@ -146,9 +223,9 @@ class _Storages:
         place = storage._cdata
         if place not in self._sizes:
             self._sizes[place] = storage.nbytes()
-            self._live_bytes += storage.nbytes()
-            self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+            self.live_bytes += storage.nbytes()
+            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
             weakref.finalize(storage, self._remove, place)
 
     def _remove(self, place: int) -> None:
-        self._live_bytes -= self._sizes.pop(place)
+        self.live_bytes -= self._sizes.pop(place)

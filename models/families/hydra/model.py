@@ -109,6 +109,12 @@ class Hydra(LanguageModel):
         ):
             self.register_buffer(name, torch.zeros((), dtype=torch.float32))
 
+    @property
+    def repeating_layers(self) -> tuple[int, int] | None:
+        if self.section.mor_sharing == "middle_cycle":
+            return None
+        return self.section.moe_layers + 3, 1  # so many have a place for each expert layer
+
     def embed(self, ids_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(ids_BT)
         return x_BTD * self.recipe.d_model**0.5 if self.section.scale_embedding else x_BTD
