@@ -5,9 +5,9 @@ that appears and goes is followed, and every operation is entered with what it m
 models/memory.py and models/roofline.py read the two out. What a storage-less run cannot know, how many tokens a router
 sends to each expert, is taken as even; a core that runs a random number of times runs as often as on average.
 
-A build of torch without CUDA cannot pretend a GPU in the backward pass, so the tensors are a processor's. On a GPU
-the same code casts a few more sums to fp32 under autocast, repeats keys and values for grouped heads under a mask, and
-takes its own kernels where there are such. Chunks are those of the device that is asked about.
+A build of torch without CUDA cannot pretend a GPU in the backward pass, so the tensors are a processor's. Chunks and
+attention are those of the device that is asked about all the same; what remains different is that under autocast a GPU
+would compute a few more elementwise operations (powers, exponentials, sums) in fp32.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
@@ -29,6 +30,7 @@ from torch.utils._pytree import tree_leaves
 
 from athanor.kernels.chunks import counted_as_on
 from athanor.models.build import build_on_meta
+from athanor.models.gpu_attention import attention_of_gpus
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.op_cost import OpCost, op_cost
 from athanor.models.skeleton import LanguageModel
@@ -156,7 +158,11 @@ def _counted(
         there = [*model.parameters(), *(p.grad for p in model.parameters() if p.grad is not None), *model.buffers()]
         ids_BT, doc_start_BT = (torch.zeros(rows, seq_len_tokens, dtype=torch.long) for _ in range(2))
         row_key_B = torch.zeros(rows, dtype=torch.long)
-        with _Watch(there, _scheduled_values(model)) as watch, counted_as_on(device_type, watch.repeat):
+        with (
+            _Watch(there, _scheduled_values(model)) as watch,
+            counted_as_on(device_type, watch.repeat),
+            nullcontext() if device_type == "cpu" else attention_of_gpus(),
+        ):
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
                 loss = model.loss(ids_BT, ids_BT.clone(), doc_start_BT, row_key_B)
             objective = torch.stack([loss.total, *loss.aux.values()]).sum()
