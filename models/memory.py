@@ -15,10 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-
-from athanor.models.model_recipe import ModelRecipe
-from athanor.models.step_count import Prepare, count_step
+from athanor.models.step_count import StepCount
 
 DEVICE_OVERHEAD_BYTES = {"cpu": 0, "cuda": 1 << 30}  # context, library workspaces and the allocator's rounding
 USABLE_SHARE = 0.92  # of a device; the rest is fragmentation
@@ -65,23 +62,14 @@ class StepMemory:
 
 
 def step_memory(
-    recipe: ModelRecipe,
-    rows: int,
-    seq_len_tokens: int,
+    count: StepCount,
     *,
-    precision: torch.dtype = torch.float32,
     device_type: str = "cpu",
     optimizer_bytes_per_parameter: float = 8.0,
     gradient_bytes_per_parameter: float = 4.0,
     layout: Layout = Layout(),
-    prepare: Prepare | None = None,
 ) -> StepMemory:
-    """Peak of forward and backward of `rows` packed rows, with fp32 weights, gradients and optimizer state in place.
-
-    `precision` other than float32 means autocast. `prepare` is called with the model before the step, e.g. to switch
-    activation checkpointing on. recipe.vocab_size must be filled in.
-    """
-    count = count_step(recipe, rows, seq_len_tokens, precision, device_type, prepare)
+    """Peak of the step that was counted, with fp32 weights, gradients and optimizer state in place."""
     parameters, whole = count.parameters, count.gathered_parameters if layout.stage == 3 else 0
     weight_bytes = count.weights_bytes / parameters
     live = max(whole, min(parameters, layout.live_parameters)) * weight_bytes

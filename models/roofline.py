@@ -65,19 +65,21 @@ class Spent:
 
 @dataclass(frozen=True)
 class Roofline:
-    """Of one rank: `step_s` for `micro_batches` of `rows` packed rows each; `utilisation` is useful FLOPs over the
-    bf16 peak. `by_kind` and `by_op` are of one micro-batch, what takes longest first."""
+    """Of one micro-batch on one rank; `utilisation` is useful FLOPs over the bf16 peak. What takes longest is first in
+    `by_kind` and `by_op`."""
 
-    rows: int
-    micro_batches: int
-    micro_batch_s: float
-    step_s: float
-    tokens_per_s: float
+    tokens: int
+    time_s: float
     utilisation: float
     launches: int
     host_reads: int
     by_kind: dict[Kind, Spent]
     by_op: dict[str, Spent]
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Of this rank."""
+        return self.tokens / self.time_s
 
 
 def launch_seconds(cost: OpCost, gpu: Gpu, assumed: Assumptions = ASSUMED) -> float:
@@ -87,25 +89,18 @@ def launch_seconds(cost: OpCost, gpu: Gpu, assumed: Assumptions = ASSUMED) -> fl
     return max(assumed.launch_s, bytes_s, flops_s)
 
 
-def roofline(
-    count: StepCount, gpu: Gpu, flops: Flops, rows: int, seq_len_tokens: int, micro_batches: int = 1
-) -> Roofline:
-    """What `micro_batches` like the one that was counted take; `flops` are the useful ones of a token."""
+def roofline(count: StepCount, gpu: Gpu, flops: Flops, tokens: int) -> Roofline:
+    """What the micro-batch of `tokens` that was counted takes; `flops` are the useful ones of a token."""
     by_kind = _spent(((cost.kind, cost, times) for cost, times in count.launches.items()), gpu)
-    by_op = _spent(((cost.name, cost, times) for cost, times in count.launches.items()), gpu)
-    micro_batch_s = sum(spent.time_s for spent in by_kind.values())
-    tokens_per_s = rows * seq_len_tokens / micro_batch_s
+    time_s = sum(spent.time_s for spent in by_kind.values())
     return Roofline(
-        rows,
-        micro_batches,
-        micro_batch_s,
-        micro_batches * micro_batch_s,
-        tokens_per_s,
-        tokens_per_s * (flops.forward + flops.backward) / gpu.peak_flops_per_s,
+        tokens,
+        time_s,
+        tokens * (flops.forward + flops.backward) / time_s / gpu.peak_flops_per_s,
         sum(count.launches.values()),
         count.host_reads,
         by_kind,
-        by_op,
+        _spent(((cost.name, cost, times) for cost, times in count.launches.items()), gpu),
     )
 
 
