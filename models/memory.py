@@ -98,17 +98,22 @@ def step_memory(
 def largest_micro_batch_rows(device_bytes: float, memory_of: Callable[[int], StepMemory], most_rows: int) -> int:
     """The most rows, at most `most_rows`, whose step fits a device of `device_bytes`; at least 1.
 
-    `memory_of(rows)` is `step_memory` with everything else filled in. Rows cost alike, so a few evaluations on the
-    line through one row and the best known answer are enough.
+    `memory_of(rows)` is `step_memory` with everything else filled in. Rows cost alike, so the line through the nearest
+    that fits and the nearest that does not finds the place in a few evaluations; what is there without any row, which
+    every evaluation tells, is the first that fits.
     """
     room = device_bytes * USABLE_SHARE
-    fits, misfit = 1, most_rows + 1
-    one = memory_of(1).total_bytes
-    guess = min(2, most_rows)
+    most = memory_of(most_rows)
+    if most.total_bytes <= room:
+        return most_rows
+    fits, fitting_bytes = 0, most.total_bytes - most.activations_bytes
+    misfit, misfitting_bytes = most_rows, most.total_bytes
     while misfit - fits > 1:
-        guess = min(max(guess, fits + 1), misfit - 1)
+        row_bytes = max(1.0, (misfitting_bytes - fitting_bytes) / (misfit - fits))
+        guess = min(max(fits + int((room - fitting_bytes) / row_bytes), fits + 1), misfit - 1)
         used = memory_of(guess).total_bytes
-        fits, misfit = (guess, misfit) if used <= room else (fits, guess)
-        per_row = max(1.0, (used - one) / (guess - 1))
-        guess = int((room - one) / per_row) + 1
-    return fits
+        if used <= room:
+            fits, fitting_bytes = guess, used
+        else:
+            misfit, misfitting_bytes = guess, used
+    return max(1, fits)

@@ -159,7 +159,7 @@ def _counted(
         ids_BT, doc_start_BT = (torch.zeros(rows, seq_len_tokens, dtype=torch.long) for _ in range(2))
         row_key_B = torch.zeros(rows, dtype=torch.long)
         with (
-            _Watch(there, _scheduled_values(model)) as watch,
+            Watch(there, _scheduled_values(model)) as watch,
             counted_as_on(device_type, watch.repeat),
             nullcontext() if device_type == "cpu" else attention_of_gpus(),
         ):
@@ -177,7 +177,7 @@ def _scheduled_values(model: LanguageModel) -> dict[int, float]:
     return {buffer.untyped_storage()._cdata: values.get(name, 0.0) for name, buffer in model.named_buffers()}
 
 
-class _Watch(TorchDispatchMode):
+class Watch(TorchDispatchMode):
     """Enters every operation. `known` are the values of scalars by storage."""
 
     def __init__(self, there: list[Tensor], known: dict[int, float]):
