@@ -23,7 +23,7 @@ from itertools import cycle
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -68,8 +68,9 @@ def count_step(
 
     Where blocks are alike, two shallow models are counted and the line through them is followed. All that is launched
     lies on it; an operation that itself grows with depth, such as a stack of every layer's loss, appears as a
-    difference of two. The peak lies on it once it grows by what a block keeps for the backward pass: nothing grows
-    faster, so what is the most then stays the most. Where it does not yet grow so, the whole model is counted.
+    difference of two. The peak is looked for in three parts. In the forward pass, and in the backward pass down to the
+    second block, it grows by what a block leaves behind, which is checked; the first block and the embedding come when
+    all else is gone, so what they take does not depend on depth.
     """
     return _count(recipe.model_dump_json(), rows, seq_len_tokens, precision, device_type, prepare, prepare_period)
 
@@ -95,7 +96,7 @@ def _count(
         parameters,
         sum(tensor.nbytes for tensor in tensors.values()),
         parameters - sum(units) + max(units, default=0),
-        one.peak_bytes,
+        max(one.peaks),
         one.launches,
         one.host_reads,
     )
@@ -103,10 +104,11 @@ def _count(
 
 @dataclass(frozen=True)
 class _Counted:
-    """`kept_bytes` live when the backward pass begins."""
+    """`peaks` in bytes of the forward pass, of the backward pass down to the second block, and of the rest; `left`
+    live at the end of the forward pass and when the backward pass begins, where casts of the weights are gone."""
 
-    peak_bytes: int
-    kept_bytes: int
+    peaks: tuple[int, ...]
+    left: tuple[int, int]
     launches: Mapping[OpCost, int]
     host_reads: int
 
@@ -125,16 +127,17 @@ def _followed(
     one, two = (
         _counted(recipe.model_copy(update={"n_layers": layers}), *asked) for layers in (shallow, shallow + period)
     )
-    if two.peak_bytes - one.peak_bytes != two.kept_bytes - one.kept_bytes:
+    grown = tuple(second - first for first, second in zip(one.left, two.left, strict=True))
+    if tuple(second - first for first, second in zip(one.peaks[:2], two.peaks[:2], strict=True)) != grown:
         return None
+    costs = one.launches.keys() | two.launches.keys()
 
     def at(first: int, second: int) -> int:
         return first + steps * (second - first)
 
-    costs = one.launches.keys() | two.launches.keys()
     return _Counted(
-        at(one.peak_bytes, two.peak_bytes),
-        at(one.kept_bytes, two.kept_bytes),
+        (*map(at, one.peaks[:2], two.peaks[:2]), two.peaks[2]),
+        (at(one.left[0], two.left[0]), at(one.left[1], two.left[1])),
         {cost: at(one.launches.get(cost, 0), two.launches.get(cost, 0)) for cost in costs},
         at(one.host_reads, two.host_reads),
     )
@@ -163,12 +166,26 @@ def _counted(
             counted_as_on(device_type, watch.repeat),
             nullcontext() if device_type == "cpu" else attention_of_gpus(),
         ):
+            storages = watch.storages
+            _when_backward_reaches_the_first_unit(model, storages.begin_part)
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
                 loss = model.loss(ids_BT, ids_BT.clone(), doc_start_BT, row_key_B)
+                forward_bytes = storages.live_bytes
             objective = torch.stack([loss.total, *loss.aux.values()]).sum()
-            kept_bytes = watch.storages.live_bytes
+            kept_bytes = storages.live_bytes
+            storages.begin_part()
             objective.backward()
-    return _Counted(watch.storages.peak_bytes, kept_bytes, watch.launches, watch.host_reads)
+    return _Counted(tuple(storages.peaks), (forward_bytes, kept_bytes), watch.launches, watch.host_reads)
+
+
+def _when_backward_reaches_the_first_unit(model: LanguageModel, act: Callable[[], None]) -> None:
+    """Where depth can be followed, and so every unit is called once."""
+    if model.repeating_layers is not None and len(model.units()) > 1:
+
+        def watch_input(_unit: nn.Module, args: tuple[Any, ...]) -> None:
+            args[0].register_hook(lambda _grad: act())
+
+        model.units()[1].register_forward_pre_hook(watch_input)
 
 
 def _scheduled_values(model: LanguageModel) -> dict[int, float]:
@@ -217,12 +234,16 @@ class Watch(TorchDispatchMode):
 
 
 class _Storages:
-    """Bytes of the storages that are referenced, beside those that are `there`, now and at most."""
+    """Bytes of the storages that are referenced, beside those that are `there`: now, and at most in each part."""
 
     def __init__(self, there: list[Tensor]):
-        self.peak_bytes = 0
+        self.peaks = [0]
         self.live_bytes = 0
         self._sizes = {tensor.untyped_storage()._cdata: 0 for tensor in there}
+
+    def begin_part(self) -> None:
+        """What comes is another part."""
+        self.peaks.append(self.live_bytes)
 
     def add(self, storage: torch.UntypedStorage) -> None:
         """Follow a storage from now on until it goes."""
@@ -230,7 +251,7 @@ class _Storages:
         if place not in self._sizes:
             self._sizes[place] = storage.nbytes()
             self.live_bytes += storage.nbytes()
-            self.peak_bytes = max(self.peak_bytes, self.live_bytes)
+            self.peaks[-1] = max(self.peaks[-1], self.live_bytes)
             weakref.finalize(storage, self._remove, place)
 
     def _remove(self, place: int) -> None:

@@ -111,9 +111,8 @@ class Hydra(LanguageModel):
 
     @property
     def repeating_layers(self) -> tuple[int, int] | None:
-        if self.section.mor_sharing == "middle_cycle":
-            return None
-        return self.section.moe_layers + 3, 1  # so many have a place for each expert layer
+        same = self.section.mor_sharing != "middle_cycle" and not self.section.moe_layers
+        return (3, 1) if same else None  # the first block and the last skip nothing
 
     def embed(self, ids_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(ids_BT)
