@@ -1,0 +1,142 @@
+"""Kernels: which op has a Triton form, whether it would run here, why, and what it must move.
+
+An op is a module of this folder with a plain torch reference, a Triton form and a public function that takes the one or
+the other. Its `KERNEL` declares it: tests, `athanor kernels` and the tables of benchmarks read the declarations.
+
+Invariant: on a CPU the public function is the reference, bit for bit; `interpreted()` is for tests alone. The choice
+depends on the arguments' device, dtype, shape and strides and on the process's switch, never on their values, so that
+torch.compile traces it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from athanor.core.kinds import Kinds
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.10 changes the default, and with it results
+
+STORED = (torch.float32, torch.bfloat16, torch.float16)  # what Triton forms load and store; they compute in fp32
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The least that one call moves and computes: each input read once and each output written once, unless the op's
+    docstring says what must be read twice."""
+
+    read_bytes: int
+    written_bytes: int
+    flops: int
+
+    @property
+    def bytes(self) -> int:
+        """Read and written."""
+        return self.read_bytes + self.written_bytes
+
+
+@dataclass(frozen=True)
+class Example:
+    """Arguments of the public function as a real preset has them."""
+
+    name: str
+    make: Callable[[torch.device, torch.dtype], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One specialisation that is compiled ahead of time: a `@triton.jit` function with its arguments' types.
+
+    `signature` gives every argument that is no constexpr a Triton type: `*bf16`, `i32`, `fp32`. Pointers are taken to
+    be aligned to 16 bytes; an integer of a type that ends in `:16` to be a multiple of 16.
+    """
+
+    name: str
+    function: Any
+    signature: Mapping[str, str]
+    constexprs: Mapping[str, Any]
+    num_warps: int = 4
+    num_stages: int = 3
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One op. `refuses` and both costs take the arguments of the public function, of which they look at no value, so
+    that meta and fake tensors will do."""
+
+    name: str  # of the public function
+    what: str  # one line for people
+    reference: Callable[..., Any]
+    refuses: Callable[..., str | None]  # why Triton cannot take these arguments; None where it can
+    forward_cost: Callable[..., Cost]
+    backward_cost: Callable[..., Cost]
+    compiled: tuple[Compiled, ...]
+    examples: tuple[Example, ...]
+
+
+KERNELS: Kinds[Kernel] = Kinds("kernel", "athanor.kernels", "KERNEL")
+
+_off: frozenset[str] = frozenset()
+_interpreted = False
+
+
+def uses_triton(kernel: Kernel, *arguments: Any) -> bool:
+    """Whether the public function takes the Triton form for these arguments."""
+    return _why_reference(kernel, *arguments) is None
+
+
+def choice(kernel: Kernel, *arguments: Any) -> str:
+    """The same for people: `Triton`, or `reference: ` and why."""
+    reason = _why_reference(kernel, *arguments)
+    return "Triton" if reason is None else f"reference: {reason}"
+
+
+def _why_reference(kernel: Kernel, *arguments: Any) -> str | None:
+    if kernel.name in _off:
+        return "switched off"
+    device_type = next(x.device.type for x in arguments if isinstance(x, Tensor))
+    if device_type == "cpu" and not _interpreted:
+        return "Triton compiles nothing for a CPU"
+    if device_type not in ("cpu", "cuda"):
+        return f"Triton compiles nothing for {device_type}"
+    return kernel.refuses(*arguments)
+
+
+def unfit(*tensors: Tensor | None) -> str | None:
+    """Why Triton cannot take these floating-point tensors together, by dtype; None where it can. For `refuses`."""
+    for x in tensors:
+        if x is not None and x.dtype not in STORED:
+            return f"{str(x.dtype).removeprefix('torch.')} is computed by torch"
+    return None
+
+
+def switch(names: str) -> None:
+    """From now on this process uses these Triton forms: `all`, `none`, or names with commas between them. UserError for
+    a name that no kernel has."""
+    global _off
+    _off = frozenset() if names == "all" else frozenset(KERNELS) - named(names)
+
+
+def named(names: str) -> frozenset[str]:
+    """The kernels that `all`, `none` or names with commas between them mean. UserError for a name that none has."""
+    if names in ("all", "none"):
+        return frozenset(KERNELS) if names == "all" else frozenset()
+    return frozenset(KERNELS[name.strip()].name for name in names.split(","))
+
+
+@contextmanager
+def interpreted() -> Iterator[None]:
+    """Within: tensors on a CPU take the Triton form. TRITON_INTERPRET=1 must have stood in the environment when the
+    op's module was imported."""
+    global _interpreted
+    before, _interpreted = _interpreted, True
+    try:
+        yield
+    finally:
+        _interpreted = before
