@@ -1,9 +1,10 @@
 """A training step on tensors that have shapes but no storage: what it keeps in memory, and what it launches.
 
 The step is that of the model's own code, forward and backward, whatever its family (`FakeTensorMode`); every storage
-that appears and goes is followed, and every operation is entered with what it moves and computes (models/op_cost.py).
-models/memory.py and models/roofline.py read the two out. What a storage-less run cannot know, how many tokens a router
-sends to each expert, is taken as even; a core that runs a random number of times runs as often as on average.
+that appears and goes is followed, and every operation is entered with what it moves and computes (models/op_cost.py),
+our own kernels with what their records say (models/kernel_cost.py). models/memory.py and models/roofline.py read the
+two out. What a storage-less run cannot know, how many tokens a router sends to each expert, is taken as even; a core
+that runs a random number of times runs as often as on average.
 
 A build of torch without CUDA cannot pretend a GPU in the backward pass, so the tensors are a processor's. Chunks and
 attention are those of the device that is asked about all the same; what remains different is that under autocast a GPU
@@ -16,7 +17,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import cycle
@@ -29,8 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from athanor.kernels.chunks import counted_as_on
+from athanor.kernels.kind import counted
 from athanor.models.build import build_on_meta
 from athanor.models.gpu_attention import attention_of_gpus
+from athanor.models.kernel_cost import KernelCosts
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.op_cost import OpCost, op_cost
 from athanor.models.skeleton import LanguageModel
@@ -164,8 +167,11 @@ def _counted(
         with (
             Watch(there, _scheduled_values(model)) as watch,
             counted_as_on(device_type, watch.repeat),
-            nullcontext() if device_type == "cpu" else attention_of_gpus(),
+            ExitStack() as on_a_gpu,
         ):
+            if device_type != "cpu":
+                on_a_gpu.enter_context(attention_of_gpus())
+                on_a_gpu.enter_context(counted(watch.kernels.note))
             storages = watch.storages
             _when_backward_reaches_the_first_unit(model, storages.begin_part)
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):
@@ -200,6 +206,7 @@ class Watch(TorchDispatchMode):
     def __init__(self, there: list[Tensor], known: dict[int, float]):
         super().__init__()
         self.storages = _Storages(there)
+        self.kernels = KernelCosts()
         self.launches: Counter[OpCost] = Counter()
         self.host_reads = 0
         self._repeats = 1
@@ -225,7 +232,7 @@ class Watch(TorchDispatchMode):
             result = args[0].new_zeros(bins)
         else:
             result = func(*args, **kwargs)
-        if (cost := op_cost(func, args, kwargs, result)) is not None:
+        if (cost := self.kernels.of(func, op_cost(func, args, kwargs, result))) is not None:
             self.launches[cost] += self._repeats
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
