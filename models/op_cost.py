@@ -20,14 +20,15 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
+# fmt: off
 Kind = Literal[
-    *("products", "attention", "elementwise", "reductions", "copies", "gather/scatter", "scans and sorts"),
-    *("kernels", "other"),
+    "products", "attention", "elementwise", "reductions", "copies", "gather/scatter", "scans and sorts", "kernels",
+    "other",
 ]
 Rate = Literal[
-    *("product", "fp32 product", "attention", "attention backward"),
-    *("masked attention", "masked attention backward"),
+    "product", "fp32 product", "attention", "attention backward", "masked attention", "masked attention backward"
 ]
+# fmt: on
 
 _NOTHING = {"_unsafe_view", "_local_scalar_dense", "promote_types", "device", "empty", "empty_like", "new_empty"} | {
     *("empty_strided", "new_empty_strided", "lift_fresh", "_reshape_alias", "alias")
@@ -45,7 +46,18 @@ _REDUCTIONS = {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softm
     *("native_layer_norm", "native_layer_norm_backward", "_fused_rms_norm", "_fused_rms_norm_backward", "norm"),
     *("linalg_vector_norm", "max", "min", "argmax", "argmin", "logsumexp", "var_mean", "count_nonzero"),
 }
-_SCANS = {"cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "sort", "topk", "kthvalue", "searchsorted", "argsort"}
+_SCANS = {
+    "cumsum",
+    "cumprod",
+    "cummax",
+    "cummin",
+    "logcumsumexp",
+    "sort",
+    "topk",
+    "kthvalue",
+    "searchsorted",
+    "argsort",
+}
 
 
 class OpCost(NamedTuple):

@@ -65,7 +65,8 @@ def _print(step: CountedStep, console: Console) -> None:
     lines = (
         f"[bold]{step.preset}[/] on {ranks}{step.gpu}: a step of {step.tokens:,} tokens, "
         f"{step.rows:,} x {step.seq_len_tokens:,} at a time",
-        f"step     {duration(step.time_s)}, {step.tokens_per_s:,.0f} tokens/s, {share(one.utilisation)} of the bf16 peak",
+        f"step     {duration(step.time_s)}, {step.tokens_per_s:,.0f} tokens/s, "
+        f"{share(one.utilisation)} of the bf16 peak",
         f"launches {one.launches:,} a micro-batch; the host waits {one.host_reads:,} times for a value\n",
     )
     for line in lines:

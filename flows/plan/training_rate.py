@@ -1,9 +1,9 @@
 """How many FLOPs a second this machine trains a model with, and how that is known.
 
 The first that applies: what earlier training in the store measured (same family, same peak of the device, about the
-same size), on as many devices or else on another number; on a GPU that is known, what a micro-batch launches there,
-counted op by op (models/roofline.py); on a CPU, one small batch timed here. A rate that was not measured on as many devices is assumed to be
-linear in them, and says so.
+same size), on as many devices or else on another number; on a GPU whose data sheet is known, what a micro-batch
+launches there, counted op by op (models/roofline.py); on a CPU, one small batch timed here. A rate that was not measured
+on as many devices is assumed to be linear in them, and says so.
 """
 
 from __future__ import annotations

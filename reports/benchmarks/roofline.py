@@ -99,7 +99,8 @@ def _assumed(step: dict[str, Any]) -> Iterable[str]:
     sheet, assumed = step["data_sheet"], step["assumed"]
     peak, bandwidth = sheet["peak_flops_per_s"] / 1e12, sheet["memory_bytes_per_s"] / 1e12
     yield f"- data sheet: {peak:,.0f} TFLOP/s dense bf16, {bandwidth:.2f} TB/s"
-    yield f"- {assumed['bandwidth_share']:.0%} of the bandwidth; a launch takes {assumed['launch_s'] * 1e6:.0f} µs at least"
+    yield f"- {assumed['bandwidth_share']:.0%} of the bandwidth"
+    yield f"- a launch takes {assumed['launch_s'] * 1e6:.0f} µs at least"
     for rate, share in assumed["shares"].items():
         yield f"- {rate}: {share:.1%} of the peak"
 

@@ -10,8 +10,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from athanor.flows.presets.preset import load_preset
-from athanor.models.build import build_model
 from athanor.models import memory as module
+from athanor.models.build import build_model
 from athanor.models.memory import USABLE_SHARE, Layout, StepMemory, largest_micro_batch_rows
 from athanor.models.step_count import count_step
 
