@@ -2,8 +2,8 @@
 
 The first that applies: what earlier training in the store measured (same family, same peak of the device, about the
 same size), on as many devices or else on another number; on a GPU whose data sheet is known, what a micro-batch
-launches there, counted op by op (models/roofline.py); on a CPU, one small batch timed here. A rate that was not measured
-on as many devices is assumed to be linear in them, and says so.
+launches there, counted op by op (models/roofline.py); on a CPU, one small batch timed here. A rate that was not
+measured on as many devices is assumed to be linear in them, and says so.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from statistics import median
 
+from athanor.core.numbers import share
 from athanor.core.rows import read_rows
 from athanor.core.run_files import METRICS
 from athanor.core.runtime import Runtime
@@ -63,8 +64,8 @@ def training_rate(
         return _linear(Rate(best.flops_per_s, f"measured in {best.where}"), best.devices, devices)
     if (gpu := gpu_of(machine.name)) is not None:
         utilisation = roofline_of(recipe, runtime, gpu, rows(), seq_len_tokens).utilisation
-        share = f"counted: {utilisation:.0%} of the peak of {machine.name}"
-        return _linear(Rate(utilisation * gpu.peak_flops_per_s, share), 1, devices)
+        source = f"counted: {share(utilisation)} of the peak of {machine.name}"
+        return _linear(Rate(utilisation * gpu.peak_flops_per_s, source), 1, devices)
     if timing and machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
         return _linear(_timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads), 1, devices)
     return None
