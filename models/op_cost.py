@@ -155,7 +155,7 @@ def _attention_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     query, key, value = given["query"], given["key"], given["value"]
     scores = query.shape[:-1].numel() * key.shape[-2]
     masked = given.get("attn_mask", given.get("attn_bias")) is not None
-    if not masked and given.get("is_causal"):
+    if given.get("is_causal"):  # which no mask may be given beside
         scores //= 2
     width, value_width = query.shape[-1], value.shape[-1]
     if func._schema.name.endswith("backward"):

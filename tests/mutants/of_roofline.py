@@ -29,7 +29,6 @@ MUTANTS = [
             "fp32 products are slow",
         ),
         ("scores //= 2", "scores //= 1", "causality hides half of the scores"),
-        ("if not masked and given", "if given", "a mask computes all scores"),
         (
             "(3 * width + 2 * value_width)",
             "(2 * width + 2 * value_width)",
