@@ -190,8 +190,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dh_ND = torch.empty_like(h_ND) if wants_h else None
         dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if wants_weight else None
         total = torch.zeros((), dtype=sum_dtype, device=h.device)
-        step = chunk_positions(weight.shape[0], h.device)
-        for h_nD, target_n, start in zip(h.split(step), target_N.split(step), range(0, len(h), step), strict=True):
+        for chunk in CHUNKS.slices(len(h), weight.shape[0], h.device.type):
+            h_nD, target_n = h[chunk], target_N[chunk]
             if fused:
                 losses_n, padded = _chunk(h_nD, weight, target_n, cap, smoothing, wants_h or wants_weight)
                 loss, dlogits_nV = losses_n.sum(), padded[:, : len(weight)]
@@ -202,7 +202,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             if dlogits_nV is None:
                 continue
             if dh_ND is not None:
-                dh_ND[start : start + step] = dlogits_nV @ weight
+                dh_ND[chunk] = dlogits_nV @ weight
             if dweight_VD is not None:
                 dweight_VD += dlogits_nV.T @ h_nD
         ctx.save_for_backward(dh_ND, dweight_VD)

@@ -86,11 +86,15 @@ KERNELS: Kinds[Kernel] = Kinds("kernel", "athanor.kernels", "KERNEL")
 
 _off: frozenset[str] = frozenset()
 _interpreted = False
+_note: Callable[[Kernel, tuple[Any, ...]], None] | None = None
 
 
 def uses_triton(kernel: Kernel, *arguments: Any) -> bool:
     """Whether the public function takes the Triton form for these arguments."""
-    return _why_reference(kernel, *arguments) is None
+    taken = _why_reference(kernel, *arguments) is None
+    if taken and _note is not None:
+        _note(kernel, arguments)
+    return taken
 
 
 def choice(kernel: Kernel, *arguments: Any, on: torch.device | None = None) -> str:
@@ -103,7 +107,7 @@ def _why_reference(kernel: Kernel, *arguments: Any, on: torch.device | None = No
     if kernel.name in _off:
         return "switched off"
     device_type = (on or next(x.device for x in arguments if isinstance(x, Tensor))).type
-    if device_type == "cpu" and not _interpreted:
+    if device_type == "cpu" and not _interpreted and _note is None:
         return "Triton compiles nothing for a CPU"
     if device_type not in ("cpu", "cuda"):
         return f"Triton compiles nothing for {device_type}"
@@ -153,3 +157,15 @@ def interpreted() -> Iterator[None]:
         yield
     finally:
         _interpreted = before
+
+
+@contextmanager
+def counted(note: Callable[[Kernel, tuple[Any, ...]], None]) -> Iterator[None]:
+    """Within: tensors of a CPU that have no storage take the form that a GPU's would, and `note` hears of every call
+    that takes Triton's, with its arguments."""
+    global _note
+    before, _note = _note, note
+    try:
+        yield
+    finally:
+        _note = before

@@ -13,6 +13,7 @@ A dynamic part of length 1 along T (one gate for the whole row) keeps the weight
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -102,10 +103,9 @@ class _PolyGLU(torch.autograd.Function):
         return du_BTF, dv_BTF, dstatic_BKF.sum_to_size(static_BKF.shape), ddynamic_BTK
 
 
-def _chunks(u_BTF: Tensor) -> list[slice]:
+def _chunks(u_BTF: Tensor) -> Iterator[slice]:
     rows, length, width = u_BTF.shape
-    step = CHUNKS.rows(rows * width, u_BTF.device.type)
-    return [slice(start, start + step) for start in range(0, length, step)]
+    return CHUNKS.slices(length, rows * width, u_BTF.device.type)
 
 
 def _logit_terms(static_BKF: Tensor, dynamic_BTK: Tensor, chunk: slice) -> tuple[list[Tensor], list[Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 import torch
 
@@ -11,20 +12,30 @@ from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
 from athanor.kernels.kind import asked, switch
 
-# Dense bf16 peak, FLOP/s, by words of the device's name; the vendors' data sheets. First match wins.
-PEAK_FLOPS_PER_S = {
-    "B200": 2250e12,
-    "H200": 989e12,
-    "H100 PCIe": 756e12,
-    "H100 NVL": 835e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "A10G": 70e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 5090": 209e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
+
+class Gpu(NamedTuple):
+    """What a data sheet promises: dense bf16 FLOP/s, and bytes a second between the chip and its memory."""
+
+    peak_flops_per_s: float
+    memory_bytes_per_s: float
+
+
+# By words of the device's name; the vendors' data sheets. First match wins.
+GPUS = {
+    "B200": Gpu(2250e12, 8.0e12),
+    "H200": Gpu(989e12, 4.8e12),
+    "H100 PCIe": Gpu(756e12, 2.0e12),
+    "H100 NVL": Gpu(835e12, 3.9e12),
+    "H100": Gpu(989e12, 3.35e12),
+    "A100 SXM4 40GB": Gpu(312e12, 1.555e12),
+    "A100 PCIE 40GB": Gpu(312e12, 1.555e12),
+    "A100": Gpu(312e12, 2.039e12),
+    "A10G": Gpu(70e12, 0.6e12),
+    "L40S": Gpu(362e12, 0.864e12),
+    "L4": Gpu(121e12, 0.3e12),
+    "RTX 5090": Gpu(209e12, 1.792e12),
+    "RTX 4090": Gpu(165e12, 1.008e12),
+    "RTX 3090": Gpu(71e12, 0.936e12),
 }
 
 
@@ -77,7 +88,13 @@ def peak_flops(device: torch.device) -> float:
 
 def peak_flops_of(device_name: str) -> float:
     """The same by the device's name."""
-    return next((peak for name, peak in PEAK_FLOPS_PER_S.items() if is_named(device_name, name)), math.inf)
+    gpu = gpu_of(device_name)
+    return math.inf if gpu is None else gpu.peak_flops_per_s
+
+
+def gpu_of(device_name: str) -> Gpu | None:
+    """What is known of the GPU of that name; None of others."""
+    return next((gpu for name, gpu in GPUS.items() if is_named(device_name, name)), None)
 
 
 def is_named(device_name: str, name: str) -> bool:

@@ -116,6 +116,12 @@ class LanguageModel(Curriculum, ParameterGroups, Observed):
         """Those of them that gradient goes back through; fewer where a family truncates backpropagation."""
         return self.body_flops_per_token(context_tokens)
 
+    @property
+    def repeating_layers(self) -> tuple[int, int] | None:
+        """(first, period): of `first` layers or more, `period` more do just what the `period` before them do; None
+        where layers differ in other ways. A step is then counted from two shallow models (models/step_count.py)."""
+        return None
+
     def units(self) -> list[nn.Module]:
         """The blocks in the order a token meets them: what is recomputed, compiled or sharded as one."""
         return list(cast(Any, self).blocks)

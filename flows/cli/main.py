@@ -25,6 +25,7 @@ from typer.exceptions import TyperException
 from athanor.core.errors import UserError
 from athanor.core.threads import SHARING_CORES
 from athanor.flows.cli import (
+    bench_commands,
     data_commands,
     kernel_commands,
     model_commands,
@@ -222,6 +223,7 @@ app.add_typer(data_commands.app)
 app.add_typer(store_commands.app)
 app.add_typer(task_commands.app)
 app.add_typer(runs_commands.app, name="runs")
+app.add_typer(bench_commands.app, name="bench")
 
 
 def main() -> None:

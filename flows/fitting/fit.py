@@ -116,7 +116,9 @@ class Fit:
         longest_row = max(row_tokens, chat.row_tokens if chat is not None else 0)
         model = shape.model_copy(update={"vocab_size": counted.vocab_size, "max_seq_len": longest_row})
         flops = flops_per_token(model, row_tokens)
-        rate = training_rate(Store(), "pretrain", model, flops, row_tokens, self.machine, Runtime())
+        length = Length.of(0.0, row_tokens)
+        asked = (Store(), "pretrain", model, flops, row_tokens, self.machine, Runtime())
+        rate = training_rate(*asked, lambda: length.batch_tokens // row_tokens)
         if rate is None:
             raise UserError(f"{self.machine.name}: no speed is known, and a batch of this model takes long to be timed")
         return Chosen(
@@ -128,7 +130,7 @@ class Fit:
             parameters=parameter_counts(model)["total"],
             tokens_per_s=rate.flops_per_s / (flops.forward + flops.backward),
             speed=rate.source,
-            length=Length.of(0.0, row_tokens),
+            length=length,
             chat_length=Length.of(0.0, chat.row_tokens) if chat is not None else None,
         )
 

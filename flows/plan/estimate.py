@@ -83,14 +83,18 @@ class Estimator:
     def memory(self) -> tuple[int, StepMemory] | None:
         """Micro-batch rows and peak bytes of a step of the first training on one rank; None while it cannot be counted,
         or without any."""
-        train, machine = next(iter(self.preset.trainings.values()), None), self.machine
+        train = next(iter(self.preset.trainings.values()), None)
         if self.model is None or train is None:
             return None
-        asked = (self.model, train, self.preset.runtime, machine.device_type)
-        rows = micro_batch_rows(
-            *asked, machine.memory_bytes, max(1, train.batch_rows // self.preset.runtime.world_size)
-        )
-        return rows, memory_of(*asked, rows)
+        rows = self.micro_batch_rows(train)
+        return rows, memory_of(self.model, train, self.preset.runtime, self.machine.device_type, rows)
+
+    def micro_batch_rows(self, train: TrainRecipe) -> int:
+        """Rows that go forward and backward at once on a rank; the vocabulary must be known."""
+        assert self.model is not None
+        machine, runtime = self.machine, self.preset.runtime
+        most_rows = max(1, train.batch_rows // runtime.world_size)
+        return micro_batch_rows(self.model, train, runtime, machine.device_type, machine.memory_bytes, most_rows)
 
     def _optimizer_bytes(self, train: TrainRecipe) -> float:
         assert self.model is not None
@@ -183,8 +187,13 @@ class Estimator:
     def rate(self, stage: str, row_tokens: int) -> Rate | None:
         """Training speed of the preset's model; worked out once per stage."""
         if stage not in self._rates and self.model is not None and (flops := self.flops(row_tokens)) is not None:
-            asked = (self._store, stage, self.model, flops, row_tokens, self.machine, self.preset.runtime)
-            self._rates[stage] = training_rate(*asked, self.timing)
+            runtime, train = self.preset.runtime, self.preset.trainings.get(stage)
+
+            def rows() -> int:
+                return runtime.eval_batch_rows if train is None else self.micro_batch_rows(train)
+
+            asked = (self._store, stage, self.model, flops, row_tokens, self.machine, runtime)
+            self._rates[stage] = training_rate(*asked, rows, self.timing)
         return self._rates.get(stage)
 
     @cached_property

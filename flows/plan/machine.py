@@ -74,12 +74,12 @@ def this_machine(runtime: Runtime) -> Machine:
 
 def rented_machine(name: str, runtime: Runtime) -> Machine:
     """A GPU that is not here, by a name that the price table or the table of peaks knows. UserError for any other."""
-    from athanor.models.device import PEAK_FLOPS_PER_S, peak_flops_of
+    from athanor.models.device import GPUS, peak_flops_of
 
     peak = peak_flops_of(name)
     offer = _offer(name)
     if offer is None and peak == math.inf:
-        known = list(dict.fromkeys([*_table(), *PEAK_FLOPS_PER_S]))
+        known = list(dict.fromkeys([*_table(), *GPUS]))
         raise UserError(f"--on {name}: no such GPU is known; {did_you_mean(name, known)}there are {', '.join(known)}")
     price, source = _price(name, runtime)
     memory_bytes = round(offer[1].memory_gib * 2**30) if offer and offer[1].memory_gib else None

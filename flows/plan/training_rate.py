@@ -1,31 +1,33 @@
 """How many FLOPs a second this machine trains a model with, and how that is known.
 
 The first that applies: what earlier training in the store measured (same family, same peak of the device, about the
-same size), on as many devices or else on another number; a share of the devices' peak, assumed; where the peak is
-unknown, as on a CPU, one small batch timed here. A rate that was not measured on as many devices is assumed to be
-linear in them, and says so.
+same size), on as many devices or else on another number; on a GPU whose data sheet is known, what a micro-batch
+launches there, counted op by op (models/roofline.py); on a CPU, one small batch timed here. A rate that was not
+measured on as many devices is assumed to be linear in them, and says so.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from statistics import median
 
+from athanor.core.numbers import share
 from athanor.core.rows import read_rows
 from athanor.core.run_files import METRICS
 from athanor.core.runtime import Runtime
 from athanor.core.store import Store
 from athanor.flows.plan.machine import Machine
 from athanor.models.counts import Flops
+from athanor.models.device import gpu_of
 from athanor.models.model_recipe import ModelRecipe
 from athanor.tasks.stage import stages_of
+from athanor.tasks.trainer.step.micro_batch import roofline_of
 
-ASSUMED_UTILISATION = 0.35  # of the bf16 peak, in training
 ALIKE_SIZE = 3.0  # the FLOPs per token of two models, one through the other, at most
 ALIKE_PEAK = 0.01
 WARMING_STEPS = 3  # the first steps are slower
@@ -50,18 +52,20 @@ def training_rate(
     seq_len_tokens: int,
     machine: Machine,
     runtime: Runtime,
+    rows: Callable[[], int],
     timing: bool = True,
 ) -> Rate | None:
-    """The rate of training `recipe`; None where nothing is known. `flops` are those of one token. Without `timing` no
-    batch is timed."""
+    """The rate of training `recipe`; None where nothing is known. `flops` are those of one token, `rows` tells how many
+    a micro-batch has. Without `timing` no batch is timed."""
     per_token, devices = flops.forward + flops.backward, machine.devices
     logs = list(_newest_logs(store, stage, recipe.family))
     measured = [found for path in logs if (found := _measured(path, per_token, machine.peak_flops_per_s)) is not None]
     if (best := next((m for m in measured if m.devices == devices), next(iter(measured), None))) is not None:
         return _linear(Rate(best.flops_per_s, f"measured in {best.where}"), best.devices, devices)
-    if machine.peak_flops_per_s < math.inf:
-        share = f"assumed: {ASSUMED_UTILISATION:.0%} of the peak of {machine.name}"
-        return _linear(Rate(ASSUMED_UTILISATION * machine.peak_flops_per_s, share), 1, devices)
+    if (gpu := gpu_of(machine.name)) is not None:
+        utilisation = roofline_of(recipe, runtime, gpu, rows(), seq_len_tokens).utilisation
+        source = f"counted: {share(utilisation)} of the peak of {machine.name}"
+        return _linear(Rate(utilisation * gpu.peak_flops_per_s, source), 1, devices)
     if timing and machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
         return _linear(_timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads), 1, devices)
     return None

@@ -107,13 +107,13 @@ import torch
 from athanor.models.build import build_model
 from athanor.models.checkpoints.portable import load_portable, save_portable
 from athanor.models.counts import flops_per_token, parameter_counts
-from athanor.models.memory import step_memory
 from athanor.models.sizes import SIZES
+from athanor.models.step_count import count_step
 
 recipe = SIZES["toy-1"]
 assert parameter_counts(recipe) == {"embedding": 61 * 8, "ffn": 72, "norms": 8, "total": 568, "active": 568}
 assert flops_per_token(recipe, 16).forward == 2 * (64 + 61 * 8)
-assert step_memory(recipe, 2, 16).weights_bytes == 4 * 568
+assert count_step(recipe, 2, 16, torch.float32, "cpu").weights_bytes == 4 * 568
 
 model = build_model(recipe)
 model.init_weights(0)

@@ -10,8 +10,10 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
 from athanor.flows.presets.preset import load_preset
+from athanor.models import memory as module
 from athanor.models.build import build_model
-from athanor.models.memory import USABLE_SHARE, Layout, StepMemory, largest_micro_batch_rows, step_memory
+from athanor.models.memory import USABLE_SHARE, Layout, StepMemory, largest_micro_batch_rows
+from athanor.models.step_count import count_step
 
 ROWS, LENGTH = 8, 128
 QUICKSTARTS = ("quickstart", "quickstart-vanilla", "quickstart-swa-mla", "quickstart-huginn", "quickstart-hydra")
@@ -20,6 +22,13 @@ QUICKSTARTS = ("quickstart", "quickstart-vanilla", "quickstart-swa-mla", "quicks
 def quickstart_recipe(preset):
     whole = load_preset(preset)
     return whole.model.model_copy(update={"vocab_size": whole.tokenizer.vocab_size})
+
+
+def step_memory(
+    recipe, rows, seq_len_tokens, precision=torch.float32, device_type="cpu", prepare=None, **kept
+) -> StepMemory:
+    count = count_step(recipe, rows, seq_len_tokens, precision, device_type, prepare)
+    return module.step_memory(count, device_type=device_type, **kept)
 
 
 def measured_peak_bytes(recipe, precision) -> int:

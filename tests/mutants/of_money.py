@@ -134,7 +134,7 @@ MUTANTS = [
     ),
     *_of(
         "flows/plan/training_rate.py",
-        f"{_PLANNED}::test_speed_is_measured_on_this_kind_of_device_if_it_was_ever "
+        f"{_PLANNED}::test_speed_is_counted_for_a_gpu_and_measured_on_this_kind_of_device_if_it_was_ever "
         f"{_PLANNED}::test_a_speed_that_was_not_measured_on_as_many_devices_is_linear_in_them",
         ("rate.flops_per_s * devices / known_devices", "rate.flops_per_s", "a rate is that of all devices"),
         (
@@ -143,7 +143,7 @@ MUTANTS = [
             "a processor's speed is none of a GPU's",
         ),
         ("> ALIKE_SIZE:", "> 1e9:", "another size of model goes at another speed"),
-        ("ASSUMED_UTILISATION * machine.peak", "machine.peak", "nobody trains at the peak"),
+        ("Rate(utilisation * gpu.peak", "Rate(gpu.peak", "nobody trains at the peak"),
     ),
     *_of(
         "tasks/trainer/course/pace.py",

@@ -95,7 +95,7 @@ MUTANTS = [
     *_of(
         "step/micro_batch.py",
         "step/test_micro_batch.py::test_recomputed_blocks_leave_room_for_more_rows",
-        ("Runtime(recompute_blocks=runtime.recompute_blocks)", "Runtime()", "recomputed blocks take less memory"),
+        ("runtime=Runtime(recompute_blocks=every)", "runtime=Runtime()", "recomputed blocks take less memory"),
     ),
     *_of(
         "engines/engine.py",

@@ -109,6 +109,11 @@ class Hydra(LanguageModel):
         ):
             self.register_buffer(name, torch.zeros((), dtype=torch.float32))
 
+    @property
+    def repeating_layers(self) -> tuple[int, int] | None:
+        same = self.section.mor_sharing != "middle_cycle" and not self.section.moe_layers
+        return (3, 1) if same else None  # the first block and the last skip nothing
+
     def embed(self, ids_BT: Tensor) -> Tensor:
         x_BTD = self.embedding(ids_BT)
         return x_BTD * self.recipe.d_model**0.5 if self.section.scale_embedding else x_BTD

@@ -96,6 +96,10 @@ class Polychromatic(LanguageModel):
         )
         self.register_buffer("tau", torch.tensor(self.section.tau_start, dtype=torch.float32))
 
+    @property
+    def repeating_layers(self) -> tuple[int, int]:
+        return 2, 1
+
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe = self.recipe
         rope = rope_table(context.position_BT, recipe.head_dim, recipe.rope_base)

@@ -93,6 +93,11 @@ class SwaMla(LanguageModel):
             return SwaMlaBlock(recipe, section, attention)
         return SwaMlaBlock(recipe, section, LatentAttention(recipe, section))
 
+    @property
+    def repeating_layers(self) -> tuple[int, int]:
+        cycle = self.section.n_swa + self.section.n_mla
+        return cycle, cycle
+
     def body(self, x_BTD: Tensor, context: Context) -> Tensor:
         recipe, section = self.recipe, self.section
         near = Window.of(context, section.visible_window, section.sink)

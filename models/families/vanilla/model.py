@@ -80,6 +80,10 @@ class Vanilla(LanguageModel):
         self.head = None if section.tied else nn.Linear(recipe.d_model, self.embedding.num_embeddings, bias=False)
 
     @property
+    def repeating_layers(self) -> tuple[int, int]:
+        return 2, 1 if self.section.window is None else 2
+
+    @property
     def head_weight(self) -> Tensor:
         return super().head_weight if self.head is None else self.head.weight
 

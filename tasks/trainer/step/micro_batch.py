@@ -1,4 +1,5 @@
-"""How many rows go forward and backward at once, from the memory a step will take. The plan and the trainer ask here.
+"""How many rows go forward and backward at once, from the memory a step will take, and the time. The plan and the
+trainer ask here.
 
 On a CPU a slice is as long as the caches like; on a GPU the most rows that fit beside what the engine keeps on a rank,
 by models/memory.py. Whatever is chosen, the samples of a step and their weights stay the same.
@@ -6,14 +7,18 @@ by models/memory.py. Whatever is chosen, the samples of a step and their weights
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 
 import torch
 
 from athanor.core.runtime import Runtime
 from athanor.models.build import build_on_meta
+from athanor.models.counts import flops_per_token
+from athanor.models.device import Gpu
 from athanor.models.memory import StepMemory, largest_micro_batch_rows, step_memory
 from athanor.models.model_recipe import ModelRecipe
+from athanor.models.roofline import Roofline, roofline
+from athanor.models.step_count import Prepare, StepCount, count_step
 from athanor.tasks.trainer.engines.kind import engine_of
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.step.block_transforms import prepare_blocks
@@ -24,18 +29,30 @@ CPU_SLICE_TOKENS = 8_192
 
 def memory_of(model: ModelRecipe, train: TrainRecipe, runtime: Runtime, device_type: str, rows: int) -> StepMemory:
     """Peak bytes on a rank of a step of `rows` of the longest rows; the recipe's vocab_size must be filled in."""
-    optimizer_bytes = optimizer_bytes_per_parameter(train, build_on_meta(model))
-    whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
     return step_memory(
-        model,
-        rows,
-        train.seq_len_tokens,
-        precision=torch.float32 if whole_precision else torch.bfloat16,
+        _counted(model, runtime, device_type, rows, train.seq_len_tokens),
         device_type=device_type,
-        optimizer_bytes_per_parameter=optimizer_bytes,
+        optimizer_bytes_per_parameter=optimizer_bytes_per_parameter(train, build_on_meta(model)),
         layout=engine_of(runtime).layout(runtime),
-        prepare=lambda built: prepare_blocks(built, Runtime(recompute_blocks=runtime.recompute_blocks)),
     )
+
+
+def roofline_of(model: ModelRecipe, runtime: Runtime, gpu: Gpu, rows: int, seq_len_tokens: int) -> Roofline:
+    """What a micro-batch of `rows` takes on such a GPU; the recipe's vocab_size must be filled in."""
+    count = _counted(model, runtime, "cuda", rows, seq_len_tokens)
+    return roofline(count, gpu, flops_per_token(model, seq_len_tokens), rows * seq_len_tokens)
+
+
+def _counted(model: ModelRecipe, runtime: Runtime, device_type: str, rows: int, seq_len_tokens: int) -> StepCount:
+    whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
+    precision = torch.float32 if whole_precision else torch.bfloat16
+    every = runtime.recompute_blocks
+    return count_step(model, rows, seq_len_tokens, precision, device_type, _recomputing(every), every or 1)
+
+
+@cache
+def _recomputing(every: int | None) -> Prepare:
+    return partial(prepare_blocks, runtime=Runtime(recompute_blocks=every))
 
 
 def micro_batch_rows(
