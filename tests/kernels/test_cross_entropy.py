@@ -178,6 +178,16 @@ def test_logits_of_any_size_neither_overflow_nor_lose_the_loss():
     torch.testing.assert_close(found[:, :3].double(), gradient, rtol=1e-6, atol=1e-7)
 
 
+def test_the_largest_logit_may_stand_in_the_last_block():
+    logits = torch.zeros(1, padded(4103))
+    logits[0, 4100] = 3.0
+    wanted, gradient = _loss_and_gradient(logits[:, :4103].double(), torch.tensor([7]), None, 0.0, True)
+    with on_triton():
+        losses = _pass(logits, torch.tensor([7]), 4103, None, 0.0, True)
+    torch.testing.assert_close(losses.sum().double(), wanted, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(logits[:, :4103].double(), gradient, rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize("gradient", [True, False])
 def test_logits_are_read_twice_and_written_once_or_only_read(gradient):
     logits = torch.randn(5, padded(4103)).bfloat16()
