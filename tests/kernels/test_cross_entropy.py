@@ -21,6 +21,7 @@ from athanor.kernels.cross_entropy import (
     KERNEL,
     LANE,
     _loss_and_gradient,
+    _new_logits,
     _pass,
     linear_cross_entropy,
     linear_cross_entropy_reference,
@@ -186,6 +187,10 @@ def test_the_largest_logit_may_stand_in_the_last_block():
         losses = _pass(logits, torch.tensor([7]), 4103, None, 0.0, True)
     torch.testing.assert_close(losses.sum().double(), wanted, rtol=1e-6, atol=0.0)
     torch.testing.assert_close(logits[:, :4103].double(), gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_rows_of_logits_begin_where_128_bits_are_read_at_once():
+    assert [_new_logits(torch.empty(2, 8), classes).shape for classes in (50, 64)] == [(2, 64), (2, 64)]
 
 
 @pytest.mark.parametrize("gradient", [True, False])
