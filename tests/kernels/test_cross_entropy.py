@@ -21,6 +21,7 @@ from athanor.kernels.cross_entropy import (
     KERNEL,
     LANE,
     _loss_and_gradient,
+    _new_logits,
     _pass,
     linear_cross_entropy,
     linear_cross_entropy_reference,
@@ -176,6 +177,20 @@ def test_logits_of_any_size_neither_overflow_nor_lose_the_loss():
     wanted, gradient = _loss_and_gradient(logits.double(), target, None, 0.0, True)
     torch.testing.assert_close(losses.sum().double(), wanted, rtol=1e-6, atol=0.0)
     torch.testing.assert_close(found[:, :3].double(), gradient, rtol=1e-6, atol=1e-7)
+
+
+def test_the_largest_logit_may_stand_in_the_last_block():
+    logits = torch.zeros(1, padded(4103))
+    logits[0, 4100] = 3.0
+    wanted, gradient = _loss_and_gradient(logits[:, :4103].double(), torch.tensor([7]), None, 0.0, True)
+    with on_triton():
+        losses = _pass(logits, torch.tensor([7]), 4103, None, 0.0, True)
+    torch.testing.assert_close(losses.sum().double(), wanted, rtol=1e-6, atol=0.0)
+    torch.testing.assert_close(logits[:, :4103].double(), gradient, rtol=1e-5, atol=1e-9)
+
+
+def test_rows_of_logits_begin_where_128_bits_are_read_at_once():
+    assert [_new_logits(torch.empty(2, 8), classes).shape for classes in (50, 64)] == [(2, 64), (2, 64)]
 
 
 @pytest.mark.parametrize("gradient", [True, False])
