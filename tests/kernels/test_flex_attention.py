@@ -49,6 +49,7 @@ def test_the_list_of_blocks_says_what_is_marked():
     mask = block_mask(span)
     assert torch.equal(mask.to_dense()[:, 0].bool(), some)
     assert torch.equal(mask.full_kv_num_blocks[:, 0], every.sum(-1, dtype=torch.int32))
+    assert torch.equal((mask.kv_num_blocks + mask.full_kv_num_blocks)[:, 0], some.sum(-1, dtype=torch.int32))
     assert mask.full_kv_indices[1, 0, 5, :5].tolist() == [0, 1, 2, 3, 4]
 
 
