@@ -17,6 +17,7 @@ SLOW = (
     "tests/flows/test_flow.py",
     "tests/models/families/huginn/test_definition.py",
     "tests/models/test_slices.py",
+    "tests/models/test_step_count.py",
     "tests/models/test_twin.py",
     "tests/tasks/test_stage.py",
     "tests/tasks/test_stage_task.py",
