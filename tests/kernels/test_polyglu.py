@@ -123,10 +123,10 @@ def stored(rows, length, width, dtype, **parts):
     return u.to(dtype), v.to(dtype), *(x.float() for x in logits)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     data=st.data(),
-    shape=st.sampled_from([(0, 3, 5), (2, 0, 5), (1, 1, 1), (3, 5, 7), (2, 65, 3), (2, 2, 1025)]),
+    shape=st.sampled_from([(0, 3, 5), (2, 0, 5), (1, 1, 1), (3, 5, 7)]),
     dtype=dtypes,
     noisy=st.booleans(),
     sequence=st.booleans(),
@@ -135,6 +135,12 @@ def test_values_and_gradients_in_triton_equal_the_reference(data, shape, dtype, 
     u, v = data.draw(tensors(shape, 2, dtype))
     parts = {"static_rows": shape[0] if noisy else 1, "dynamic_length": 1 if sequence else shape[1]}
     assert_equals_reference(polyglu, polyglu_reference, (u, v, *stored(*shape, dtype, **parts)[2:]))
+
+
+@pytest.mark.parametrize("shape", [(1, 65, 3), (1, 2, 1025)])
+def test_more_than_one_span_of_positions_or_block_of_neurons_equal_the_reference(shape):
+    inputs = stored(*shape, torch.float32, static_rows=1, dynamic_length=shape[1])
+    assert_equals_reference(polyglu, polyglu_reference, inputs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -153,7 +159,7 @@ def test_logits_that_span_thousands_give_the_numbers_of_the_reference_in_triton(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("shape", "sequence"), [((2, 64, 130), False), ((1, 64, 1025), False), ((2, 64, 130), True)])
+@pytest.mark.parametrize(("shape", "sequence"), [((1, 64, 130), False), ((1, 64, 130), True)])
 def test_each_argument_is_read_once_and_each_result_written_once(shape, sequence, dtype):
     dynamic_length = 1 if sequence else shape[1]
     assert_traffic(KERNEL, polyglu, stored(*shape, dtype, static_rows=shape[0], dynamic_length=dynamic_length))
