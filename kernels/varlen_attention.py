@@ -8,6 +8,7 @@ athanor.kernels.attention_choice. Source: FlashAttention-2 (arXiv 2307.08691), t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from inspect import signature
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from torch.nn.attention.varlen import varlen_attn
 
 from athanor.kernels.attention_choice import products_dtype
 from athanor.kernels.span import Span
+
+# Heads in groups: before torch 2.12 they need no leave.
+_GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ def varlen_attention(q_BTHd: Tensor, k_BTGd: Tensor, v_BTGd: Tensor, span: Span)
         lengths.longest,
         lengths.longest,
         window_size=(-1 if span.window is None else span.window - 1, 0),
-        enable_gqa=q.shape[1] != k.shape[1],
+        **(_GROUPED if q.shape[1] != k.shape[1] else {}),
     )
     assert isinstance(mixed, Tensor)
     return mixed.unflatten(0, (rows, -1))

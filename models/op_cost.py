@@ -85,10 +85,15 @@ def op_cost(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: An
     if kind == "gather/scatter":
         read_bytes, written_bytes = _scattered(name, args, kwargs, outputs, written)
     else:
-        only_written = {id(tensor) for tensor in written if name in _OVERWRITES or torch.Tag.out in func.tags}
+        only_written = {id(tensor) for tensor in written if name in _OVERWRITES or _tagged(func, "out")}
         inputs = (tensor for tensor in _tensors((args, kwargs)) if id(tensor) not in only_written)
         read_bytes, written_bytes = _bytes(inputs), _bytes((*outputs, *written))
     return OpCost(name, kind, read_bytes, written_bytes, flops, rate)
+
+
+def _tagged(func: Any, tag: str) -> bool:
+    """By name: torch 2.11 lacks some tags."""
+    return any(found.name == tag for found in func.tags)
 
 
 def addressed_bytes(tensor: Tensor) -> int:
@@ -130,9 +135,9 @@ def _kind(func: Any, name: str) -> Kind:
         return "copies"
     if plain in _SCANS:
         return "scans and sorts"
-    if torch.Tag.reduction in func.tags or name in _REDUCTIONS:
+    if _tagged(func, "reduction") or name in _REDUCTIONS:
         return "reductions"
-    if torch.Tag.pointwise in func.tags or name.endswith("_backward"):
+    if _tagged(func, "pointwise") or name.endswith("_backward"):
         return "elementwise"
     return "other"
 
