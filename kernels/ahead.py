@@ -74,7 +74,7 @@ def _resources(ptx: str, compute_capability: int) -> tuple[int, int]:
             "-o",
             f"{path}.cubin",
         ]
-        said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+        said = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stderr
     used, stored, loaded = (
         int(re.findall(rf"(\d+) {what}", said)[-1]) for what in ("registers", "bytes spill stores", "bytes spill loads")
     )

@@ -4,6 +4,7 @@
 
 athanor.kernels.attention_choice says which backend computes it. The reference, which autograd differentiates, attends
 to the documents of a packed row one by one, to long rows in a window by blocks, to all else under a mask.
+The other backends are imported where they are used: they load torch's compiler, which takes a second.
 """
 
 from __future__ import annotations
@@ -12,10 +13,8 @@ import torch
 from torch import Tensor
 
 from athanor.kernels.attention_choice import FLASH_CAPABILITY, Call, choose, compute_capability
-from athanor.kernels.flex_attention import block_mask, flex
 from athanor.kernels.masked_attention import masked_attention
 from athanor.kernels.span import Span, visible_keys
-from athanor.kernels.varlen_attention import DocumentLengths, varlen_attention
 from athanor.kernels.window_attention import WindowBlocks, in_blocks, window_attention
 
 
@@ -23,8 +22,12 @@ def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGe: Tensor, span: Span | None,
     """`[B, T, H, e]`; scores are bounded by `cap`, softly."""
     backend = choose(Call.of(q_BTHd, v_BSGe, span, cap)).backend
     if span is not None and backend == "varlen":
+        from athanor.kernels.varlen_attention import varlen_attention
+
         return varlen_attention(q_BTHd, k_BSGd, v_BSGe, span)
     if span is not None and backend == "flex":
+        from athanor.kernels.flex_attention import flex
+
         return flex(q_BTHd, k_BSGd, v_BSGe, span, cap)
     return reference(q_BTHd, k_BSGd, v_BSGe, span, cap)
 
@@ -46,6 +49,9 @@ def prepare(span: Span | None) -> None:
         return
     capability = span.once(compute_capability)
     if capability is not None and capability >= FLASH_CAPABILITY and span.whole_rows:
+        from athanor.kernels.flex_attention import block_mask
+        from athanor.kernels.varlen_attention import DocumentLengths
+
         span.once(DocumentLengths.of)
         span.once(block_mask)
     elif in_blocks(span):

@@ -43,7 +43,8 @@ def chunk_positions(vocab_size: int, device: torch.device) -> int:
 
 def _matmul_dtype(h_ND: Tensor) -> torch.dtype:
     kind = h_ND.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else h_ND.dtype
+    casts = kind != "meta" and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if casts else h_ND.dtype
 
 
 def soft_cap(x: Tensor, cap: float | None) -> Tensor:

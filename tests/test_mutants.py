@@ -46,7 +46,7 @@ def test_a_day_has_its_own_twenty_of_the_quick_ones(lists):
     one, same, other = run.of_day("2026-01-01"), run.of_day("2026-01-01"), run.of_day("2026-01-02")
     assert one == same != other
     assert len(set(one)) == 20 and all(mutant.quick for mutant in one + other)
-    seen = {mutant for number in range(200) for mutant in run.of_day(str(number))}
+    seen = {mutant for number in range(500) for mutant in run.of_day(str(number))}
     assert seen == {mutant for mutant in run.of_words([]) if mutant.quick}, "each has its turn"
 
 

@@ -18,7 +18,6 @@ import typer
 
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
-from athanor.core.runtime import Runtime
 from athanor.flows.cli.completing import models_beginning
 from athanor.flows.cli.options import PresetName
 
@@ -228,6 +227,7 @@ def generate(
     """
     import torch
 
+    from athanor.core.runtime import Runtime
     from athanor.data.chatml import answer_ends, encode_prompt
     from athanor.data.tokenizer import load_tokenizer
     from athanor.models.checkpoints.portable import load_portable

@@ -25,11 +25,11 @@ def test_the_bounds_are_those_of_all_documents_of_all_rows(lengths, times):
     assert one.longest == many.longest == max(lengths)
 
 
-def by_document(q, k, v, bound_q, bound_k, longest_q, longest_k, *, window_size, enable_gqa):
+def by_document(q, k, v, bound_q, bound_k, longest_q, longest_k, *, window_size, enable_gqa=False):
     """What torch.nn.attention.varlen.varlen_attn says it computes; `window_size` excludes the query."""
     lengths = bound_q.diff().tolist()
     assert torch.equal(bound_q, bound_k) and longest_q == longest_k == max(lengths) and window_size[1] == 0
-    assert enable_gqa == (q.shape[1] != k.shape[1])
+    assert enable_gqa == (q.shape[1] != k.shape[1] and bool(module._GROUPED))
     out = []
     for one_q, one_k, one_v in zip(*(x.split(lengths) for x in (q, k, v)), strict=True):
         window = len(one_q) if window_size[0] == -1 else window_size[0] + 1

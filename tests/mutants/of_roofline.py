@@ -15,7 +15,7 @@ MUTANTS = [
         ("if stride or not size", "if True", "an expanded tensor is as large as what it expands"),
         ("{id(tensor): tensor for tensor in tensors}.values()", "list(tensors)", "what is given twice is read once"),
         ('_OVERWRITES = {"copy_", "fill_", "zero_"}', '_OVERWRITES = {"fill_"}', "what is overwritten is not read"),
-        ("or torch.Tag.out in func.tags", "", "what is written with out= is not read"),
+        ('or _tagged(func, "out")', "", "what is written with out= is not read"),
         ("_bytes((*outputs, *written))", "_bytes(outputs[:0])", "what is written counts"),
         ("told + min(found, addressed_bytes(table))", "told + addressed_bytes(table)", "a look-up reads few rows"),
         (
@@ -34,7 +34,7 @@ MUTANTS = [
             "(2 * width + 2 * value_width)",
             "attention goes backward with five products",
         ),
-        ("if torch.Tag.reduction in func.tags or", "if", "a reduction is one"),
+        ('if _tagged(func, "reduction") or', "if", "a reduction is one"),
     ),
     *_of(
         "models/roofline.py",
