@@ -45,8 +45,9 @@ class ChunkSize:
         self._elements = {"cpu": cpu, "cuda": cuda}
 
     def elements(self, device_type: str) -> int:
-        """How many are held at once."""
-        return self._elements[_counts[-1].device_type if _counts else device_type]
+        """How many are held at once; where there is no storage, as on a GPU."""
+        device_type = _counts[-1].device_type if _counts else device_type
+        return self._elements["cuda" if device_type == "meta" else device_type]
 
     def rows(self, width: int, device_type: str) -> int:
         """How many rows of `width` elements a chunk has; at least 1."""

@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from athanor.kernels.kind import interpreted
 
 # Of a result stored in that type, against float64: of the largest element, since sums lose in proportion to that.
-TINY = torch.finfo(torch.float32).tiny  # below it processors differ
+TINY = torch.finfo(torch.float32).tiny / torch.finfo(torch.float32).eps  # what has a subnormal factor is as small
 TOLERANCES = {torch.float32: 2e-6, torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 TRAFFIC_READ_ONCE, TRAFFIC_READ_TWICE = 1.10, 1.25  # of the cost record
 
