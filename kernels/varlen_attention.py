@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from athanor.kernels.attention_choice import products_dtype
 from athanor.kernels.span import Span
 
 # Heads in groups: before torch 2.12 they need no leave.
-_GROUPED = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
+_GROUPED: dict[str, Any] = {"enable_gqa": True} if "enable_gqa" in signature(varlen_attn).parameters else {}
 
 
 @dataclass(frozen=True)
