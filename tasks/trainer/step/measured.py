@@ -1,6 +1,6 @@
 """A training step of a preset's model on this GPU, with and without our kernels, in one run.
 
-    python -m athanor.reports.benchmarks.step_measured PRESET.yaml ... [--rows 4] [--device cuda] [--out FILE.md]
+    python -m athanor.tasks.trainer.step.measured PRESET.yaml ... [--rows 4] [--device cuda] [--out FILE.md]
 
 The file needs a `model` with its vocabulary, `pretrain.seq_len_tokens` and perhaps `runtime.recompute_blocks`. One
 micro-batch of random tokens in documents of a quarter of a row, forward and backward under bf16 autocast, without the
@@ -27,6 +27,7 @@ from athanor.models.counts import flops_per_token
 from athanor.models.device import peak_flops
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.skeleton import LanguageModel
+from athanor.tasks.trainer.step.block_transforms import prepare_blocks
 
 TIMES = 5
 COLUMNS = "preset | rows | kernels | step, ms | tokens/s | of the peak | most memory, GiB | loss"
@@ -55,8 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _row(name: str, preset: dict[str, Any], rows: int, kernels: str, device: torch.device) -> str:
-    from athanor.tasks.trainer.step.block_transforms import prepare_blocks
-
     switch(kernels)
     recipe = ModelRecipe.model_validate(preset["model"])
     length = preset["pretrain"]["seq_len_tokens"]
