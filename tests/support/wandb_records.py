@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S = 20.0
 BLOCK_BYTES, FILE_HEADER_BYTES, RECORD_HEADER = 32768, 7, struct.Struct("<IHB")  # checksum, length, place in a record
 
 
 def logged(folder: Path) -> dict[str, Any]:
-    """Of the one offline run in `folder`/wandb: `config`, `summary` and `history`, a list of rows."""
+    """Of the one offline run in `folder`/wandb: `config`, `summary` and `history`, a list of rows. The service that
+    writes the file may be behind on a busy machine, and is waited for."""
+    (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
+    until = time.monotonic() + PATIENCE_S
+    while not (found := _read(file))["config"] and time.monotonic() < until:
+        time.sleep(0.2)
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
     from wandb.proto.wandb_internal_pb2 import Record
 
-    (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
     found: dict[str, Any] = {"config": {}, "summary": {}, "history": []}
     for raw in _records(file.read_bytes()):
         record = Record()
