@@ -79,6 +79,6 @@ def test_oracle_explicit_noise_logits(published):
     context = Context(offset=0, position_BT=position_BT, doc_start_BT=None, row_key_B=None, span=None, cache=None)
     x = model.embedding(ids)
     for block, noise_BFK in zip(model.blocks, file["gumbel"], strict=True):
-        x = block(x, context, rope, model.tau, noise_BFK)
+        x, _ = block(x, context, rope, model.tau, noise_BFK)
     logits = model.logits(model.final_norm(x))
     torch.testing.assert_close(logits, file["logits"]["explicit_noise"], atol=1e-5, rtol=0)
