@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 
+from athanor.kernels.precision import products_dtype
 from athanor.kernels.span import Span
 
 FLASH_CAPABILITY = (8, 0)
@@ -133,9 +134,3 @@ def compute_capability(span: Span) -> tuple[int, int] | None:
     if not starts.is_cuda or isinstance(starts, FakeTensor):
         return None
     return torch.cuda.get_device_capability(starts.device)
-
-
-def products_dtype(x: Tensor) -> torch.dtype:
-    """Autocast's, where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if kind != "meta" and torch.is_autocast_enabled(kind) else x.dtype

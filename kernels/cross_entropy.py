@@ -11,8 +11,10 @@ from the softmax in the same chunks.
 
 On a GPU one Triton pass turns a chunk's logits, in the products' dtype, into their gradient in place: each row is read
 twice, first for an online log-sum-exp in fp32 (Milakov and Gimelshein 2018, arXiv 1805.02867, alg. 3) and then, while
-it may still be in the cache, for the gradient that is written. Without a gradient it is read once. Rows of logits are
-padded to LANE classes, so that each begins where 128 bits can be read at once.
+it may still be in the cache, for the gradient that is written. Without a gradient it is read once. The classes are
+padded to a multiple of LANE by rows of zeros in the products' copy of the weight, so that every row of logits begins
+where 128 bits can be read at once, and no product has an odd size. What is padded has no part in the softmax, and its
+gradient is zero.
 """
 
 from __future__ import annotations
@@ -29,22 +31,17 @@ from athanor.core.targets import IGNORE
 from athanor.kernels.chunks import ChunkSize
 from athanor.kernels.kind import STORED, Compiled, Cost, Example, Kernel, uses_triton
 from athanor.kernels.launch import launch
+from athanor.kernels.precision import products_dtype
 
 LANE = 16
 BLOCK, WARPS = 4096, 8
 PASS_FLOPS, LOSS_FLOPS = 10, 5  # a logit, with its gradient and without
-CHUNKS = ChunkSize(cpu=2**20, cuda=2**27)  # of logits
+CHUNKS = ChunkSize(cpu=2**20, cuda=2**28)  # of logits
 
 
 def chunk_positions(vocab_size: int, device: torch.device) -> int:
     """Positions whose logits are held at once."""
     return CHUNKS.rows(vocab_size, device.type)
-
-
-def _matmul_dtype(h_ND: Tensor) -> torch.dtype:
-    kind = h_ND.device.type
-    casts = kind != "meta" and torch.is_autocast_enabled(kind)
-    return torch.get_autocast_dtype(kind) if casts else h_ND.dtype
 
 
 def soft_cap(x: Tensor, cap: float | None) -> Tensor:
@@ -110,7 +107,7 @@ def _row_pass(
     if label == IGNORE:
         tl.store(losses + row, 0.0)
         if GRADIENT:
-            for start in range(0, classes, BLOCK):
+            for start in range(0, stride, BLOCK):
                 nothing = tl.zeros([BLOCK], tl.float32)
                 tl.store(logits + start + columns, nothing, mask=start + columns < stride)
     else:
@@ -135,49 +132,41 @@ def _row_pass(
             loss += smoothing * (chosen - summed / classes)
         tl.store(losses + row, loss)
         if GRADIENT:
-            for start in range(0, classes, BLOCK):
+            for start in range(0, stride, BLOCK):
                 column = start + columns
                 raw = tl.load(logits + column, mask=column < stride, other=0.0).to(tl.float32)
                 x, slope = _capped(raw, cap, CAPPED)
                 wanted = smoothing / classes + tl.where(column == label, 1.0 - smoothing, 0.0)
-                tl.store(logits + column, (tl.exp(x - normaliser) - wanted) * slope, mask=column < stride)
+                gradient = (tl.exp(x - normaliser) - wanted) * slope
+                tl.store(logits + column, tl.where(column < classes, gradient, 0.0), mask=column < stride)
 
 
-def _block(classes: int) -> int:
-    return min(BLOCK, triton.next_power_of_2(classes))
+def _block(padded_classes: int) -> int:
+    return min(BLOCK, triton.next_power_of_2(padded_classes))
 
 
+@torch.library.custom_op("athanor::cross_entropy_pass", mutates_args=("logits",))
 def _pass(
     logits: Tensor, target: Tensor, classes: int, cap: float | None, smoothing: float, wants_gradient: bool
 ) -> Tensor:
     """The losses, fp32 [n], of padded logits [n, >= classes], which become their gradient if it is wanted."""
     losses = torch.empty(target.shape, dtype=torch.float32, device=logits.device)
     constants = {"CAPPED": cap is not None, "SMOOTHED": smoothing != 0.0, "GRADIENT": wants_gradient}
-    constants |= {"IGNORE": IGNORE, "BLOCK": _block(classes)}
+    constants |= {"IGNORE": IGNORE, "BLOCK": _block(logits.stride(0))}
     sizes = (classes, logits.stride(0), cap or 1.0, smoothing)
     launch(_row_pass, len(target), logits, target.contiguous(), losses, *sizes, **constants, num_warps=WARPS)
     return losses
 
 
-def _new_logits(h_nD: Tensor, classes: int) -> Tensor:
-    """Room for the chunk's logits, each row padded."""
-    return h_nD.new_empty(len(h_nD), triton.cdiv(classes, LANE) * LANE)
+@_pass.register_fake
+def _(logits: Tensor, target: Tensor, classes: int, cap: float | None, smoothing: float, wants_gradient: bool):
+    return logits.new_empty(target.shape, dtype=torch.float32)
 
 
-@torch.library.custom_op("athanor::cross_entropy_chunk", mutates_args=())
-def _chunk(
-    h: Tensor, weight: Tensor, target: Tensor, cap: float | None, smoothing: float, wants_gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Losses, fp32 [n], and the padded gradient by the logits, which without `wants_gradient` is of no use."""
-    classes = weight.shape[0]
-    padded = _new_logits(h, classes)
-    torch.mm(h, weight.T, out=padded[:, :classes])
-    return _pass(padded, target, classes, cap, smoothing, wants_gradient), padded
-
-
-@_chunk.register_fake
-def _(h: Tensor, weight: Tensor, target: Tensor, cap: float | None, smoothing: float, wants_gradient: bool):
-    return h.new_empty(target.shape, dtype=torch.float32), _new_logits(h, weight.shape[0])
+def _padded(weight_VD: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weight in the products' dtype with rows of zeros up to a multiple of LANE."""
+    missing = -len(weight_VD) % LANE
+    return F.pad(weight_VD.to(dtype), (0, 0, 0, missing)) if missing else weight_VD.to(dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -185,28 +174,29 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, h_ND: Tensor, weight_VD: Tensor, target_N: Tensor, cap: float | None, smoothing: float, fused: bool
     ) -> Tensor:
+        classes, dtype = len(weight_VD), products_dtype(h_ND)
         sum_dtype = torch.promote_types(h_ND.dtype, torch.float32)
-        h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
+        h, weight = h_ND.to(dtype), _padded(weight_VD, dtype) if fused else weight_VD.to(dtype)
         wants_h, wants_weight = ctx.needs_input_grad[:2]
         dh_ND = torch.empty_like(h_ND) if wants_h else None
-        dweight_VD = torch.zeros_like(weight_VD, dtype=sum_dtype) if wants_weight else None
+        dweight = torch.zeros_like(weight, dtype=sum_dtype) if wants_weight else None
         total = torch.zeros((), dtype=sum_dtype, device=h.device)
-        for chunk in CHUNKS.slices(len(h), weight.shape[0], h.device.type):
+        for chunk in CHUNKS.slices(len(h), classes, h.device.type):
             h_nD, target_n = h[chunk], target_N[chunk]
+            logits = F.linear(h_nD, weight)
             if fused:
-                losses_n, padded = _chunk(h_nD, weight, target_n, cap, smoothing, wants_h or wants_weight)
-                loss, dlogits_nV = losses_n.sum(), padded[:, : len(weight)]
+                loss = _pass(logits, target_n, classes, cap, smoothing, wants_h or wants_weight).sum()
+                dlogits = logits if wants_h or wants_weight else None
             else:
-                logits_nV = F.linear(h_nD, weight)
-                loss, dlogits_nV = _loss_and_gradient(logits_nV, target_n, cap, smoothing, wants_h or wants_weight)
+                loss, dlogits = _loss_and_gradient(logits, target_n, cap, smoothing, wants_h or wants_weight)
             total += loss
-            if dlogits_nV is None:
+            if dlogits is None:
                 continue
             if dh_ND is not None:
-                dh_ND[chunk] = dlogits_nV @ weight
-            if dweight_VD is not None:
-                dweight_VD += dlogits_nV.T @ h_nD
-        ctx.save_for_backward(dh_ND, dweight_VD)
+                dh_ND[chunk] = dlogits @ weight
+            if dweight is not None:
+                dweight += dlogits.T @ h_nD
+        ctx.save_for_backward(dh_ND, None if dweight is None else dweight[:classes])
         ctx.weight_dtype = weight_VD.dtype
         return total
 
@@ -243,7 +233,7 @@ def linear_cross_entropy(
 def sample_classes(h_ND: Tensor, weight_VD: Tensor, uniform_N: Tensor, cap: float | None = None) -> Tensor:
     """int64 `[N]`: a class drawn from softmax(W h) of every position by inverting its distribution function at
     `uniform_N`, in (0, 1). Logits exist for one chunk at a time."""
-    h, weight = (x.to(_matmul_dtype(h_ND)) for x in (h_ND, weight_VD))
+    h, weight = (x.to(products_dtype(h_ND)) for x in (h_ND, weight_VD))
     step = chunk_positions(weight.shape[0], h.device)
     drawn = []
     for h_nD, uniform_n in zip(h.split(step), uniform_N.split(step), strict=True):
@@ -254,7 +244,7 @@ def sample_classes(h_ND: Tensor, weight_VD: Tensor, uniform_N: Tensor, cap: floa
 
 
 def _refuses(h: Tensor, weight: Tensor, target: Tensor, cap: float | None = None, smoothing: float = 0.0) -> str | None:
-    if (dtype := _matmul_dtype(h)) not in STORED or weight.dtype not in STORED:
+    if (dtype := products_dtype(h)) not in STORED or weight.dtype not in STORED:
         return f"{str(dtype).removeprefix('torch.')} is computed by torch"
     return None
 

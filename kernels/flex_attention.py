@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from athanor.kernels.attention_choice import products_dtype
 from athanor.kernels.cross_entropy import soft_cap
+from athanor.kernels.precision import products_dtype
 from athanor.kernels.span import Span, in_window
 
 BLOCK = 128

@@ -116,10 +116,13 @@ def _why_reference(kernel: Kernel, *arguments: Any, on: torch.device | None = No
 
 def unfit(*tensors: Tensor | None) -> str | None:
     """Why Triton cannot take these floating-point tensors together, by dtype; None where it can. For `refuses`."""
-    for x in tensors:
-        if x is not None and x.dtype not in STORED:
-            return f"{str(x.dtype).removeprefix('torch.')} is computed by torch"
-    return None
+    dtypes = (x.dtype for x in tensors if x is not None)
+    return next((reason for dtype in dtypes if (reason := unfit_dtype(dtype)) is not None), None)
+
+
+def unfit_dtype(dtype: torch.dtype) -> str | None:
+    """Why Triton cannot load or store this dtype; None where it can."""
+    return None if dtype in STORED else f"{str(dtype).removeprefix('torch.')} is computed by torch"
 
 
 def switch(names: str) -> None:

@@ -100,11 +100,14 @@ def backward_kernel(
         tl.store(dgain_ptr + part, tl.sum(dgain, axis=0), mask=column < channels)
 
 
-def forward(x: Tensor, branch: Tensor | None, gain: Tensor | None, eps: float) -> tuple[Tensor | None, Tensor]:
-    """x + branch, if there is one, and its norm."""
-    x_ND, branch_ND = as_rows(x), None if branch is None else as_rows(branch)
-    dtype = x.dtype if branch is None else torch.promote_types(x.dtype, branch.dtype)
-    total = None if branch is None else torch.empty(x.shape, dtype=dtype, device=x.device)
+def forward(
+    x: Tensor, branch: Tensor | None, gain: Tensor | None, eps: float, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor]:
+    """x + branch, if there is one, and its norm in `dtype`."""
+    x_ND, branch_ND, total = as_rows(x), None, None
+    if branch is not None:
+        branch_ND = as_rows(branch)
+        total = torch.empty(x.shape, dtype=torch.promote_types(x.dtype, branch.dtype), device=x.device)
     y = torch.empty(x.shape, dtype=dtype, device=x.device)
     rows, channels = x_ND.shape
     tiles = RowTiles.of(rows, channels)

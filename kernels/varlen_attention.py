@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.varlen import varlen_attn
 
-from athanor.kernels.attention_choice import products_dtype
+from athanor.kernels.precision import products_dtype
 from athanor.kernels.span import Span
 
 # Heads in groups: before torch 2.12 they need no leave.

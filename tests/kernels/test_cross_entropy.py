@@ -21,7 +21,7 @@ from athanor.kernels.cross_entropy import (
     KERNEL,
     LANE,
     _loss_and_gradient,
-    _new_logits,
+    _padded,
     _pass,
     linear_cross_entropy,
     linear_cross_entropy_reference,
@@ -155,6 +155,7 @@ def test_losses_and_gradients_of_any_shape_equal_the_reference(positions, vocab,
     torch.testing.assert_close(losses.sum().double(), wanted, rtol=2e-6, atol=1e-5)  # of logits up to 30
     torch.testing.assert_close(logits[:, :vocab].double(), gradient, rtol=1e-5, atol=2e-6)
     assert not losses[::3].any() and not logits[::3, :vocab].any()
+    assert not logits[:, vocab:].any(), "what is padded has no gradient"
 
 
 def test_bf16_logits_become_their_gradient_within_the_rounding_of_its_storage():
@@ -189,8 +190,23 @@ def test_the_largest_logit_may_stand_in_the_last_block():
     torch.testing.assert_close(logits[:, :4103].double(), gradient, rtol=1e-5, atol=1e-9)
 
 
-def test_rows_of_logits_begin_where_128_bits_are_read_at_once():
-    assert [_new_logits(torch.empty(2, 8), classes).shape for classes in (50, 64)] == [(2, 64), (2, 64)]
+@pytest.mark.usefixtures("small_chunks")
+def test_no_product_on_a_gpu_has_an_odd_number_of_classes():
+    sizes = set()
+
+    class Products(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            if func is torch.ops.aten.mm.default:
+                sizes.update(args[0].shape, args[1].shape)
+            return func(*args, **(kwargs or {}))
+
+    h, weight, target = example()
+    with on_triton(), Products():
+        linear_cross_entropy(h, weight, target).backward()
+    assert sizes == {7, 5, 8, 64}, "positions of a chunk and of the last, channels, 50 classes padded"
+    assert weight.grad.shape == weight.shape
+    assert torch.equal(_padded(weight, torch.bfloat16)[:50], weight.bfloat16())
+    assert not _padded(weight, torch.bfloat16)[50:].any() and _padded(weight[:48], torch.bfloat16).shape == (48, 8)
 
 
 @pytest.mark.parametrize("gradient", [True, False])

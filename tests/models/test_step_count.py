@@ -126,7 +126,7 @@ def test_chunks_that_are_not_gone_through_are_counted_all_the_same(monkeypatch):
 def test_the_chunks_are_those_of_the_device_that_is_asked_about():
     recipe = recipe_of("vanilla", n_layers=1, vocab_size=60_000)
     cpu, cuda = (count_step(recipe, ROWS, LENGTH, torch.float32, device) for device in ("cpu", "cuda"))
-    names = ("logsumexp", "cross_entropy_chunk")  # of torch, and of our kernel
+    names = ("logsumexp", "cross_entropy_pass")  # of torch, and of our kernel
     softmaxes = [sum(n for cost, n in count.launches.items() if cost.name in names) for count in (cpu, cuda)]
     assert softmaxes[0] > softmaxes[1] == 1
     assert cuda.peak_bytes > cpu.peak_bytes

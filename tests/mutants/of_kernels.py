@@ -71,7 +71,6 @@ MUTANTS = [
         ("(torch.bfloat16, torch.float16):", "(torch.bfloat16, torch.float16, torch.float32):", "16 bits"),
         ("call.compute_capability < FLASH_CAPABILITY", "call.compute_capability < (7, 0)", "age of the GPU"),
         ("or isinstance(starts, FakeTensor)", "or False", "memory is counted without a GPU"),
-        ("and torch.is_autocast_enabled(kind) else", "and False else", "products have autocast's dtype"),
     ),
     *_of(
         "varlen_attention",

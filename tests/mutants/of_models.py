@@ -10,6 +10,19 @@ def _of(file: str, families: str, *changes: tuple[str, str, str]) -> list[Mutant
 
 
 MUTANTS = [
+    *(
+        Mutant(file, old, new, mechanism, ("tests/models/blocks/test_norm.py",))
+        for file, old, new, mechanism in (
+            (
+                "models/blocks/norm.py",
+                "autocast_dtype(x) if self.before",
+                "None if self.before",
+                "a norm rounds for all",
+            ),
+            ("kernels/precision.py", "x.dtype == torch.float64 or not", "not", "autocast leaves fp64 as it is"),
+            ("kernels/precision.py", "return torch.get_autocast", "return None and torch.get_autocast", "of autocast"),
+        )
+    ),
     Mutant(
         "models/families/swa_mla/latent.py",
         "Heads(sum(self.dims), self.out.in_features // self.heads)",
@@ -207,8 +220,8 @@ MUTANTS = [
             "a sandwich norms the sum",
         ),
         (
-            'before = norm if section.block != "post-norm"',
-            'before = norm if section.block == "pre-norm"',
+            'if section.block != "post-norm" else NoNorm\n        after',
+            'if section.block == "pre-norm" else NoNorm\n        after',
             "norms of a sandwich's inputs",
         ),
         ("torch.cat((s_BTD, e_BTD), dim=-1)", "torch.cat((e_BTD, s_BTD), dim=-1)", "the state comes first"),

@@ -42,8 +42,14 @@ MUTANTS = [
             "",
             "a sum may be read whose norm is not",
         ),
-        ("return by_dtype[ctx.dtypes[0]], by_dtype[ctx.dtypes[1]]", "return found[0], found[0]", "the branch's dtype"),
-        ("3 * max(of_inputs) + gain_bytes", "2 * max(of_inputs)", "the record counts all that is read"),
+        ("2 * max(of_inputs) + x.numel()", "max(of_inputs) + x.numel()", "the record counts all that is read"),
+        (
+            "max(size_bytes(x), size_bytes(branch)) + x.numel()",
+            "2 * x.numel()",
+            "the record counts all that is written",
+        ),
+        ("dtype = dtype or x.dtype", "dtype = x.dtype", "the dtype that is asked for"),
+        ("    dtype = dtype or torch.promote_types", "    dtype = torch.promote_types", "that of the norm of a sum"),
     ),
     *_of(
         "row_tiles",

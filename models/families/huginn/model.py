@@ -58,7 +58,7 @@ class HuginnBlock(nn.Module):
     def __init__(self, recipe: ModelRecipe, section: HuginnRecipe):
         super().__init__()
         norm = partial(RMSNorm, recipe.d_model, recipe.norm_eps, section.norm_gain)
-        before = norm if section.block != "post-norm" else NoNorm
+        before = partial(norm, before_products=True) if section.block != "post-norm" else NoNorm
         after = norm if section.block != "pre-norm" else NoNorm
         self.attention_norm = before()
         self.attention = BiasedAttention(recipe, section.qk_bias)

@@ -61,9 +61,9 @@ class Layer(nn.Module):
 
     def __init__(self, recipe: ModelRecipe, section: HydraRecipe):
         super().__init__()
-        self.attention_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+        self.attention_norm = RMSNorm(recipe.d_model, recipe.norm_eps, before_products=True)
         self.attention = CCGQA(recipe, section)
-        self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+        self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps, before_products=True)
         self.ffn = SwiGLU(recipe.d_model, recipe.d_ff)
 
     def forward(

@@ -52,9 +52,9 @@ class PolychromaticBlock(nn.Module):
 
     def __init__(self, recipe: ModelRecipe, section: PolychromaticRecipe):
         super().__init__()
-        self.attention_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+        self.attention_norm = RMSNorm(recipe.d_model, recipe.norm_eps, before_products=True)
         self.attention = GroupedQueryAttention(recipe)
-        self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps)
+        self.ffn_norm = RMSNorm(recipe.d_model, recipe.norm_eps, before_products=True)
         self.ffn = PolyGLU(recipe.d_model, recipe.d_ff, section)
 
     def forward(

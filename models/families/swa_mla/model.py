@@ -43,10 +43,10 @@ LOGIT_SCALE_WINDOW = 128
 _EMBEDDED_STREAM = 0  # of dropout; two of each layer's follow
 
 
-def _norm(recipe: ModelRecipe, section: SwaMlaRecipe) -> Norm:
+def _norm(recipe: ModelRecipe, section: SwaMlaRecipe, before_products: bool = False) -> Norm:
     if section.norm == "dynamic_tanh":
-        return DynamicTanh(recipe.d_model)
-    return RMSNorm(recipe.d_model, recipe.norm_eps)
+        return DynamicTanh(recipe.d_model, before_products=before_products)
+    return RMSNorm(recipe.d_model, recipe.norm_eps, before_products=before_products)
 
 
 class SwaMlaBlock(nn.Module):
@@ -54,9 +54,9 @@ class SwaMlaBlock(nn.Module):
 
     def __init__(self, recipe: ModelRecipe, section: SwaMlaRecipe, attention: GroupedQueryAttention | LatentAttention):
         super().__init__()
-        self.attention_norm = _norm(recipe, section)
+        self.attention_norm = _norm(recipe, section, before_products=True)
         self.attention = attention
-        self.ffn_norm = _norm(recipe, section)
+        self.ffn_norm = _norm(recipe, section, before_products=True)
         self.ffn = SwiGLU(recipe.d_model, recipe.d_ff)
 
     def forward(

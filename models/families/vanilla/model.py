@@ -33,8 +33,10 @@ from athanor.models.skeleton import Context, LanguageModel
 FFN = {"swiglu": SwiGLU, "geglu": GeGLU, "gelu": GELU}
 
 
-def _norm(recipe: ModelRecipe, section: VanillaRecipe) -> Norm:
-    return LayerNorm(recipe.d_model) if section.norm == "layernorm" else RMSNorm(recipe.d_model, recipe.norm_eps)
+def _norm(recipe: ModelRecipe, section: VanillaRecipe, before_products: bool = False) -> Norm:
+    if section.norm == "layernorm":
+        return LayerNorm(recipe.d_model, before_products=before_products)
+    return RMSNorm(recipe.d_model, recipe.norm_eps, before_products=before_products)
 
 
 class VanillaBlock(nn.Module):
@@ -44,7 +46,7 @@ class VanillaBlock(nn.Module):
         super().__init__()
         norm = partial(_norm, recipe, section)
         branch_norm = norm if section.branch_norm else NoNorm
-        self.attention_norm = norm()
+        self.attention_norm = norm(before_products=True)
         self.attention = GroupedQueryAttention(
             recipe,
             bias=section.bias,
@@ -53,7 +55,7 @@ class VanillaBlock(nn.Module):
             window=section.window if layer % 2 == 0 else None,
         )
         self.attention_branch_norm = branch_norm()
-        self.ffn_norm = norm()
+        self.ffn_norm = norm(before_products=True)
         self.ffn = FFN[section.ffn](recipe.d_model, recipe.d_ff, section.bias)
         self.ffn_branch_norm = branch_norm()
 
