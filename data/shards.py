@@ -1,13 +1,14 @@
 """Token shards: a source's documents as one long stream of ids, every document followed by EOS.
 
 A split's folder holds `shard-00000.bin` (little-endian uint32 ids), `shard-00000.idx` (uint64 document starts within
-the shard, then its length), for chat also `shard-00000.mask` (uint8, 1 = this token is to be predicted), and
-`shards.json`, which says what is there. A document never spans two shards, so only a document longer than
-`shard_tokens` makes a longer one.
+the shard, then its length), for chat also `shard-00000.mask` (uint8, 1 = this token is to be predicted),
+`shard-00000.sums` (uint64 sums of the blocks of these files, in this order: data/checked_file.py), and `shards.json`,
+which says what is there. A document never spans two shards, so only a document longer than `shard_tokens` makes a
+longer one.
 
 Invariants: contents and names depend on the documents, the tokenizer and `shard_tokens` alone, not on worker count
 or interruptions; `shards.json` lists a shard only once the shard is on the disk, so a killed run that is started
-again goes on after the last listed one and overwrites the rest.
+again goes on after the last listed one and overwrites the rest. No token is read from a block that is not as written.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from athanor.core.disk import fsync_path, write_json
 from athanor.core.errors import UserError
 from athanor.core.keys import canonical_json, sha256_file
 from athanor.core.progress import Progress, silent
+from athanor.data.checked_file import AlteredError, CheckedFile, block_sums, blocks
 from athanor.data.documents import Document, read_documents
 from athanor.data.splits import SPLITS
 from athanor.data.tokenizer import Tokenizer, load_tokenizer
@@ -37,6 +39,7 @@ from athanor.data.tokenizer import Tokenizer, load_tokenizer
 SHARD_TOKENS = 100_000_000
 _BATCH_CHARACTERS = 1 << 20
 _HASHES = {"bin": "sha256", "idx": "index_sha256", "mask": "mask_sha256"}  # file suffix -> field of shards.json
+_SUMS_HASH = "sums_sha256"
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,9 @@ class Encoded:
     text_bytes: int
     mask_T: NDArray[np.uint8] | None = None
     normalized_characters: int = 0
+
+
+_REBUILD = "delete this artifact and run again to rebuild it"
 
 
 EncodeBatch = Callable[[Sequence[Document]], list[Encoded]]
@@ -199,11 +205,13 @@ class _ShardWriter:
 
     def _close_shard(self) -> None:
         self._write("idx", np.array(self._starts, dtype="<u8"))
-        hashes = {}
-        for suffix, file in self._files.items():
-            file.close()
-            fsync_path(Path(file.name))
-            hashes[_HASHES[suffix]] = sha256_file(Path(file.name))
+        hashes, sums = {}, []
+        for suffix in filter(self._files.__contains__, _HASHES):
+            path = self._close(suffix)
+            hashes[_HASHES[suffix]] = sha256_file(path)
+            sums.append(block_sums(path))
+        self._write("sums", np.concatenate(sums))
+        hashes[_SUMS_HASH] = sha256_file(self._close("sums"))
         fsync_path(self.folder)
         documents, tokens = len(self._starts) - 1, self._starts[-1]
         self.manifest["shards"].append({"name": self._name, "tokens": tokens, "documents": documents, **hashes})
@@ -216,11 +224,19 @@ class _ShardWriter:
         write_json(self.folder / "shards.json", self.manifest)
         self._files, self._starts, self._text_bytes, self._normalized_characters = {}, [0], 0, 0
 
+    def _close(self, suffix: str) -> Path:
+        """The file, on the disk."""
+        file = self._files[suffix]
+        file.close()
+        fsync_path(Path(file.name))
+        return Path(file.name)
+
 
 class TokenShards:
-    """One split of a shard artifact, memory-mapped. Positions are tokens from the start of the first shard.
+    """One split of a shard artifact. Positions are tokens from the start of the first shard.
 
-    Raises UserError when opened if files are missing or have another size than shards.json says.
+    Raises UserError when opened if files are missing or have another size than shards.json says, or if an index is not
+    the one that was written; when read, where a block of tokens is not.
     """
 
     def __init__(self, folder: Path):
@@ -239,25 +255,57 @@ class TokenShards:
         self.masked = any("mask_sha256" in s for s in shards)
         self._first_token = np.cumsum([0, *(s["tokens"] for s in shards)])
         self._first_document = np.cumsum([0, *(s["documents"] for s in shards)])
-        self._ids = [self._map(s["name"], "bin", "<u4", s["tokens"]) for s in shards]
-        self._starts = [self._map(s["name"], "idx", "<u8", s["documents"] + 1) for s in shards]
-        self._mask = [self._map(s["name"], "mask", "u1", s["tokens"]) for s in shards if self.masked]
+        self._files = [self._open(s) for s in shards]
+        self._starts = [self._values(n, "idx", 0, s["documents"] + 1) for n, s in enumerate(shards)]
 
-    def _map(self, name: str, suffix: str, dtype: str, length: int) -> NDArray:
+    def _open(self, shard: dict[str, Any]) -> dict[str, CheckedFile]:
+        """A shard's files by suffix; what was written before there were sums has none."""
+        shapes = {"bin": ("<u4", shard["tokens"]), "idx": ("<u8", shard["documents"] + 1)}
+        if self.masked:
+            shapes["mask"] = ("u1", shard["tokens"])
+        sizes = {suffix: np.dtype(dtype).itemsize * length for suffix, (dtype, length) in shapes.items()}
+        for suffix, expected_bytes in sizes.items():
+            self._expect(shard["name"], suffix, expected_bytes)
+        counts = [blocks(size_bytes) for size_bytes in sizes.values()]
+        sums_by_file: Sequence[NDArray[np.uint64] | None] = [None] * len(counts)
+        if _SUMS_HASH in shard:
+            file = self._expect(shard["name"], "sums", 8 * sum(counts))
+            if sha256_file(file) != shard[_SUMS_HASH]:
+                raise UserError(f"{file}: not as it was written; {_REBUILD}")
+            sums_by_file = np.split(np.fromfile(file, "<u8"), np.cumsum(counts)[:-1])
+        return {
+            suffix: CheckedFile(self.folder / f"{shard['name']}.{suffix}", dtype, length, sums_N)
+            for (suffix, (dtype, length)), sums_N in zip(shapes.items(), sums_by_file, strict=True)
+        }
+
+    def _expect(self, name: str, suffix: str, size_bytes: int) -> Path:
+        """The file, which has this size."""
         file = self.folder / f"{name}.{suffix}"
-        expected_bytes = length * np.dtype(dtype).itemsize
         actual_bytes = file.stat().st_size if file.exists() else 0
-        if actual_bytes != expected_bytes:
-            raise UserError(
-                f"{file}: {actual_bytes} bytes where shards.json says {expected_bytes}; "
-                "delete this artifact and run again to rebuild it"
-            )
-        return np.memmap(file, dtype=dtype, mode="r").view(np.ndarray)
+        if actual_bytes != size_bytes:
+            raise UserError(f"{file}: {actual_bytes} bytes where shards.json says {size_bytes}; {_REBUILD}")
+        return file
+
+    def _values(self, shard: int, suffix: str, start: int, stop: int) -> NDArray:
+        """Those of a shard's file in [start, stop), as they were written."""
+        try:
+            return self._files[shard][suffix].values(start, stop)
+        except AlteredError as altered:
+            where = f"bytes {altered.first:,} to {altered.stop - 1:,}"
+            if suffix != "idx":
+                size = self._files[shard][suffix].dtype.itemsize
+                first, last = (
+                    self._document_at(int(self._first_token[shard]) + at // size)
+                    for at in (altered.first, altered.stop - 1)
+                )
+                where += f" (documents {first:,} to {last:,} of source {self.source!r})"
+            raise UserError(f"{altered.path}: {where} are not as they were written; {_REBUILD}") from None
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the tokenizer's fingerprint and every shard's hashes: names the stream of tokens."""
-        identity = {k: self.manifest[k] for k in ("tokenizer_fingerprint", "eos_id", "shards")}
+        identity = {k: self.manifest[k] for k in ("tokenizer_fingerprint", "eos_id")}
+        identity["shards"] = [{k: v for k, v in s.items() if k != _SUMS_HASH} for s in self.manifest["shards"]]
         return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
     @property
@@ -269,20 +317,20 @@ class TokenShards:
 
     def tokens(self, start: int, stop: int) -> NDArray[np.uint32]:
         """Ids uint32 [stop - start] of the stream. Raises IndexError outside it, UserError for what is no id."""
-        ids_T = _joined([self._ids[s][a:b] for s, a, b in self._parts(start, stop)], np.uint32)
+        ids_T = _joined([self._values(s, "bin", a, b) for s, a, b in self._parts(start, stop)], np.uint32)
         if ids_T.max(initial=0) >= self.vocab_size:
             position = start + int(np.argmax(ids_T >= self.vocab_size))
             ((shard, _, _),) = self._parts(position, position + 1)
             raise UserError(
                 f"{self.folder / self.manifest['shards'][shard]['name']}.bin: token {ids_T[position - start]} in "
                 f"document {self._document_at(position)} of source {self.source!r}, but the tokenizer has "
-                f"{self.vocab_size} ids; delete this artifact and run again to rebuild it"
+                f"{self.vocab_size} ids; {_REBUILD}"
             )
         return ids_T
 
     def mask(self, start: int, stop: int) -> NDArray[np.uint8]:
         """Chat only: uint8 [stop - start], 1 where the token is to be predicted."""
-        return _joined([self._mask[s][a:b] for s, a, b in self._parts(start, stop)], np.uint8)
+        return _joined([self._values(s, "mask", a, b) for s, a, b in self._parts(start, stop)], np.uint8)
 
     def document_starts(self, start: int, stop: int) -> NDArray[np.int64]:
         """Positions in [start, stop) at which a document begins, int64, ascending."""
@@ -297,14 +345,6 @@ class TokenShards:
     def documents(self, start: int, stop: int) -> range:
         """Ordinals (in the order of the documents artifact) of the documents with a token in [start, stop)."""
         return range(self._document_at(start), self._document_at(stop - 1) + 1)
-
-    def verify(self) -> None:
-        """Hash every file; raises UserError naming the first whose contents are not those that were written."""
-        for shard in self.manifest["shards"]:
-            for suffix, field in _HASHES.items():
-                file = self.folder / f"{shard['name']}.{suffix}"
-                if field in shard and sha256_file(file) != shard[field]:
-                    raise UserError(f"{file}: altered since it was written; delete this artifact and run again")
 
     def _parts(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
         """(shard, first, last + 1) within each shard that [start, stop) touches."""

@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 import tokenizers
+from older_shards import without_sums
 
 from athanor.core.errors import UserError
 from athanor.data.data_recipe import TokenizerRecipe
@@ -171,20 +172,61 @@ def test_spans_across_shards_read_like_one_stream(documents_dir, tokenizer_dir, 
             many.tokens(*outside)
 
 
-@pytest.mark.parametrize("suffix", ["bin", "idx"])
-def test_an_altered_shard_is_found_and_named(documents_dir, tokenizer_dir, tmp_path, suffix):
+@pytest.mark.parametrize("suffix", ["bin", "idx", "sums"])
+def test_a_shard_of_another_size_is_found_and_named_when_opened(documents_dir, tokenizer_dir, tmp_path, suffix):
     write_shards(documents_dir, tokenizer_dir, "math", tmp_path / "out", shard_tokens=700)
-    shards = TokenShards(tmp_path / "out" / "train")
-    shards.verify()
     file = tmp_path / "out" / "train" / f"shard-00001.{suffix}"
-    whole = bytearray(file.read_bytes())
-    whole[8] ^= 1
-    file.write_bytes(whole)
-    with pytest.raises(UserError, match=f"shard-00001.{suffix}: altered"):
-        TokenShards(tmp_path / "out" / "train").verify()
-    file.write_bytes(whole[:-4])
+    file.write_bytes(file.read_bytes()[:-4])
     with pytest.raises(UserError, match=f"shard-00001.{suffix}.*bytes where shards.json says"):
         TokenShards(tmp_path / "out" / "train")
+
+
+def altered(file, at):
+    whole = bytearray(file.read_bytes())
+    whole[at] ^= 1
+    file.write_bytes(whole)
+
+
+@pytest.mark.parametrize("suffix", ["idx", "sums"])
+def test_an_altered_index_or_list_of_sums_is_found_and_named_when_opened(
+    documents_dir, tokenizer_dir, tmp_path, suffix
+):
+    write_shards(documents_dir, tokenizer_dir, "math", tmp_path / "out", shard_tokens=700)
+    altered(tmp_path / "out" / "train" / f"shard-00001.{suffix}", 8)
+    with pytest.raises(
+        UserError, match=f"shard-00001.{suffix}: .*not as (it was|they were) written; delete this artifact"
+    ):
+        TokenShards(tmp_path / "out" / "train")
+
+
+@pytest.mark.parametrize("harm", [altered, os.truncate, lambda file, _at: file.unlink()])
+def test_a_block_that_changed_since_it_was_written_is_an_error_at_its_first_touch_and_the_others_are_read(
+    documents_dir, tokenizer_dir, tmp_path, monkeypatch, harm
+):
+    monkeypatch.setattr("athanor.data.checked_file.BLOCK_BYTES", 256)
+    write_shards(documents_dir, tokenizer_dir, "math", tmp_path / "out")
+    shards = TokenShards(tmp_path / "out" / "train")
+    before = shards.tokens(0, 64)
+    harm(shards.folder / "shard-00000.bin", 1030)  # token 257, in the fifth block
+    for start, stop in ((257, 258), (200, 400), (0, shards.total_tokens)):
+        with pytest.raises(UserError) as error:
+            shards.tokens(start, stop)
+        assert "shard-00000.bin: bytes" in str(error.value) and "\n" not in str(error.value)
+    if harm is altered:
+        begins = shards.document_starts(0, shards.total_tokens)
+        first, last = (int((begins <= at).sum()) - 1 for at in (256, 319))
+        assert f"bytes 1,024 to 1,279 (documents {first} to {last} of source 'math') are not" in str(error.value)
+        assert len(shards.tokens(320, 400)) == 80 and (shards.tokens(0, 64) == before).all()
+
+
+def test_shards_that_were_written_without_sums_are_read_and_are_the_same_stream(documents_dir, tokenizer_dir, tmp_path):
+    write_shards(documents_dir, tokenizer_dir, "math", tmp_path / "out", shard_tokens=700)
+    now = TokenShards(tmp_path / "out" / "train")
+    ids = now.tokens(0, now.total_tokens)
+    without_sums(now.folder)
+    before = TokenShards(now.folder)
+    assert (before.tokens(0, before.total_tokens) == ids).all()
+    assert before.fingerprint == now.fingerprint
 
 
 def test_a_folder_without_shards_is_one_line(tmp_path):

@@ -116,10 +116,9 @@ MUTANTS = [
             "order of batches",
         ),
         ("if all(found.get(k) == v for k, v in header.items()) else fresh", "", "another tokenizer's shards are left"),
-        ("if actual_bytes != expected_bytes:", "if False:", "a shard of another size is refused"),
+        ("if actual_bytes != size_bytes:", "if False:", "a shard of another size is refused"),
         ("+ self._first_token[shard])", ")", "documents of later shards begin where they do"),
         ("self._first_document[shard] + within", "within", "ordinals go on over shards"),
-        ("and sha256_file(file) != shard[field]", "and False", "an altered shard is found"),
         (
             'self.manifest["normalized_characters"] += self._normalized_characters',
             "pass",
@@ -247,5 +246,19 @@ MUTANTS = [
         "return self.total_tokens",
         "a document's first token is no target",
         ("tests/tasks/trainer/test_run.py",),
+    ),
+    *_of(
+        "checked_file",
+        "shards",
+        ("not self._whole_N[block] and xxhash", "False and xxhash", "a block is compared at its first touch"),
+        ("self._whole_N[begin:after] = True", "self._whole_N[:] = True", "only blocks that were compared are trusted"),
+        ("raise AlteredError(self.path, first + len(found), stop)", "break", "a file that was cut short is an error"),
+        ("except FileNotFoundError:", "except IsADirectoryError:", "a file that is gone is an error by name"),
+    ),
+    *_of(
+        "shards",
+        "shards",
+        ("if sha256_file(file) != shard[_SUMS_HASH]:", "if False:", "sums are those that were written"),
+        ("if k != _SUMS_HASH}", "}", "sums are no part of what a stream is"),
     ),
 ]
