@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from athanor.kernels.attention_choice import FLASH_CAPABILITY, Call, choose, compute_capability
+from athanor.kernels.attention_choice import FLASH_CAPABILITY, Call, choose, compute_capability, stand_in
 from athanor.kernels.masked_attention import masked_attention
 from athanor.kernels.span import Span, visible_keys
 from athanor.kernels.window_attention import WindowBlocks, in_blocks, window_attention
@@ -21,6 +21,8 @@ from athanor.kernels.window_attention import WindowBlocks, in_blocks, window_att
 def attention(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGe: Tensor, span: Span | None, cap: float | None = None) -> Tensor:
     """`[B, T, H, e]`; scores are bounded by `cap`, softly."""
     backend = choose(Call.of(q_BTHd, v_BSGe, span, cap)).backend
+    if span is not None and backend != "reference" and (counted := stand_in()) is not None:
+        return counted(q_BTHd, k_BSGd, v_BSGe, span, cap)
     if span is not None and backend == "varlen":
         from athanor.kernels.varlen_attention import varlen_attention
 
@@ -45,7 +47,7 @@ def reference(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGe: Tensor, span: Span | None,
 
 def prepare(span: Span | None) -> None:
     """Make what the layers' attention will read of it, outside of what is compiled or recomputed block by block."""
-    if span is None:
+    if span is None or stand_in() is not None:
         return
     capability = span.once(compute_capability)
     if capability is not None and capability >= FLASH_CAPABILITY and span.whole_rows:

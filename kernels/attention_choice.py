@@ -12,6 +12,8 @@ the queries of a subset and arbitrary masks are the reference's.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -54,14 +56,16 @@ class Call:
     @classmethod
     def of_training(cls, heads: Heads, device: torch.device, dtype: torch.dtype) -> Call:
         """That of packed rows, products in `dtype`."""
-        capability = torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+        capability = FLASH_CAPABILITY if _stand_in is not None else None
+        if capability is None and device.type == "cuda":
+            capability = torch.cuda.get_device_capability(device)
         return cls(device.type, capability, dtype, heads.head_dim, heads.value_dim, heads.cap, sink=heads.sink)
 
     @classmethod
     def of(cls, q_BTHd: Tensor, v_BSGe: Tensor, span: Span | None, cap: float | None) -> Call:
         """That of these tensors."""
         return cls(
-            q_BTHd.device.type,
+            q_BTHd.device.type if _stand_in is None else "cuda",
             None if span is None else span.once(compute_capability),
             products_dtype(q_BTHd),
             q_BTHd.shape[-1],
@@ -128,8 +132,31 @@ def _flex_refusal(call: Call) -> str | None:
     return None
 
 
+Attend = Callable[[Tensor, Tensor, Tensor, Span, "float | None"], Tensor]
+_stand_in: Attend | None = None
+
+
+@contextmanager
+def counted_on_a_gpu(attend: Attend) -> Iterator[None]:
+    """Within, the choice is that of a GPU with flash attention, as all have whose data sheet is known
+    (models/device.py); `attend` stands in for what fused backends compute, of tensors without storage."""
+    global _stand_in
+    before, _stand_in = _stand_in, attend
+    try:
+        yield
+    finally:
+        _stand_in = before
+
+
+def stand_in() -> Attend | None:
+    """What computes in place of the fused backends while a step is counted."""
+    return _stand_in
+
+
 def compute_capability(span: Span) -> tuple[int, int] | None:
-    """That of the GPU that holds a span; None where none does, and where memory is counted without storage."""
+    """That of the GPU that holds a span, or that a count is about; None where none does."""
+    if _stand_in is not None:
+        return FLASH_CAPABILITY
     starts = span.doc_start_BT
     if not starts.is_cuda or isinstance(starts, FakeTensor):
         return None

@@ -163,12 +163,14 @@ def interpreted() -> Iterator[None]:
 
 
 @contextmanager
-def counted(note: Callable[[Kernel, tuple[Any, ...]], None]) -> Iterator[None]:
+def counted(note: Callable[[Kernel, tuple[Any, ...]], None], names: str | None = None) -> Iterator[None]:
     """Within: tensors of a CPU that have no storage take the form that a GPU's would, and `note` hears of every call
-    that takes Triton's, with its arguments."""
-    global _note
-    before, _note = _note, note
+    that takes Triton's, with its arguments; `names`, if given, are what the process is switched to."""
+    global _note, _off
+    before, _note, off = _note, note, _off
+    if names is not None:
+        switch(names)
     try:
         yield
     finally:
-        _note = before
+        _note, _off = before, off

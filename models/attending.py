@@ -1,4 +1,4 @@
-"""Which backend computes the attention of a model's layers while it trains, for the log of a run."""
+"""Which backend computes the attention of a model's layers while it trains, for a run's log and for a plan."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ def heads_of(model: LanguageModel) -> list[Heads]:
 def attention_backends(model: LanguageModel, device: torch.device, dtype: torch.dtype) -> str:
     """One line: how many layers each backend computes, and why it is not another one."""
     choices = Counter(str(choose(Call.of_training(heads, device, dtype))) for heads in heads_of(model))
-    return "attention: " + "; ".join(f"{layers} layers by {choice}" for choice, layers in choices.items())
+    return "; ".join(f"{layers} layers by {choice}" for choice, layers in choices.items())

@@ -123,10 +123,10 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[T
 @cache
 def _kind(func: Any, name: str) -> Kind:
     plain = name.removesuffix("_").removesuffix("_backward")
-    if func.namespace not in ("aten", "prims"):
-        return "kernels"
     if "scaled_dot_product" in name or "flash_attention" in name or "efficient_attention" in name:
         return "attention"
+    if func.namespace not in ("aten", "prims"):
+        return "kernels"
     if func._overloadpacket in flop_registry or plain == "_grouped_mm":
         return "products"
     if plain in _LOOKS_UP | _SCATTERS or name.startswith("embedding"):
@@ -159,6 +159,8 @@ def _attention_flops(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     given = dict(zip((one.name for one in func._schema.arguments), args, strict=False)) | kwargs
     query, key, value = given["query"], given["key"], given["value"]
     scores = query.shape[:-1].numel() * key.shape[-2]
+    if "scores" in given:  # of one head of a row: models/gpu_attention.py
+        scores = query.shape[0] * query.shape[2] * given["scores"]
     masked = given.get("attn_mask", given.get("attn_bias")) is not None
     if given.get("is_causal"):  # which no mask may be given beside
         scores //= 2

@@ -6,9 +6,10 @@ our own kernels with what their records say (models/kernel_cost.py). models/memo
 two out. What a storage-less run cannot know, how many tokens a router sends to each expert, is taken as even; a core
 that runs a random number of times runs as often as on average.
 
-A build of torch without CUDA cannot pretend a GPU in the backward pass, so the tensors are a processor's. Chunks and
-attention are those of the device that is asked about all the same; what remains different is that under autocast a GPU
-would compute a few more elementwise operations (powers, exponentials, sums) in fp32.
+A build of torch without CUDA cannot pretend a GPU in the backward pass, so the tensors are a processor's. Chunks,
+kernels and attention (models/gpu_attention.py) are those of the device that is asked about all the same; what remains
+different is that under autocast a GPU would compute a few more elementwise operations (powers, exponentials, sums) in
+fp32.
 """
 
 from __future__ import annotations
@@ -64,10 +65,11 @@ def count_step(
     device_type: str,
     prepare: Prepare | None = None,
     prepare_period: int = 1,
+    kernels: str = "all",
 ) -> StepCount:
     """Forward and backward of `rows` packed rows. `precision` other than float32 means autocast; `prepare` is called
     with the model before the step, e.g. to switch recomputation on, and treats blocks alike after `prepare_period` of
-    them. recipe.vocab_size must be filled in.
+    them; `kernels` are those that a GPU is switched to (kernels/kind.py). recipe.vocab_size must be filled in.
 
     Where blocks are alike, two shallow models are counted and the line through them is followed. All that is launched
     lies on it; an operation that itself grows with depth, such as a stack of every layer's loss, appears as a
@@ -75,25 +77,17 @@ def count_step(
     second block, it grows by what a block leaves behind, which is checked; the first block and the embedding come when
     all else is gone, so what they take does not depend on depth.
     """
-    return _count(recipe.model_dump_json(), rows, seq_len_tokens, precision, device_type, prepare, prepare_period)
+    asked = (rows, seq_len_tokens, precision, device_type, prepare, kernels)
+    return _count(recipe.model_dump_json(), prepare_period, *asked)
 
 
 @lru_cache(maxsize=64)
-def _count(
-    recipe_json: str,
-    rows: int,
-    seq_len_tokens: int,
-    precision: torch.dtype,
-    device_type: str,
-    prepare: Prepare | None,
-    prepare_period: int,
-) -> StepCount:
+def _count(recipe_json: str, prepare_period: int, *asked: Any) -> StepCount:
     recipe = ModelRecipe.model_validate_json(recipe_json)
     model = build_on_meta(recipe)
     tensors = {t.untyped_storage()._cdata: t for t in (*model.parameters(), *model.buffers())}
     parameters = sum(p.numel() for p in model.parameters())
     units = [sum(p.numel() for p in unit.parameters()) for unit in model.units()]
-    asked = (rows, seq_len_tokens, precision, device_type, prepare)
     one = _followed(recipe, model.repeating_layers, prepare_period, asked) or _counted(recipe, *asked)
     return StepCount(
         parameters,
@@ -153,6 +147,7 @@ def _counted(
     precision: torch.dtype,
     device_type: str,
     prepare: Prepare | None,
+    kernels: str = "all",
 ) -> _Counted:
     model = build_on_meta(recipe)
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -171,7 +166,7 @@ def _counted(
         ):
             if device_type != "cpu":
                 on_a_gpu.enter_context(attention_of_gpus())
-                on_a_gpu.enter_context(counted(watch.kernels.note))
+                on_a_gpu.enter_context(counted(watch.kernels.note, kernels))
             storages = watch.storages
             _when_backward_reaches_the_first_unit(model, storages.begin_part)
             with torch.autocast("cpu", precision, enabled=precision != torch.float32):

@@ -27,7 +27,7 @@ def print_plan(plan: Plan, console: Console) -> None:
         console.print()
         print_table(_stages(plan), console)
         console.print()
-    for line in (*_model(plan), *_memory(plan), *_training(plan), *_total(plan), *_budget(plan)):
+    for line in (*_model(plan), *_memory(plan), *_attention(plan), *_training(plan), *_total(plan), *_budget(plan)):
         console.print(line, highlight=False)
     _print_checks(plan.findings, console)
 
@@ -140,6 +140,11 @@ def _memory(plan: Plan) -> Iterator[str]:
     each = " on each device" if plan.machine is not None and plan.machine.devices > 1 else ""
     host = f"; in host memory {memory(step.host_bytes)} a rank" if step.host_bytes else ""
     yield f"memory   {memory(step.total_bytes)}{each} for {rows} rows at a time: {listed}{host}"
+
+
+def _attention(plan: Plan) -> Iterator[str]:
+    if plan.attention is not None:
+        yield f"attends  {escape(plan.attention)}"
 
 
 def _total(plan: Plan) -> Iterator[str]:

@@ -24,7 +24,7 @@ from athanor.tasks.cost import STARTUP_S, Cost, TrainingCost
 from athanor.tasks.make_tokenizer import vocabulary_size
 from athanor.tasks.trainer.optimizers.memory import optimizer_bytes_per_parameter
 from athanor.tasks.trainer.records.retention import Retention
-from athanor.tasks.trainer.step.micro_batch import memory_of, micro_batch_rows
+from athanor.tasks.trainer.step.micro_batch import attention_on_gpus, memory_of, micro_batch_rows
 from athanor.tasks.trainer.train_recipe import TrainRecipe
 from athanor.tasks.training import resolve_model
 
@@ -88,6 +88,12 @@ class Estimator:
             return None
         rows = self.micro_batch_rows(train)
         return rows, memory_of(self.model, train, self.preset.runtime, self.machine.device_type, rows)
+
+    def attention(self) -> str | None:
+        """How the layers attend in training on a GPU; None elsewhere, or while the model is not known."""
+        if self.model is None or self.machine.device_type != "cuda":
+            return None
+        return attention_on_gpus(self.model, self.preset.runtime)
 
     def micro_batch_rows(self, train: TrainRecipe) -> int:
         """Rows that go forward and backward at once on a rank; the vocabulary must be known."""

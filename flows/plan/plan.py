@@ -51,6 +51,7 @@ class Plan:
     estimator: Estimator | None = None
     stages: tuple[tuple[StageSurvey, Estimate], ...] = ()
     memory: tuple[int, StepMemory] | None = None
+    attention: str | None = None
     allowance: Allowance | None = None
 
     @property
@@ -95,7 +96,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     try:
         stages = tuple((stage, estimator.estimate(stage)) for stage in needed)
         trains = any(stage.record.trains and stage.state != "cached" for stage in needed)
-        counted = estimator.memory() if trains else None
+        counted, attention = (estimator.memory(), estimator.attention()) if trains else (None, None)
     except UserError as error:  # the vocabulary, the precision
         return Plan(preset, machine, [*findings, Finding("error", "model", str(error))])
     if on is None:
@@ -105,7 +106,7 @@ def make_plan(preset: Preset, flow: str = LIFECYCLE, on: str | None = None, timi
     findings += _vocabulary_findings(preset, estimator)
     findings += _epochs_findings(estimator, needed, findings)
     allowance, over = _budget(preset, estimator)
-    return Plan(preset, machine, findings + over, estimator, stages, counted, allowance)
+    return Plan(preset, machine, findings + over, estimator, stages, counted, attention, allowance)
 
 
 def check_ready(preset: Preset, flow: str, rebuild: bool = False) -> None:
@@ -157,6 +158,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "model": model,
         "stages": [_stage_json(plan, stage, estimate) for stage, estimate in plan.stages],
         "memory": _memory_json(plan),
+        "attention": plan.attention,
         "total": {
             "wall_s": plan.total_s,
             "usd": machine.usd(plan.total_s) if machine is not None else None,

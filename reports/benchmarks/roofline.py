@@ -46,6 +46,7 @@ class Case:
 
 
 CASES = (
+    Case("polychromatic-600m", 8, 4096),
     Case("polychromatic-600m", 16, 4096, recompute_blocks=1),
     Case("vanilla-600m", 4, 4096),
     Case("hydra-500m", 8, 2048),

@@ -147,7 +147,7 @@ class TrainingRun:
             self._say(epochs_text(self._loader.epochs()))
             self._say(str(self._held_out))
             if device.type != "cpu":  # where there is a choice
-                self._say(attention_backends(model, device, precision))
+                self._say(f"attention: {attention_backends(model, device, precision)}")
         if world.first:
             scheduled = model if spec.init_dir is None else None
             write_json(run_dir / SCHEDULE, declared_schedule(recipe, self._loader, scheduled))

@@ -227,6 +227,9 @@ def test_shards_that_were_written_without_sums_are_read_and_are_the_same_stream(
     before = TokenShards(now.folder)
     assert (before.tokens(0, before.total_tokens) == ids).all()
     assert before.fingerprint == now.fingerprint
+    os.truncate(before.folder / "shard-00000.bin", 1030)
+    with pytest.raises(UserError, match=r"shard-00000\.bin: bytes 1,030 to "):
+        before.tokens(0, before.total_tokens)
 
 
 def test_a_folder_without_shards_is_one_line(tmp_path):

@@ -29,7 +29,7 @@ def test_one_line_counts_the_layers_of_each_backend_with_the_reasons(lively_mode
     model, device = lively_model("swa_mla", head_dim=16), torch.device("cuda")
     said = attention_backends(model, device, torch.bfloat16)
     windows = sum(heads == Heads(16, 16, None, 1) for heads in heads_of(model))
-    assert said.startswith(f"attention: {windows} layers by flex (varlen: has no sinks); ")
+    assert said.startswith(f"{windows} layers by flex (varlen: has no sinks); ")
     reasons = "varlen: values are 6 channels wide, keys 8; flex: heads of 6 channels, fewer than 16"
     assert said.endswith(f"; 1 layers by reference ({reasons})")
-    assert attention_backends(model, device, torch.float32).startswith("attention: 3 layers by reference (")
+    assert attention_backends(model, device, torch.float32).startswith("3 layers by reference (")

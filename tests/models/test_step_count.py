@@ -147,10 +147,33 @@ def test_on_a_gpu_latent_attention_holds_no_scores_and_a_mask_is_a_bias_that_rep
     assert kinds(cuda)["attention"] == 2 * 3 > kinds(cpu)["attention"]
     attention = [cost for cost in cuda.launches if cost.kind == "attention"]
     assert {cost.rate for cost in attention} == {"masked attention", "masked attention backward"}
-    grouped = count_step(recipe_of("vanilla", n_layers=1), ROWS, LENGTH, torch.bfloat16, "cuda")
+    grouped = count_step(recipe_of("vanilla", n_layers=1), ROWS, LENGTH, torch.float32, "cuda")
     (forward,) = (cost for cost in grouped.launches if cost.rate == "masked attention")
     query = ROWS * 4 * LENGTH * 8
-    assert forward.read_bytes == 2 * (3 * query + ROWS * LENGTH * LENGTH)
+    assert forward.read_bytes == 4 * (3 * query + ROWS * LENGTH * LENGTH)
+
+
+@pytest.mark.parametrize(("name", "scores"), [("vanilla", 64 * 65 // 2), ("windowed", 64 * 16 - 16 * 15 // 2)])
+def test_on_a_gpu_fused_attention_reads_each_head_once_and_computes_the_scores_of_a_document(name, scores):
+    count = count_step(recipe_of(name, n_layers=1), ROWS, LENGTH, torch.bfloat16, "cuda")
+    forward, backward = (
+        next(cost for cost in count.launches if cost.name == op)
+        for op in ("flash_attention", "flash_attention_backward")
+    )
+    tokens, heads, sums = ROWS * LENGTH, 8 * (4 + 2 + 2), 4 * 4
+    assert (forward.rate, backward.rate) == ("attention", "attention backward")
+    assert forward.flops == ROWS * 4 * scores * 2 * (8 + 8) == backward.flops * 2 // 5
+    assert forward.read_bytes == tokens * 2 * heads
+    assert forward.written_bytes == tokens * (2 * 8 * 4 + sums)
+    assert backward.read_bytes == tokens * (2 * heads + 2 * 2 * 8 * 4 + sums)
+    assert backward.written_bytes == tokens * 2 * heads
+    assert "where" not in {cost.name for cost in count.launches}, "no mask is made"
+
+
+def test_kernels_that_a_run_leaves_out_are_not_counted():
+    count = partial(count_step, recipe_of("vanilla", n_layers=1), ROWS, LENGTH, torch.bfloat16, "cuda")
+    assert kinds(count())["kernels"] > kinds(count(kernels="swiglu"))["kernels"] == 2
+    assert kinds(count(kernels="none"))["kernels"] == 0
 
 
 def test_values_that_a_router_makes_the_host_wait_for_are_counted():

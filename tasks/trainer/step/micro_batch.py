@@ -12,9 +12,12 @@ from functools import cache, partial
 import torch
 
 from athanor.core.runtime import Runtime
+from athanor.kernels.kind import asked
+from athanor.models.attending import attention_backends
 from athanor.models.build import build_on_meta
 from athanor.models.counts import flops_per_token
 from athanor.models.device import Gpu
+from athanor.models.gpu_attention import attention_of_gpus
 from athanor.models.memory import StepMemory, largest_micro_batch_rows, step_memory
 from athanor.models.model_recipe import ModelRecipe
 from athanor.models.roofline import Roofline, roofline
@@ -43,11 +46,23 @@ def roofline_of(model: ModelRecipe, runtime: Runtime, gpu: Gpu, rows: int, seq_l
     return roofline(count, gpu, flops_per_token(model, seq_len_tokens), rows * seq_len_tokens)
 
 
+def attention_on_gpus(model: ModelRecipe, runtime: Runtime) -> str:
+    """Which backends would compute the layers' attention on a GPU, and why no other; the vocabulary must be known."""
+    with attention_of_gpus():
+        return attention_backends(build_on_meta(model), torch.device("cuda"), _precision(runtime, "cuda"))
+
+
 def _counted(model: ModelRecipe, runtime: Runtime, device_type: str, rows: int, seq_len_tokens: int) -> StepCount:
-    whole_precision = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
-    precision = torch.float32 if whole_precision else torch.bfloat16
+    precision = _precision(runtime, device_type)
     every = runtime.recompute_blocks
-    return count_step(model, rows, seq_len_tokens, precision, device_type, _recomputing(every), every or 1)
+    return count_step(
+        model, rows, seq_len_tokens, precision, device_type, _recomputing(every), every or 1, asked(runtime.kernels)
+    )
+
+
+def _precision(runtime: Runtime, device_type: str) -> torch.dtype:
+    whole = runtime.precision == "fp32" or (runtime.precision == "auto" and device_type == "cpu")
+    return torch.float32 if whole else torch.bfloat16
 
 
 @cache

@@ -125,6 +125,15 @@ def test_a_model_that_fits_when_it_is_sharded_is_not_refused():
     assert memory_errors("runtime.engine=fsdp") == []
 
 
+def test_on_a_gpu_the_plan_says_by_which_backend_the_layers_attend():
+    def attention(*settings, on="H100"):
+        return make_plan(load_preset("quickstart", ["model.vocab_size=1024", *settings]), on=on, timing=False).attention
+
+    assert attention() == "4 layers by varlen"
+    assert attention("runtime.precision=fp32").startswith("4 layers by reference (varlen: computes in 16 bits")
+    assert attention(on=None) is None
+
+
 @pytest.fixture
 def slow(monkeypatch):
     """FLOP/s of each device, whatever it is; reading a model would be all that evaluation takes otherwise."""
@@ -259,7 +268,18 @@ def test_the_command_plans_for_a_gpu_that_is_not_here_and_writes_json_that_a_pro
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     plan = json.loads(done.stdout)
-    assert set(plan) == {"preset", "machine", "model", "stages", "memory", "total", "budget", "checks", "ok"}
+    assert set(plan) == {
+        "preset",
+        "machine",
+        "model",
+        "stages",
+        "memory",
+        "attention",
+        "total",
+        "budget",
+        "checks",
+        "ok",
+    }
     assert plan["ok"] and plan["machine"]["usd_per_hour"] > 0 and plan["budget"]["steps"] == 300
     assert {stage["state"] for stage in plan["stages"]} == {"run"}
     assert plan["total"]["usd"] == pytest.approx(sum(stage["usd"] for stage in plan["stages"]))
