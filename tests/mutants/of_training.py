@@ -47,12 +47,14 @@ MUTANTS = [
     *_of(
         "step/block_transforms.py",
         f"{_BLOCKS}::test_the_last_of_every_so_many_blocks_is_computed_again_in_training_alone "
-        f"{_BLOCKS}::test_routers_and_odd_widths_are_not_rounded",
+        f"{_BLOCKS}::test_routers_are_not_rounded_even_where_their_widths_would_suit "
+        f"{_BLOCKS}::test_odd_widths_are_not_rounded",
         ("number % runtime.recompute_blocks == 0", "True", "every n-th block is recomputed, not every one"),
         ("number % runtime.recompute_blocks == 0", "number % runtime.recompute_blocks == 1", "the last of every n"),
         ("block.forward = _recomputing(block, block.forward)", "pass", "blocks are recomputed at all"),
         ("if not (block.training and torch.is_grad_enabled()):", "if False:", "evaluation recomputes nothing"),
         ('"router" not in name.split(".")', "True", "routers are never computed in float8"),
+        ("return not odd and", "return", "odd widths are not computed in float8"),
     ),
     *_of(
         "step/held_out.py",
@@ -238,7 +240,7 @@ MUTANTS = [
     ),
     *_of(
         "run.py",
-        "test_run.py test_faults.py",
+        "test_run.py test_faults.py test_budget.py",
         ('self._course = Course.restored(recipe, self._position.state["course"])', "pass", "the course is restored"),
         ('self._guard = Guard.restored(recipe.guard, self._position.state["guard"])', "pass", "the guard is restored"),
         (
@@ -268,7 +270,7 @@ MUTANTS = [
     ),
     *_of(
         "start.py",
-        "test_run.py",
+        "test_run.py test_start.py",
         ("    model.apply_schedule(model.schedule(1.0))\n", "", "a base is taken to its schedule's end"),
         ("if model.recipe != spec.model:", "if False:", "another model is not fine-tuned"),
         ("return model.float().train()", "return model.float().eval()", "fine-tuning is training"),

@@ -2,12 +2,14 @@
 
 import json
 
+import pytest
 from trainer_stop import Stop
 
 from athanor.core.rows import read_rows
 from athanor.core.runtime import Runtime
 from athanor.tasks.trainer import run as module
 from athanor.tasks.trainer.course.course import Course
+from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.process.world import World
 from athanor.tasks.trainer.records.ledger import Ledger, ledger_total
 from athanor.tasks.trainer.run import train
@@ -43,3 +45,14 @@ def test_every_rank_keeps_to_the_course_that_the_first_has_found(make_run, monke
     train(folder, Stop())
     assert json.loads((folder / "summary.json").read_text())["cuts"] == [{"at_step": 1, "end": 2}]
     assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "step"] == [1, 2]
+
+
+def test_a_resumed_run_keeps_the_course_that_an_earlier_attempt_decided(make_run, monkeypatch):
+    folder = make_run("run", train={"steps": 9}, runtime={"budget_s": 5000.0})
+    monkeypatch.setattr(module, "revised", lambda course, step, *_: course if course.cuts else course.cut(step, 5))
+    with pytest.raises(Preempted):
+        train(folder, Stop(looks=3))
+    monkeypatch.setattr(module, "revised", lambda course, *_: course)
+    train(folder, Stop())
+    assert json.loads((folder / "summary.json").read_text())["cuts"] == [{"at_step": 0, "end": 5}]
+    assert [row["step"] for row in read_rows(folder / "metrics.jsonl") if row["kind"] == "step"] == [1, 2, 3, 4, 5]

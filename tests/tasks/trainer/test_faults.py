@@ -13,8 +13,10 @@ from athanor.core.rows import read_rows
 from athanor.data.loader import _row_keys
 from athanor.models.families.vanilla.model import Vanilla
 from athanor.models.skeleton import Loss
+from athanor.tasks.trainer.course.guard import Guard
 from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.run import train
+from athanor.tasks.trainer.step.step import Optimization
 
 GUARD = {"anchor_steps": 5, "skips": 3, "rollbacks": 1}
 STEPS = 24
@@ -99,6 +101,42 @@ def test_bad_steps_in_a_row_roll_back_to_the_anchor_and_leave_the_span_behind(ma
     assert "rolled back to the weights of step 15; going on with the data of step 20" in messages
     assert [row["step"] for row in rows(folder, "step")] == [*range(1, 17), *range(20, STEPS + 1)]
     assert json.loads((folder / "summary.json").read_text())["rollbacks"] == 1
+
+
+def test_a_checkpoint_among_the_bad_steps_is_no_anchor(make_run, plant):
+    plant([15, 16, 17], float("nan"))
+    folder = run(make_run, "run")  # it saves at step 15
+    messages = [row["message"] for row in rows(folder, "event")]
+    assert "rolled back to the weights of step 10; going on with the data of step 18" in messages
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """(key of the noise, tau of the model) of every step that is computed."""
+    found, measure = [], Optimization.measure
+
+    def seen(self, batch, step_key):
+        found.append((step_key, dict(self.engine.model.named_buffers())["tau"].item()))
+        return measure(self, batch, step_key)
+
+    monkeypatch.setattr(Optimization, "measure", seen)
+    return found
+
+
+def test_the_noise_of_a_step_is_its_own_and_the_same_in_every_run(make_run, measured):
+    for name in ("one", "two"):
+        train(make_run(name, family="polychromatic", train={"steps": 5}), Stop())
+    keys = [key for key, _ in measured]
+    assert len(set(keys[:5])) == 5 and keys[:5] == keys[5:]
+
+
+def test_schedules_go_on_after_a_step_that_is_not_learned_from(make_run, measured, monkeypatch):
+    problem = Guard.problem
+    monkeypatch.setattr(
+        Guard, "problem", lambda self, *asked: "planted" if len(measured) == 3 else problem(self, *asked)
+    )
+    train(make_run("run", family="polychromatic", train={"steps": 6}), Stop())
+    assert [tau for _, tau in measured] == pytest.approx([1 - 0.9 * step / 6 for step in range(6)])
 
 
 def test_a_run_that_keeps_diverging_stops_with_the_reason(make_run, plant):

@@ -1,10 +1,12 @@
-"""What a run starts from: its description."""
+"""What a run starts from: its description, and a model in training."""
 
 import pytest
+import torch
 from trainer_stop import Stop
 
 from athanor.core.errors import UserError
 from athanor.tasks.trainer.run import train
+from athanor.tasks.trainer.start import read_spec, starting_model
 
 
 @pytest.mark.parametrize(
@@ -21,3 +23,11 @@ def test_a_bad_description_is_one_line(tmp_path, content, complaint):
     with pytest.raises(UserError, match=complaint) as refused:
         train(tmp_path, Stop())
     assert "\n" not in str(refused.value)
+
+
+def test_what_is_trained_from_a_checkpoint_is_in_training_like_what_is_new(make_run):
+    base = make_run("base", train={"steps": 3})
+    train(base, Stop())
+    spec = read_spec(base)
+    for one in (spec, spec.model_copy(update={"init_dir": str(base)})):
+        assert starting_model(one, torch.device("cpu")).training

@@ -6,7 +6,7 @@ import torch
 from athanor.core.runtime import Runtime
 from athanor.models.build import build_model
 from athanor.models.model_recipe import ModelRecipe
-from athanor.tasks.trainer.step.block_transforms import prepare_blocks, use_float8
+from athanor.tasks.trainer.step.block_transforms import FLOAT8_MULTIPLE, prepare_blocks, use_float8
 
 SHAPE = {"vocab_size": 64, "d_model": 32, "n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "head_dim": 16, "d_ff": 48}
 FAMILIES = ("vanilla", "polychromatic", "swa_mla", "huginn", "hydra")
@@ -80,15 +80,22 @@ def test_the_last_of_every_so_many_blocks_is_computed_again_in_training_alone(ev
     assert counts == [1] * 4
 
 
-def test_routers_and_odd_widths_are_not_rounded():
-    subject = model("hydra", hydra={"experts": 4, "moe_layers": 1, "recursions": 2})
-    routers = [module for name, module in subject.named_modules() if "router" in name.split(".")]
-    kinds = [type(module) for module in routers]
+def test_routers_are_not_rounded_even_where_their_widths_would_suit():
+    subject = model("polychromatic", d_model=64)
     use_float8(subject, emulate=True)
-    assert routers and [type(module) for module in routers] == kinds
-    after = [module for name, module in subject.named_modules() if "router" in name.split(".")]
-    assert [type(module) for module in after] == kinds
-    assert {"Float8Linear"} <= {type(module).__name__ for module in subject.modules()}
+    linear = {name: type(m).__name__ for name, m in subject.named_modules() if isinstance(m, torch.nn.Linear)}
+    routers = [name for name in linear if "router" in name.split(".")]
+    widths = [subject.get_submodule(name).weight.shape for name in routers]
+    assert any(not any(width % FLOAT8_MULTIPLE for width in shape) for shape in widths)
+    assert {linear[name] for name in routers} == {"Linear"}
+    assert {linear[name] for name in linear.keys() - routers} == {"Float8Linear"}
+
+
+def test_odd_widths_are_not_rounded():
+    subject = model("vanilla", d_ff=50)
+    use_float8(subject, emulate=True)
+    ffn, attention = subject.blocks[0].ffn, subject.blocks[0].attention
+    assert {type(m).__name__ for m in ffn.children()} == {"Linear"} and type(attention.out).__name__ == "Float8Linear"
 
 
 @pytest.mark.slow
