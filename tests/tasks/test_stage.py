@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 import athanor.tasks
+from athanor.core.recipe import Recipe
+from athanor.core.store import Store
 from athanor.tasks import stage as stages
-from athanor.tasks.stage import STAGES, TRAINER
+from athanor.tasks.stage import STAGES, TRAINER, Wanted
 
 
 @pytest.mark.parametrize("name", list(STAGES))
@@ -26,6 +28,13 @@ def test_training_resumes_and_its_fingerprint_covers_the_process_it_starts():
     trained = [stage for stage in STAGES.records() if stage.trains]
     assert [stage.name for stage in trained] == ["pretrain", "sft"]
     assert all(stage.resumable and stage.code == (TRAINER,) for stage in trained)
+
+
+def test_a_raised_code_version_is_another_key(tmp_path):
+    wanted = Wanted("x", "x", Recipe())
+    stage, store = STAGES["report"], Store(tmp_path)
+    keys = {replace(stage, code_version=version).artifact(wanted, store).key for version in (1, 2, 2)}
+    assert len(keys) == 2
 
 
 def test_no_stage_is_written_and_left_undeclared():
