@@ -22,6 +22,7 @@ from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
 from athanor.core.recipe import Recipe
 from athanor.core.runtime import Runtime
+from athanor.core.validation import mistakes
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
 
@@ -121,9 +122,7 @@ def _read(path: Path) -> dict[str, Offer]:
     except (FileNotFoundError, NotADirectoryError):  # a home that is no folder is told of elsewhere
         return {}
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {where or 'content'}: {first['msg']}; write `H100: {{usd_per_hour: 2.5}}`") from None
+        raise UserError(f"{path}: {mistakes(error)}; write `H100: {{usd_per_hour: 2.5}}`") from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from None
 

@@ -52,7 +52,7 @@ _Yaml.yaml_implicit_resolvers = {
 def load_preset(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) -> Preset:
     """A preset by name or YAML file, with `key.sub=value` overrides applied.
 
-    Raises UserError: one line with the key, the value and what is allowed.
+    Raises UserError: a line for each mistake with the key, the value and what is allowed.
     """
     fields = _read(name_or_path, ())
     for override in overrides:
@@ -60,7 +60,7 @@ def load_preset(name_or_path: str, overrides: list[str] | tuple[str, ...] = ()) 
     try:
         return Preset.model_validate(fields)
     except ValidationError as error:
-        raise UserError(f"preset {name_or_path}: {problems(error, Preset)}") from None
+        raise UserError("\n".join(f"preset {name_or_path}: {each}" for each in problems(error, Preset))) from None
 
 
 def reproducing_command(preset: Preset) -> str:

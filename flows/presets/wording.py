@@ -1,4 +1,4 @@
-"""What is wrong with a preset, in one line: the key, the value, and what is allowed there."""
+"""What is wrong with a preset, a line each: the key, the value, and what is allowed there."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from athanor.core.text import one_line
 _VALUE_CHARACTERS = 80
 
 
-def problems(error: ValidationError, model: type[BaseModel]) -> str:
-    """What validating `model` found, the likeliest cause first: an unknown key, all that is missing, or the first."""
-    found = error.errors(include_url=False)
+def problems(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """All that validating `model` found: unknown keys first, the likeliest cause of others, then all that is missing,
+    then values that are none; without what is wrong with a key only because of one further in."""
+    every = error.errors(include_url=False)
+    deeper = {problem["loc"][:depth] for problem in every for depth in range(len(problem["loc"]))}
+    found = [problem for problem in every if problem["loc"] not in deeper]
     unknown = [problem for problem in found if problem["type"] == "extra_forbidden"]
     missing = [problem for problem in found if problem["type"] == "missing"]
-    if unknown:
-        said, told = _unknown(unknown[0], model), 1
-    elif missing:
-        said, told = _missing(missing), len(missing)
-    else:
-        said, told = _wrong(found[0], model), 1
-    return said + (f" (and {len(found) - told} more)" if len(found) > told else "")
+    wrong = [problem for problem in found if problem["type"] not in ("extra_forbidden", "missing")]
+    said = [_unknown(problem, model) for problem in unknown]
+    said += [_missing(missing)] if missing else []
+    return said + [_wrong(problem, model) for problem in wrong]
 
 
 def yaml_problem(error: Exception) -> str:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from athanor.core.errors import UserError
 from athanor.core.text import one_line
+from athanor.core.validation import mistakes
 from athanor.models.model_recipe import ModelRecipe
 
 WEIGHTS = "model.safetensors"
@@ -40,9 +41,7 @@ def read_recipe(path: Path) -> ModelRecipe:
     try:
         return ModelRecipe.model_validate(read_json(path))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "model"
-        raise UserError(f"{path}: {where}: {reason(first['msg'])}; write the checkpoint again") from None
+        raise UserError(f"{path}: {mistakes(error, 'model')}; write the checkpoint again") from None
 
 
 def read_json(path: Path) -> object:

@@ -22,9 +22,10 @@ from athanor.core.disk import write_json
 from athanor.core.errors import UserError
 from athanor.core.near import did_you_mean
 from athanor.core.run_files import METRICS
+from athanor.core.validation import mistakes
 from athanor.data.tokenizer import load_tokenizer
 from athanor.models.build import build_on_meta
-from athanor.models.checkpoints.files import CONFIG, ORIGIN, reason
+from athanor.models.checkpoints.files import CONFIG, ORIGIN
 from athanor.models.checkpoints.layout import Layout
 from athanor.models.checkpoints.portable import save_portable
 from athanor.models.checkpoints.stored import Stored, read_stored
@@ -176,9 +177,7 @@ def _recipe(path: Path, layout_name: str, stored: Stored) -> ModelRecipe:
             f"layouts are {', '.join(LAYOUTS)}"
         ) from None
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(map(str, problem["loc"])) or "model"
-        raise UserError(f"{path}: its {where} is not supported: {reason(problem['msg'])}") from None
+        raise UserError(f"{path} is not supported: {mistakes(error, 'model')}") from None
     except (ValueError, TypeError, IndexError):
         raise UserError(f"{path} is not in the {layout_name} layout: its tensors have other shapes") from None
 

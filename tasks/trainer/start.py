@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from athanor.core.errors import UserError
 from athanor.core.run_files import SPEC
+from athanor.core.validation import mistakes
 from athanor.models.build import build_model
 from athanor.models.checkpoints.portable import load_portable
 from athanor.models.skeleton import LanguageModel
@@ -25,9 +26,7 @@ def read_spec(run_dir: Path) -> RunSpec:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the folder of a run") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{path}: {field or 'content'}: {first['msg']}") from None
+        raise UserError(f"{path}: {mistakes(error)}") from None
 
 
 def seed_everything(seed: int) -> None:

@@ -9,8 +9,9 @@ _CARD = ("tests/reports/test_card.py",)
 MUTANTS = [
     Mutant("core/near.py", "name.lower(): name", "name: name", "names in any case", ("tests/core/test_near.py",)),
     Mutant("core/near.py", "_ALIKE = 0.7", "_ALIKE = 0.6", "no likeness too far", ("tests/core/test_near.py",)),
-    Mutant("flows/presets/wording.py", "if unknown:", "if unknown and not missing:", "the cause comes first", _CLI),
-    Mutant("flows/presets/wording.py", "_missing(missing), len", "_missing(missing[:1]), len", "all missing", _CLI),
+    Mutant("flows/presets/wording.py", "for problem in unknown]", "for problem in unknown[:1]]", "all unknown", _CLI),
+    Mutant("flows/presets/wording.py", "[_missing(missing)]", "[_missing(missing[:1])]", "all missing", _CLI),
+    Mutant("flows/presets/wording.py", "for problem in wrong]", "for problem in wrong[:1]]", "all that is wrong", _CLI),
     Mutant("flows/presets/preset.py", "if key.value in (before", "if () in (before", "a key stands there once", _CLI),
     Mutant("flows/cli/usage.py", "; got {given!r}", "", "a wrong number is named", _CLI),
     Mutant("reports/sections.py", "zip_longest(*by_model.values())", "by_model.values()", "the models in turn", _CARD),

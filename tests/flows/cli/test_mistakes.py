@@ -71,7 +71,6 @@ MISTAKES = (
     ("run twice.yaml", "line 3, column 1: pretrain is there for the second time", "make one of the two"),
     ("run bare.yaml", "model is missing", "`extends: quickstart`"),
     ("run short.yaml", "model, pretrain.steps, pretrain.peak_lr are missing", "give them values"),
-    ("run spelt.yaml", "pretrain.stepz=3", "did you mean steps?"),
     ("run 'My Run.yaml'", "name='My Run'", "Lower-case letters, digits"),
     ("run named.yaml", "name='Notes!'", "Lower-case letters, digits"),
     ("run base.yaml", "no preset 'quikstart'", "did you mean quickstart?"),
@@ -155,6 +154,16 @@ def test_a_mistake_is_answered_in_one_line_with_the_value_and_the_remedy(beginne
     assert done.stderr.startswith("athanor: ") and done.stderr.count("\n") == 1
     assert not done.stdout or (line.startswith("plan ") and done.stdout.count("\n") == 1)  # what would be planned
     assert not any(word in done.stderr for word in ("Traceback", "<unicode", "^[", "NoneType"))
+
+
+def test_all_mistakes_of_a_preset_are_answered_a_line_each_the_likeliest_causes_first(beginner):
+    done = beginner("run spelt.yaml --set model.d_modle=3 --set model.d_ff=x --set sft.train.peak_lr=-1")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2 and all(line.startswith("athanor: preset spelt.yaml: ") for line in lines)
+    for line, said in zip(lines, ("d_modle=3; did you mean d_model?", "stepz=3; did you mean steps?"), strict=False):
+        assert said in line
+    assert "pretrain.steps is missing" in lines[2]
+    assert "model.d_ff='x': " in lines[3] and "sft.train.peak_lr=-1: " in lines[4] and len(lines) == 5
 
 
 def test_no_mistake_stands_in_the_list_twice_and_there_are_sixty_at_least():

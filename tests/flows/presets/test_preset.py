@@ -216,9 +216,10 @@ def test_no_value_of_any_key_is_more_than_one_line(name, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "text", ["{[1]: 2}", "name: 2001-99-99", "name: 0x_", "[" * 2000, "1: 2", 'extends: "\\0.yaml"']
+    "text",
+    ["{[1]: 2}", "name: 2001-99-99", "name: 0x_", "[" * 2000, "extends: quickstart\n1: 2", 'extends: "\\0.yaml"'],
 )
-def test_no_preset_file_is_more_than_one_line(tmp_path, text):
+def test_no_mistake_in_a_preset_file_is_more_than_one_line(tmp_path, text):
     file = tmp_path / "broken.yaml"
     file.write_text(text)
     with pytest.raises(UserError) as error:
