@@ -99,7 +99,8 @@ MUTANTS = [
     *_of(
         "tasks/trainer/observers/collapse.py",
         ("tests/tasks/trainer/observers/test_collapse.py",),
-        ("len(shares) == MEMORY_STEPS and", "", "no verdict before the memory is full"),
+        ("len(shares) < MEMORY_STEPS or", "", "no verdict before the memory is full"),
+        ("_inherited(scene.spec.init_dir, self._names)", "[]", "what had collapsed before is known"),
         ("self._collapsed.append(name)", "pass", "said once"),
         (
             'return {"smallest_shares": self._shares, ',

@@ -1,15 +1,19 @@
 """Routers that collapse: a choice that is no longer made is an event, once, and so is its return.
 
 Watched are the diagnostics that a model calls its smallest shares, averaged over about MEMORY_STEPS steps, since a
-small batch may leave a choice out by chance.
+small batch may leave a choice out by chance. What had collapsed in the model that fine-tuning starts from is said as
+that, and not as if it happened again.
 """
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from athanor.core.numbers import share
 from athanor.core.rows import Row
+from athanor.core.run_files import SUMMARY
 from athanor.models.maps import UNUSED_SHARE
 from athanor.tasks.trainer.observers.kind import Observer, Scene
 
@@ -25,7 +29,11 @@ class Collapse(Observer):
         super().__init__(scene)
         self._names = scene.engine.model.smallest_shares
         self._shares: dict[str, list[float]] = {name: [] for name in self._names}
-        self._collapsed: list[str] = []
+        self._collapsed = _inherited(scene.spec.init_dir, self._names)
+
+    def begin(self, step: int) -> None:
+        if step == 0 and self._collapsed:
+            self.scene.say(f"routers had collapsed in the model it starts from: {', '.join(self._collapsed)}")
 
     def row(self, row: Row) -> None:
         for name in self._names if row["kind"] == "step" else ():
@@ -35,8 +43,8 @@ class Collapse(Observer):
 
     def _judge(self, name: str) -> None:
         shares = self._shares[name]
-        unused = len(shares) == MEMORY_STEPS and sum(shares) / MEMORY_STEPS < UNUSED_SHARE
-        if unused == (name in self._collapsed):
+        unused = sum(shares) / MEMORY_STEPS < UNUSED_SHARE
+        if len(shares) < MEMORY_STEPS or unused == (name in self._collapsed):
             return
         if unused:
             self._collapsed.append(name)
@@ -54,6 +62,15 @@ class Collapse(Observer):
 
     def summary(self) -> dict[str, Any]:
         return {"collapsed_routers": self._collapsed} if self._collapsed else {}
+
+
+def _inherited(init_dir: str | None, names: tuple[str, ...]) -> list[str]:
+    """Those of `names` that had collapsed at the end of the run that left its files in `init_dir`."""
+    summary = None if init_dir is None else Path(init_dir) / SUMMARY
+    if summary is None or not summary.is_file():
+        return []
+    collapsed = json.loads(summary.read_text(encoding="utf-8")).get("collapsed_routers", [])
+    return [name for name in names if name in collapsed]
 
 
 DECLARED = Collapse

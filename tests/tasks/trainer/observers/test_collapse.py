@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -15,9 +16,9 @@ from athanor.tasks.trainer.process.exit_codes import Preempted
 from athanor.tasks.trainer.run import train
 
 
-def watching(said: list[str]) -> Collapse:
-    model = SimpleNamespace(smallest_shares=("load_min",))
-    return Collapse(cast(Any, SimpleNamespace(engine=SimpleNamespace(model=model), say=said.append)))
+def watching(said: list[str], init_dir=None) -> Collapse:
+    model, spec = SimpleNamespace(smallest_shares=("load_min",)), SimpleNamespace(init_dir=init_dir)
+    return Collapse(cast(Any, SimpleNamespace(engine=SimpleNamespace(model=model), spec=spec, say=said.append)))
 
 
 def feed(observer: Collapse, share: float, steps: int) -> None:
@@ -35,6 +36,27 @@ def test_it_is_said_once_when_a_choice_is_no_longer_made_and_once_when_it_is_aga
     assert observer.summary() == {"collapsed_routers": ["load_min"]}
     feed(observer, 0.2, MEMORY_STEPS)
     assert len(said) == 2 and said[1].startswith("the router has come back: load_min is 0.4")
+
+
+def test_what_had_collapsed_before_fine_tuning_is_said_as_that_and_not_again(tmp_path):
+    said: list[str] = []
+    base = watching(said)
+    feed(base, 0.0, MEMORY_STEPS)
+    (tmp_path / "summary.json").write_text(json.dumps({"steps": 9, **base.summary()}))
+    said.clear()
+    tuned = watching(said, str(tmp_path))
+    tuned.begin(0)
+    feed(tuned, 0.0, 2 * MEMORY_STEPS)
+    assert said == ["routers had collapsed in the model it starts from: load_min"]
+    assert tuned.summary() == base.summary()
+    feed(tuned, 0.2, MEMORY_STEPS)
+    assert said[1].startswith("the router has come back: load_min")
+    resumed = watching([], str(tmp_path))
+    resumed.restore(tuned.state())
+    assert resumed.summary() == {}
+    fresh = watching(said, str(tmp_path / "published"))
+    fresh.begin(0)
+    assert len(said) == 2 and fresh.summary() == {}
 
 
 def test_a_small_batch_that_leaves_a_choice_out_now_and_then_is_no_collapse():
