@@ -67,6 +67,16 @@ def test_a_small_batch_that_leaves_a_choice_out_now_and_then_is_no_collapse():
     assert said == []
 
 
+def test_a_resumed_attempt_goes_on_counting_where_the_last_one_stopped():
+    said: list[str] = []
+    observer, resumed = watching(said), watching(said)
+    feed(observer, 0.0, MEMORY_STEPS - 1)
+    resumed.restore(observer.state())
+    assert said == []
+    feed(resumed, 0.0, 1)
+    assert len(said) == 1
+
+
 def test_it_remembers_over_an_interruption(make_run, monkeypatch):
     monkeypatch.setattr(collapse, "MEMORY_STEPS", 4)
     monkeypatch.setattr(collapse, "UNUSED_SHARE", 1.0)  # every router counts as collapsed
