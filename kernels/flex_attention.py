@@ -9,13 +9,13 @@ once for each block of queries that sees them. Source: FlexAttention (arXiv 2412
 from __future__ import annotations
 
 from functools import cache
-from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from athanor.kernels.compiling import recompile_limit
 from athanor.kernels.cross_entropy import soft_cap
 from athanor.kernels.precision import products_dtype
 from athanor.kernels.span import Span, in_window
@@ -73,10 +73,7 @@ def flex(q_BTHd: Tensor, k_BTGd: Tensor, v_BTGe: Tensor, span: Span, cap: float 
 @cache
 def _compiled() -> Any:
     # Uncompiled it would hold all scores, so that too many shapes are an error and not slow.
-    options: dict[str, Any] = {"fullgraph": True}
-    if "recompile_limit" in signature(torch.compile).parameters:  # before torch 2.12 it is the process's own
-        options["recompile_limit"] = MOST_SHAPES
-    return torch.compile(flex_attention, **options)
+    return torch.compile(flex_attention, fullgraph=True, **recompile_limit(MOST_SHAPES))
 
 
 @cache

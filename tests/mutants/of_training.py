@@ -48,13 +48,15 @@ MUTANTS = [
         "step/block_transforms.py",
         f"{_BLOCKS}::test_the_last_of_every_so_many_blocks_is_computed_again_in_training_alone "
         f"{_BLOCKS}::test_routers_are_not_rounded_even_where_their_widths_would_suit "
-        f"{_BLOCKS}::test_odd_widths_are_not_rounded",
+        f"{_BLOCKS}::test_odd_widths_are_not_rounded "
+        f"{_BLOCKS}::test_every_block_of_a_deep_hydra_is_compiled_in_training_and_in_evaluation",
         ("number % runtime.recompute_blocks == 0", "True", "every n-th block is recomputed, not every one"),
         ("number % runtime.recompute_blocks == 0", "number % runtime.recompute_blocks == 1", "the last of every n"),
         ("block.forward = _recomputing(block, block.forward)", "pass", "blocks are recomputed at all"),
         ("if not (block.training and torch.is_grad_enabled()):", "if False:", "evaluation recomputes nothing"),
         ('"router" not in name.split(".")', "True", "routers are never computed in float8"),
         ("return not odd and", "return", "odd widths are not computed in float8"),
+        ("**recompile_limit(MOST_GRAPHS)", "**recompile_limit(8)", "a graph for every block"),
     ),
     *_of(
         "step/held_out.py",

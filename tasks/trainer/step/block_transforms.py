@@ -11,8 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from athanor.core.errors import UserError
 from athanor.core.runtime import Runtime
+from athanor.kernels.compiling import recompile_limit
 from athanor.models.skeleton import LanguageModel
 
+MOST_GRAPHS = 64  # of the blocks of a model, where HYDRA's each have noise of their own; in training, in evaluation
 FLOAT8_MULTIPLE = 16  # of both widths of a matrix, for the hardware's products
 
 
@@ -25,7 +27,7 @@ def prepare_blocks(model: LanguageModel, runtime: Runtime) -> None:
         use_float8(model)
     for number, block in enumerate(model.units(), start=1):
         if runtime.compile:
-            block.forward = torch.compile(block.forward)
+            block.forward = torch.compile(block.forward, **recompile_limit(MOST_GRAPHS))
         if runtime.recompute_blocks is not None and number % runtime.recompute_blocks == 0:
             block.forward = _recomputing(block, block.forward)  # around what is compiled
 

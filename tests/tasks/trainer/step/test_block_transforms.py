@@ -1,5 +1,7 @@
 """What is done to blocks for memory and speed leaves their parameters and, but for rounding, their numbers."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -96,6 +98,18 @@ def test_odd_widths_are_not_rounded():
     use_float8(subject, emulate=True)
     ffn, attention = subject.blocks[0].ffn, subject.blocks[0].attention
     assert {type(m).__name__ for m in ffn.children()} == {"Linear"} and type(attention.out).__name__ == "Float8Linear"
+
+
+@pytest.mark.slow
+def test_every_block_of_a_deep_hydra_is_compiled_in_training_and_in_evaluation(monkeypatch):
+    subject, compile_whole = model("hydra", n_layers=10, hydra={"recursions": 2}), torch.compile
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    monkeypatch.setattr(torch, "compile", partial(compile_whole, backend="eager", fullgraph=True))
+    prepare_blocks(subject, Runtime(compile=True))
+    loss_and_gradients(subject)
+    with torch.no_grad():
+        subject.eval().hidden(IDS)
 
 
 @pytest.mark.slow
