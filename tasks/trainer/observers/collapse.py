@@ -8,6 +8,7 @@ that, and not as if it happened again.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ class Collapse(Observer):
         return {"collapsed_routers": self._collapsed} if self._collapsed else {}
 
 
-def _inherited(init_dir: str | None, names: tuple[str, ...]) -> list[str]:
+def _inherited(init_dir: str | None, names: Sequence[str]) -> list[str]:
     """Those of `names` that had collapsed at the end of the run that left its files in `init_dir`."""
     summary = None if init_dir is None else Path(init_dir) / SUMMARY
     if summary is None or not summary.is_file():
