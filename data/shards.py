@@ -40,6 +40,7 @@ SHARD_TOKENS = 100_000_000
 _BATCH_CHARACTERS = 1 << 20
 _HASHES = {"bin": "sha256", "idx": "index_sha256", "mask": "mask_sha256"}  # file suffix -> field of shards.json
 _SUMS_HASH = "sums_sha256"
+_REBUILD = "delete this artifact and run again to rebuild it"
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,6 @@ class Encoded:
     text_bytes: int
     mask_T: NDArray[np.uint8] | None = None
     normalized_characters: int = 0
-
-
-_REBUILD = "delete this artifact and run again to rebuild it"
 
 
 EncodeBatch = Callable[[Sequence[Document]], list[Encoded]]

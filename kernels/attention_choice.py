@@ -132,7 +132,7 @@ def _flex_refusal(call: Call) -> str | None:
     return None
 
 
-Attend = Callable[[Tensor, Tensor, Tensor, Span, "float | None"], Tensor]
+Attend = Callable[[Tensor, Tensor, Tensor, Span, float | None], Tensor]
 _stand_in: Attend | None = None
 
 

@@ -24,6 +24,7 @@ from athanor.kernels.precision import products_dtype
 from athanor.kernels.span import Span
 
 aten = torch.ops.aten
+_NO_STORAGE = "it stands for a GPU's kernel where tensors have no storage, and computes nothing"
 
 
 @contextmanager
@@ -56,7 +57,7 @@ def _fused(q_BTHd: Tensor, k_BSGd: Tensor, v_BSGe: Tensor, span: Span, cap: floa
 @torch.library.custom_op("athanor::flash_attention", mutates_args=())
 def _flash_attention(query: Tensor, key: Tensor, value: Tensor, scores: int) -> tuple[Tensor, Tensor]:
     """Outputs `[B, T, H, e]` and the logarithms of the softmax's sums `[B, T, H]`."""
-    raise NotImplementedError("it stands for a GPU's kernel where tensors have no storage")
+    raise RuntimeError(_NO_STORAGE)
 
 
 @_flash_attention.register_fake
@@ -69,7 +70,7 @@ def _(query: Tensor, key: Tensor, value: Tensor, scores: int) -> tuple[Tensor, T
 def _flash_attention_backward(
     grad: Tensor, query: Tensor, key: Tensor, value: Tensor, out: Tensor, sums: Tensor, scores: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    raise NotImplementedError("it stands for a GPU's kernel where tensors have no storage")
+    raise RuntimeError(_NO_STORAGE)
 
 
 @_flash_attention_backward.register_fake

@@ -4,9 +4,8 @@ A step runs on tensors without storage while every storage that appears and goes
 activations, what autograd keeps, casts, chunks of the loss and temporaries are those of the model's own code, whatever
 its family; no formula per family exists.
 
-It counts the reference path: kernels that recompute hold less, so on a GPU that has them the estimate is an upper
-bound. What a library takes inside one operation (GEMM workspaces, the CUDA context) is not a tensor and not counted;
-`DEVICE_OVERHEAD_BYTES` stands for it.
+For a GPU it counts the kernels and the attention that a GPU would take. What a library takes inside one operation (GEMM
+workspaces, the CUDA context) is not a tensor and not counted; `DEVICE_OVERHEAD_BYTES` stands for it.
 """
 
 from __future__ import annotations

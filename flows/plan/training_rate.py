@@ -64,7 +64,7 @@ def training_rate(
         return _linear(Rate(best.flops_per_s, f"measured in {best.where}"), best.devices, devices)
     if (gpu := gpu_of(machine.name)) is not None:
         utilisation = roofline_of(recipe, runtime, gpu, rows(), seq_len_tokens).utilisation
-        source = f"counted: at most {share(utilisation)} of the peak of {machine.name}"
+        source = f"counted, optimistic: {share(utilisation)} of the peak of {machine.name}"
         return _linear(Rate(utilisation * gpu.peak_flops_per_s, source), 1, devices)
     if timing and machine.device_type == "cpu" and 2 * per_token * max(TIMED_TOKENS, seq_len_tokens) <= TIMED_FLOPS:
         return _linear(_timed(recipe.model_dump_json(), per_token, seq_len_tokens, runtime.threads), 1, devices)

@@ -70,7 +70,7 @@ def test_speed_is_counted_for_a_gpu_and_measured_on_this_kind_of_device_if_it_wa
     recipe = preset.model
     utilisation = roofline_of(recipe, preset.runtime, gpu_of("H100"), ROWS, 128).utilisation
     assert counted.flops_per_s == pytest.approx(utilisation * 989e12) and 0 < utilisation < 0.1
-    assert counted.source == f"counted: at most {share(utilisation)} of the peak of H100"
+    assert counted.source == f"counted, optimistic: {share(utilisation)} of the peak of H100"
     flops = flops_per_token(recipe, 128)
     per_token = flops.forward + flops.backward
     write_log("polychromatic", per_token, flops_per_s=1e9, utilisation=0.0)  # on a device of unknown peak
